@@ -1,0 +1,78 @@
+"""The pydantic base of every wire type, and how a rule of the apiserver travels with the type it guards.
+
+A resource is described once. Pydantic checks it in Python; :mod:`recast_api.crd` turns the same classes into the
+CustomResourceDefinition that the apiserver enforces. Rules across fields are CEL in the CRD and a validator here;
+a test posts one corpus to both and fails where they disagree.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic.alias_generators import to_camel
+
+
+class Wire(BaseModel):
+    """A frozen value with camelCase names on the wire; an unknown field is an error, never ignored."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid")
+
+    def wire(self) -> dict[str, Any]:
+        """The JSON object as written to the apiserver: camelCase, without the fields that are absent."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class Status(Wire):
+    """A part of a status. Reading one that a newer operator wrote must not fail, so unknown fields are dropped."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+def rules(*pairs: tuple[str, str], **extra: Any) -> dict[str, Any]:
+    """The schema extras for CEL ``(rule, message)`` pairs."""
+    return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in pairs], **extra}
+
+
+def _quantity(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a quantity is an integer or a string such as 500m, 2 or 4Gi")
+    return value
+
+
+Name = Annotated[str, Field(max_length=40, pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$")]
+"""A DNS-1035 label short enough that every child's name fits into 63 characters."""
+
+Identifier = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[a-z][a-zA-Z0-9_]*$")]
+"""A task's or a surface's name as it stands in the data."""
+
+Decimal = Annotated[str, Field(max_length=16, pattern=r"^(0|[1-9][0-9]*)(\.[0-9]+)?$")]
+"""A non-negative decimal number as a string: the API conventions ban floats in a spec."""
+
+Duration = Annotated[str, Field(max_length=12, pattern=r"^[1-9][0-9]{0,5}(s|m|h|d)$")]
+"""A positive duration such as ``90s``, ``5m``, ``24h`` or ``30d``."""
+
+Timestamp = Annotated[
+    str, Field(max_length=32, pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z$")
+]
+"""An instant in UTC, RFC 3339 with a ``Z``."""
+
+Image = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\s]+$")]
+Digest = Annotated[str, Field(max_length=71, pattern=r"^sha256:[0-9a-f]{64}$")]
+Message = Annotated[str, Field(max_length=1024)]
+Reason = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Z][A-Za-z0-9]*$")]
+RelativePath = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9_.\-][A-Za-z0-9_.\-/]*$")]
+
+Quantity = Annotated[
+    int | str,
+    BeforeValidator(_quantity),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}),
+]
+"""A Kubernetes quantity: ``2``, ``500m``, ``4Gi``. Its syntax is judged by Kubernetes where the pod is made."""
+
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def duration_seconds(value: str) -> int:
+    """The seconds in a :data:`Duration`."""
+    return int(value[:-1]) * _UNIT_SECONDS[value[-1]]

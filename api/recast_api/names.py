@@ -1,0 +1,97 @@
+"""Every name, label and path that two parts of Recast must agree on.
+
+Names are deterministic: that makes creation idempotent.
+
+==========================  ======================================================================================
+``fm-<model>-r<run>-a<n>``  the Job and headless Service of one training attempt
+``fm-<model>-v<version>``   the ModelVersion that the run lands
+``fm-<model>-l<lineage>``   Deployment and (headless) Service of a foundation lineage's servers
+``em-<model>``              the Service of an expert: stable and canary pods are both behind it
+``em-<model>-<revision>``   the Deployment of one revision of an expert
+==========================  ======================================================================================
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Kind = Literal["FoundationModel", "ExpertModel"]
+_PREFIX: dict[str, str] = {"FoundationModel": "fm", "ExpertModel": "em"}
+
+FIELD_MANAGER = "recast"
+FINALIZER_IN_USE = "recast.dev/in-use"
+
+LABEL_KIND = "recast.dev/kind"
+LABEL_MODEL = "recast.dev/model"
+LABEL_RUN = "recast.dev/run"
+LABEL_ATTEMPT = "recast.dev/attempt"
+LABEL_REVISION = "recast.dev/revision"
+LABEL_LINEAGE = "recast.dev/lineage"
+LABEL_SURFACE = "recast.dev/surface"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+MANAGED_BY = "recast"
+
+ANNOTATION_TEMPLATE_HASH = "recast.dev/template-hash"
+"""Hash of the user-visible input a child was made from; a child is rewritten only when this differs."""
+
+TRAINER_SERVICE_ACCOUNT = "recast-trainer"
+SERVER_SERVICE_ACCOUNT = "recast-server"
+
+MODELS_MOUNT = "/var/recast/models"
+DATA_MOUNT = "/var/recast/data"
+SCRATCH_MOUNT = "/tmp"
+"""An emptyDir: beside the volumes the only writable path of a pod."""
+
+RUN_ENV = "RECAST_RUN"
+SERVER_ENV = "RECAST_SERVER"
+
+EXPERT_PORT = 8080
+ADMIN_PORT = 8081
+"""Health and metrics, apart from traffic, so that draining or connection limits never hide a server's state."""
+FOUNDATION_GRPC_PORT = 8082
+RENDEZVOUS_PORT = 29500
+
+HEADER_REVISION = "x-recast-revision"
+HEADER_VERSION = "x-recast-version"
+HEADER_TAE = "x-recast-tae"
+HEADER_REQUEST_ID = "x-request-id"
+
+
+def prefix(kind: Kind) -> str:
+    """``fm`` or ``em``."""
+    return _PREFIX[kind]
+
+
+def job(kind: Kind, model: str, run: int, attempt: int) -> str:
+    """The Job (and its headless Service) of one attempt."""
+    return f"{prefix(kind)}-{model}-r{run}-a{attempt}"
+
+
+def version(kind: Kind, model: str, number: int) -> str:
+    """The ModelVersion a run lands."""
+    return f"{prefix(kind)}-{model}-v{number}"
+
+
+def lineage_server(model: str, lineage: int) -> str:
+    """Deployment and Service of a foundation lineage."""
+    return f"fm-{model}-l{lineage}"
+
+
+def expert_service(model: str) -> str:
+    """The one address of an expert, independent of versions and revisions."""
+    return f"em-{model}"
+
+
+def revision_deployment(model: str, revision: str) -> str:
+    """The Deployment of one revision."""
+    return f"em-{model}-{revision}"
+
+
+def artifact_path(kind: Kind, model: str, uid: str, number: int) -> str:
+    """Folder of an artefact inside the model's storage. The UID keeps a re-created model from meeting old files."""
+    return f"{prefix(kind)}/{model}/{uid}/v{number}"
+
+
+def checkpoint_path(kind: Kind, model: str, uid: str, number: int) -> str:
+    """Folder of a run's checkpoints: attempts of one run share it, so that the next resumes where the last stopped."""
+    return f"{prefix(kind)}/{model}/{uid}/runs/r{number}"

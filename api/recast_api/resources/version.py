@@ -1,0 +1,149 @@
+"""``ModelVersion``: one immutable trained artefact. Its existence *is* the event "a version landed"."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from recast_api.base import Digest, Name, RelativePath, Status, Timestamp, Wire, rules
+from recast_api.resources.common import Conditions, ObjectMeta
+
+Signed = Annotated[str, Field(max_length=24, pattern=r"^-?[0-9]+(\.[0-9]+)?(e-?[0-9]+)?$")]
+"""A measured number as a decimal string."""
+
+
+class ModelReference(Wire):
+    """The model a version belongs to. The UID tells a re-created model from the one that trained this."""
+
+    kind: Literal["FoundationModel", "ExpertModel"]
+    name: Name
+    uid: Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class FoundationPin(Wire):
+    """The foundation version an expert was trained with: the other half of the pair."""
+
+    name: Name
+    version: Annotated[int, Field(ge=1)]
+    lineage: Annotated[int, Field(ge=1)]
+    digest: Digest
+
+
+class Baseline(Wire):
+    """The version that served when this one was trained; the paired measurements compare with it."""
+
+    version: Annotated[int, Field(ge=1)]
+    digest: Digest
+
+
+class Measurement(Wire):
+    """Quality on the newest held-out window (frozen tail), for one surface and one task."""
+
+    surface: Annotated[str, Field(min_length=1, max_length=40)]
+    task: Annotated[str, Field(min_length=1, max_length=40)]
+    rows: Annotated[int, Field(ge=0)]
+    positives: Annotated[int, Field(ge=0)]
+    ne: Signed
+    """Normalised entropy: log loss over the log loss of the window's own base rate. Below 1 is better than the rate."""
+    calibration: Signed
+    """Mean prediction over observed rate."""
+    baseline_ne: Signed | None = None
+    """The baseline version's normalised entropy on the same rows."""
+    ne_increase: Signed | None = None
+    """Relative increase against the baseline, paired on the same rows: (ne - baseline) / baseline."""
+    ne_increase_low: Signed | None = None
+    """One-sided 95 % lower bound of the increase, resampled by user."""
+    ne_increase_high: Signed | None = None
+
+
+class TrainingRunRef(Wire):
+    """Which run made it: names the Job, so that admission can tie a version to the pod that lands it."""
+
+    job_name: Annotated[str, Field(min_length=1, max_length=63)]
+    attempt: Annotated[int, Field(ge=1)] = 1
+    inputs_hash: Annotated[str, Field(max_length=64)]
+
+
+_PAIR_MESSAGE = (
+    "an expert's version names the foundation version it was trained with; a foundation's version names none"
+)
+
+
+class ModelVersionSpec(Wire):
+    """What landed. Immutable."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("self == oldSelf", "a ModelVersion is immutable: land a new number instead"),
+            (
+                "self.model.kind == 'ExpertModel' ? has(self.foundation) : !has(self.foundation)",
+                _PAIR_MESSAGE,
+            ),
+        )
+    )
+
+    model: ModelReference
+    number: Annotated[int, Field(ge=1, le=999999)]
+    lineage: Annotated[int, Field(ge=1, le=999999)]
+    digest: Digest
+    path: RelativePath
+    """Folder of the artefact inside the model's storage."""
+    watermark: Timestamp
+    """Availability time up to which it has trained."""
+    foundation: FoundationPin | None = None
+    baseline: Baseline | None = None
+    run: TrainingRunRef | None = None
+    finite: bool = True
+    """Whether every weight is finite."""
+    measurements: Annotated[list[Measurement], Field(default_factory=list, max_length=256)]
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if (self.foundation is not None) != (self.model.kind == "ExpertModel"):
+            raise ValueError(_PAIR_MESSAGE)
+        return self
+
+
+class VersionSummary(Status):
+    """Ready-made strings for printer columns."""
+
+    state: str = ""
+    ne: str = ""
+    change: str = ""
+    used_by: int = 0
+
+
+class ModelVersionStatus(Status):
+    """The operator's verdict. No trainer can write this."""
+
+    observed_generation: int = 0
+    conditions: Conditions
+    summary: VersionSummary = Field(default_factory=VersionSummary)
+
+
+class ModelVersion(Wire):
+    """An immutable trained version of a foundation or an expert."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.metadata.name == (self.spec.model.kind == 'FoundationModel' ? 'fm-' : 'em-')"
+                " + self.spec.model.name + '-v' + string(self.spec.number)",
+                "metadata.name must be fm-<model>-v<number> or em-<model>-v<number>, as spec.model and spec.number say",
+            )
+        )
+    )
+
+    api_version: Literal["recast.dev/v1alpha1"] = "recast.dev/v1alpha1"
+    kind: Literal["ModelVersion"] = "ModelVersion"
+    metadata: ObjectMeta
+    spec: ModelVersionSpec
+    status: ModelVersionStatus = Field(default_factory=lambda: ModelVersionStatus())
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        prefix = "fm" if self.spec.model.kind == "FoundationModel" else "em"
+        if self.metadata.name != f"{prefix}-{self.spec.model.name}-v{self.spec.number}":
+            raise ValueError("metadata.name must be fm-<model>-v<number> or em-<model>-v<number>")
+        return self

@@ -1,0 +1,70 @@
+"""The contract between the operator and a server pod: its configuration in the environment, its metrics by name.
+
+The operator's analysis reads these metrics by name and by the pod's revision label (which Prometheus takes from the
+pod, never from what the pod reports), so both sides take the names from here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from recast_api.base import Digest, Name, RelativePath, Wire
+from recast_api.resources.expert import Task
+from recast_api.resources.version import FoundationPin
+
+
+class ServedArtifact(Wire):
+    """The version a server loads; it starts only if the bytes agree with the digest."""
+
+    root: str
+    path: RelativePath
+    version: Annotated[int, Field(ge=1)]
+    lineage: Annotated[int, Field(ge=1)]
+    digest: Digest
+
+
+class FoundationServerConfig(Wire):
+    """``RECAST_SERVER`` of a foundation's server."""
+
+    kind: Literal["FoundationModel"] = "FoundationModel"
+    namespace: str
+    model: Name
+    artifact: ServedArtifact
+
+
+class ExpertServerConfig(Wire):
+    """``RECAST_SERVER`` of an expert's server."""
+
+    kind: Literal["ExpertModel"] = "ExpertModel"
+    namespace: str
+    model: Name
+    surface: str
+    revision: str
+    tasks: list[Task]
+    artifact: ServedArtifact
+    foundation: FoundationPin
+    foundation_address: str
+    """``host:port`` of the foundation lineage's Service."""
+    slo_milliseconds: int
+    foundation_deadline_milliseconds: int
+    max_connection_age_seconds: int
+
+
+REQUESTS_TOTAL = "recast_requests_total"
+"""Counter. Scoring requests by ``code``, the HTTP status."""
+REQUEST_SECONDS = "recast_request_duration_seconds"
+"""Histogram. Wall time of scoring requests; one bucket edge is the SLO."""
+SLOW_TOTAL = "recast_slow_requests_total"
+"""Counter. Scoring requests slower than the SLO."""
+TAE_TOTAL = "recast_tae_total"
+"""Counter. Answered scoring requests by ``state``: where their TAE came from."""
+TAE_FRESH = "fresh"
+TAE_ABSENT = "absent"
+FOUNDATION_REQUESTS_TOTAL = "recast_foundation_requests_total"
+"""Counter. TAE calls by ``code``, the gRPC status name."""
+FOUNDATION_SECONDS = "recast_foundation_duration_seconds"
+"""Histogram. Wall time of TAE calls."""
+CODES = ("200", "400", "404", "405", "413", "422", "500", "503")
+"""Codes whose counters exist at zero from the start: a rate over one that appears at 1 misses its first request."""
