@@ -7,16 +7,34 @@ a test posts one corpus to both and fails where they disagree.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
 
 
 class Wire(BaseModel):
-    """A frozen value with camelCase names on the wire; an unknown field is an error, never ignored."""
+    """A frozen value with camelCase names on the wire; an unknown field is an error, never ignored.
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid")
+    Types are strict (``"2"`` is no integer), and null means absent: both as the apiserver reads an object.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        use_attribute_docstrings=True,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        if isinstance(value, dict) and None in value.values():
+            return {key: entry for key, entry in value.items() if entry is not None}
+        return value
 
     def wire(self) -> dict[str, Any]:
         """The JSON object as written to the apiserver: camelCase, without the fields that are absent."""
@@ -34,9 +52,13 @@ def rules(*pairs: tuple[str, str], **extra: Any) -> dict[str, Any]:
     return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in pairs], **extra}
 
 
-def _quantity(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("a quantity is an integer or a string such as 500m, 2 or 4Gi")
+_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+
+
+def _quantity(value: int | str) -> int | str:
+    text = str(value)
+    if len(text) > 32 or not re.fullmatch(_QUANTITY, text):
+        raise ValueError("a quantity is a non-negative integer or a string such as 500m, 2 or 4Gi")
     return value
 
 
@@ -60,15 +82,33 @@ Timestamp = Annotated[
 Image = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\s]+$")]
 Digest = Annotated[str, Field(max_length=71, pattern=r"^sha256:[0-9a-f]{64}$")]
 Message = Annotated[str, Field(max_length=1024)]
+Short = Annotated[str, Field(max_length=64)]
+"""A name or a printer column's text in a status."""
 Reason = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Z][A-Za-z0-9]*$")]
-RelativePath = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9_.\-][A-Za-z0-9_.\-/]*$")]
+RelativePath = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=512,
+        pattern=r"^(\.|[A-Za-z0-9_\-][A-Za-z0-9_.\-]*(/[A-Za-z0-9_\-][A-Za-z0-9_.\-]*)*)$",
+    ),
+]
+"""A path below a root, or ``.`` for the root. No part begins with a dot, so none climbs out."""
 
 Quantity = Annotated[
     int | str,
-    BeforeValidator(_quantity),
-    WithJsonSchema({"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}),
+    AfterValidator(_quantity),
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "minimum": 0,
+            "maxLength": 32,
+            "pattern": _QUANTITY,
+        }
+    ),
 ]
-"""A Kubernetes quantity: ``2``, ``500m``, ``4Gi``. Its syntax is judged by Kubernetes where the pod is made."""
+"""A Kubernetes quantity: ``2``, ``500m``, ``4Gi``."""
 
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

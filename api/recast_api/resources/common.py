@@ -40,7 +40,7 @@ class OwnerReference(Status):
 class ObjectMeta(Status):
     """The part of an object's metadata that Recast reads."""
 
-    name: str
+    name: Annotated[str, Field(max_length=63)]
     namespace: str = ""
     uid: str = ""
     generation: int = 0
@@ -51,6 +51,22 @@ class ObjectMeta(Status):
     annotations: dict[str, str] = Field(default_factory=dict)
     finalizers: list[str] = Field(default_factory=list)
     owner_references: list[OwnerReference] = Field(default_factory=list)
+
+
+NAME_RULES = (
+    ("self.metadata.name.size() <= 40", "metadata.name must have at most 40 characters"),
+    (
+        "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+        "metadata.name must be a DNS-1035 label: lower-case letters, digits and '-', beginning with a letter",
+    ),
+)
+"""Rules for a model's name, out of which every child's name is made. :class:`ModelMeta` says the same in Python."""
+
+
+class ModelMeta(ObjectMeta):
+    """The metadata of a model: its name is short enough for its children's names."""
+
+    name: Name
 
 
 class Condition(Status):

@@ -7,8 +7,20 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from recast_api.base import Decimal, Digest, Duration, Identifier, Message, Reason, Status, Timestamp, Wire, rules
-from recast_api.resources.common import Conditions, Data, Gates, ModelRef, ObjectMeta, Training
+from recast_api.base import (
+    Decimal,
+    Digest,
+    Duration,
+    Identifier,
+    Message,
+    Reason,
+    Short,
+    Status,
+    Timestamp,
+    Wire,
+    rules,
+)
+from recast_api.resources.common import NAME_RULES, Conditions, Data, Gates, ModelMeta, ModelRef, Training
 from recast_api.resources.run import Failures, RunStatus
 from recast_api.resources.serving import ExpertServing
 from recast_api.resources.version import FoundationPin
@@ -72,7 +84,10 @@ class Refresh(Wire):
     on: Annotated[
         list[Policy],
         Field(max_length=2, json_schema_extra={"x-kubernetes-list-type": "set"}),
-    ] = Field(default_factory=_both_policies)
+    ] = Field(
+        default_factory=_both_policies,
+        description='Policies, first violation wins. Write the key in quotes, "on": YAML 1.1 reads a bare on as true.',
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -108,7 +123,7 @@ class AnalysisMetric(Wire):
         )
     )
 
-    metric: MetricName
+    metric: Annotated[MetricName, Field(strict=False)]
     max: Decimal | None = None
     min: Decimal | None = None
     max_over_stable: Decimal | None = None
@@ -221,6 +236,9 @@ class RevisionStatus(Status):
     path: Annotated[str, Field(max_length=512)]
     foundation: FoundationPin
     serving: ExpertServing
+    tasks: Annotated[list[Task], Field(default_factory=list, max_length=16)]
+    models_claim: Annotated[str, Field(max_length=253)] = ""
+    """The volume claim that holds the artefact, as it was when the revision began."""
     since: Timestamp
     replicas: int = 0
     ready_replicas: int = 0
@@ -229,8 +247,8 @@ class RevisionStatus(Status):
 class MetricResult(Status):
     """One judgement with everything needed to repeat it by hand."""
 
-    metric: MetricName
-    verdict: Verdict
+    metric: Annotated[MetricName, Field(strict=False)]
+    verdict: Annotated[Verdict, Field(strict=False)]
     value: Annotated[str, Field(max_length=24)] = ""
     stable_value: Annotated[str, Field(max_length=24)] = ""
     bound: Annotated[str, Field(max_length=40)] = ""
@@ -244,6 +262,8 @@ class MetricResult(Status):
 class CanaryStatus(RevisionStatus):
     """The revision on trial."""
 
+    state: Literal["Initial", "Progressing", "Promoting"] = "Progressing"
+    """Initial: the first revision, nothing serves beside it. Promoting: all steps passed, growing to full size."""
     step: int = 0
     """Index into the steps that the replica count can express."""
     step_weight: int = 0
@@ -286,9 +306,9 @@ class RefreshStatus(Status):
 class ExpertSummary(Status):
     """Ready-made strings for printer columns."""
 
-    stable: str = ""
-    canary: str = ""
-    weight: str = ""
+    stable: Short = ""
+    canary: Short = ""
+    weight: Short = ""
 
 
 class ExpertModelStatus(Status):
@@ -315,18 +335,10 @@ class ExpertModelStatus(Status):
 class ExpertModel(Wire):
     """One surface's light model."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            ("self.metadata.name.size() <= 40", "metadata.name must have at most 40 characters"),
-            (
-                "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-                "metadata.name must be a DNS-1035 label: lower-case letters, digits and '-', beginning with a letter",
-            ),
-        )
-    )
+    model_config = ConfigDict(json_schema_extra=rules(*NAME_RULES))
 
     api_version: Literal["recast.dev/v1alpha1"] = "recast.dev/v1alpha1"
     kind: Literal["ExpertModel"] = "ExpertModel"
-    metadata: ObjectMeta
+    metadata: ModelMeta
     spec: ExpertModelSpec
     status: ExpertModelStatus = Field(default_factory=lambda: ExpertModelStatus())

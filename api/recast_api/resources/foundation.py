@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from recast_api.base import Digest, Name, Status, Timestamp, Wire, rules
-from recast_api.resources.common import Conditions, Data, Gates, ObjectMeta, Storage, Training
+from recast_api.base import Digest, Name, Short, Status, Timestamp, Wire, rules
+from recast_api.resources.common import NAME_RULES, Conditions, Data, Gates, ModelMeta, Storage, Training
 from recast_api.resources.run import Failures, RunStatus
 from recast_api.resources.serving import FoundationServing
 
@@ -80,7 +80,7 @@ class LineageStatus(Status):
     version: int
     replicas: int = 0
     ready_replicas: int = 0
-    pinned_by: Annotated[list[str], Field(default_factory=list, max_length=20)]
+    pinned_by: Annotated[list[Short], Field(default_factory=list, max_length=20)]
     pins: int = 0
     unpinned_since: Timestamp | None = None
 
@@ -88,8 +88,8 @@ class LineageStatus(Status):
 class WaveStatus(Status):
     """Who refreshes now and who waits. The foundation alone grants slots, so that two experts never take one."""
 
-    granted: Annotated[list[str], Field(default_factory=list, max_length=256)]
-    waiting: Annotated[list[str], Field(default_factory=list, max_length=20)]
+    granted: Annotated[list[Short], Field(default_factory=list, max_length=256)]
+    waiting: Annotated[list[Short], Field(default_factory=list, max_length=20)]
     waiting_total: int = 0
     experts: int = 0
     on_newest: int = 0
@@ -98,9 +98,9 @@ class WaveStatus(Status):
 class FoundationSummary(Status):
     """Ready-made strings for printer columns."""
 
-    current: str = ""
-    candidate: str = ""
-    experts: str = ""
+    current: Short = ""
+    candidate: Short = ""
+    experts: Short = ""
 
 
 class FoundationModelStatus(Status):
@@ -125,18 +125,10 @@ class FoundationModelStatus(Status):
 class FoundationModel(Wire):
     """The central model that every expert reads."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            ("self.metadata.name.size() <= 40", "metadata.name must have at most 40 characters"),
-            (
-                "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-                "metadata.name must be a DNS-1035 label: lower-case letters, digits and '-', beginning with a letter",
-            ),
-        )
-    )
+    model_config = ConfigDict(json_schema_extra=rules(*NAME_RULES))
 
     api_version: Literal["recast.dev/v1alpha1"] = "recast.dev/v1alpha1"
     kind: Literal["FoundationModel"] = "FoundationModel"
-    metadata: ObjectMeta
+    metadata: ModelMeta
     spec: FoundationModelSpec
     status: FoundationModelStatus = Field(default_factory=lambda: FoundationModelStatus())

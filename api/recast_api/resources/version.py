@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from recast_api.base import Digest, Name, RelativePath, Status, Timestamp, Wire, rules
+from recast_api.base import Digest, Name, RelativePath, Short, Status, Timestamp, Wire, rules
 from recast_api.resources.common import Conditions, ObjectMeta
 
 Signed = Annotated[str, Field(max_length=24, pattern=r"^-?[0-9]+(\.[0-9]+)?(e-?[0-9]+)?$")]
@@ -108,9 +108,9 @@ class ModelVersionSpec(Wire):
 class VersionSummary(Status):
     """Ready-made strings for printer columns."""
 
-    state: str = ""
-    ne: str = ""
-    change: str = ""
+    state: Short = ""
+    ne: Short = ""
+    change: Short = ""
     used_by: int = 0
 
 
@@ -128,8 +128,11 @@ class ModelVersion(Wire):
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
-                "self.metadata.name == (self.spec.model.kind == 'FoundationModel' ? 'fm-' : 'em-')"
-                " + self.spec.model.name + '-v' + string(self.spec.number)",
+                # Not string(number): the apiserver takes its length for unbounded and refuses the rule as too costly.
+                "self.metadata.name.startsWith((self.spec.model.kind == 'FoundationModel' ? 'fm-' : 'em-')"
+                " + self.spec.model.name + '-v')"
+                " && self.metadata.name.substring(self.spec.model.name.size() + 5).matches('^[1-9][0-9]{0,5}$')"
+                " && int(self.metadata.name.substring(self.spec.model.name.size() + 5)) == self.spec.number",
                 "metadata.name must be fm-<model>-v<number> or em-<model>-v<number>, as spec.model and spec.number say",
             )
         )
