@@ -1,0 +1,1 @@
+"""The Recast operator: one level-triggered loop from a landed version to served traffic."""

@@ -1,0 +1,300 @@
+"""Recast's TorchX scheduler: an AppDef becomes one Indexed Job and one headless Service, without Volcano.
+
+TorchX finds it as ``recast`` through the plugin module ``torchx_plugins.schedulers.recast``. What TorchX's own
+Kubernetes scheduler leaves to chance is fixed here: the name is the AppDef's, so that a second submission finds the
+first one; the owner is checked before a Job is adopted; and ``describe`` reads the Job's conditions and nothing else.
+App ids are ``<namespace>:<name>``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from torchx.schedulers.api import DescribeAppResponse, ListAppResponse, Scheduler, Stream, StructuredOpts
+from torchx.specs import (
+    AppDef,
+    AppDryRunInfo,
+    AppState,
+    CfgVal,
+    ReplicaState,
+    ReplicaStatus,
+    RoleStatus,
+    macros,
+    runopts,
+)
+
+from recast_api import names
+from recast_operator.adapters import job_objects
+from recast_operator.adapters.errors import Blocked, Conflict, NotFound
+from recast_operator.adapters.kube import JOBS, MERGE, PODS, SERVICES, Exchange
+
+Object = dict[str, Any]
+
+BACKEND = "recast"
+ANNOTATION_CANCELLED = "recast.dev/cancelled"
+LABEL_INDEX = "batch.kubernetes.io/job-completion-index"
+FOLLOW_SECONDS = 1.0
+
+REPLICA_STATES: Mapping[str, ReplicaState] = {
+    phase: ReplicaState[phase.upper()] for phase in ("Pending", "Running", "Succeeded", "Failed")
+}
+
+
+@dataclass
+class JobOptions(StructuredOpts):  # type: ignore[misc]
+    """Run options of the ``recast`` scheduler."""
+
+    namespace: str = "default"
+    """Namespace of the Job and the Service."""
+
+    service_account: str = names.TRAINER_SERVICE_ACCOUNT
+    """Service account of the pods."""
+
+    active_deadline_seconds: int = 14400
+    """After this long the Job fails."""
+
+    ttl_seconds_after_finished: int = 3600
+    """Kubernetes deletes a finished Job after this long."""
+
+    owner: str | None = None
+    """JSON of the owner reference that the Job and the Service carry, and that an adopted Job must carry."""
+
+    labels: str | None = None
+    """JSON object of further labels for the Job, the Service and the pods."""
+
+
+RUN_OPTS = JobOptions.as_runopts()
+"""Worked out once: TorchX parses this file's source for it, and of two threads that parse at once one may fail with
+``SystemError: AST constructor recursion depth mismatch`` (Python 3.11.7)."""
+
+
+@dataclass
+class JobRequest:
+    """What is sent to the apiserver."""
+
+    namespace: str
+    service: Object
+    job: Object
+
+    def __str__(self) -> str:
+        return json.dumps([self.service, self.job], indent=2)
+
+
+class JobScheduler(Scheduler[JobOptions]):  # type: ignore[misc]
+    """TorchX scheduler on plain Kubernetes Jobs."""
+
+    def __init__(self, session_name: str, exchange: Exchange) -> None:
+        super().__init__(BACKEND, session_name)
+        self._api = exchange
+
+    def _run_opts(self) -> runopts:
+        return RUN_OPTS
+
+    def _submit_dryrun(self, app: AppDef, cfg: JobOptions) -> AppDryRunInfo[JobRequest, JobOptions]:
+        if len(app.roles) != 1:
+            raise ValueError(f"{app.name}: the recast scheduler runs one role, this AppDef has {len(app.roles)}")
+        if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", app.name) or len(f"{app.name}-999") > 63:
+            raise ValueError(f"{app.name!r} cannot name a Job and its pods: at most 59 of a-z, 0-9 and '-'")
+        values = macros.Values(
+            img_root="",
+            app_id=f"{cfg.namespace}:{app.name}",
+            replica_id="$(JOB_COMPLETION_INDEX)",
+            rank0_env="RECAST_RANK0_HOST",
+        )
+        role = values.apply(app.roles[0])
+        role.env["RECAST_RANK0_HOST"] = f"{app.name}-0.{app.name}"
+        owner = json.loads(cfg.owner) if cfg.owner else None
+        extra = json.loads(cfg.labels) if cfg.labels else {}
+        request = JobRequest(
+            namespace=cfg.namespace,
+            service=job_objects.service(app.name, role, cfg.namespace, owner, extra),
+            job=job_objects.job(
+                app.name,
+                role,
+                cfg.namespace,
+                owner=owner,
+                extra=extra,
+                service_account=cfg.service_account,
+                active_deadline_seconds=cfg.active_deadline_seconds,
+                ttl_seconds_after_finished=cfg.ttl_seconds_after_finished,
+            ),
+        )
+        return AppDryRunInfo(request, str)
+
+    def schedule(self, dryrun_info: AppDryRunInfo[JobRequest, JobOptions]) -> str:
+        """Create Service and Job, or adopt those of an earlier, interrupted submission of the same name.
+
+        Raises :class:`Blocked` where the name belongs to somebody else.
+        """
+        request = dryrun_info.request
+        # The Service first: a Job that exists is complete, so that whoever sees it need not come back here.
+        for resource, body in ((SERVICES, request.service), (JOBS, request.job)):
+            name = body["metadata"]["name"]
+            try:
+                made = self._api.request("POST", resource.path(request.namespace), body=body, params=_BY_RECAST)
+            except Conflict:
+                made = self._api.request("GET", resource.path(request.namespace, name))
+                _check_owner(resource.kind, made, body)
+        self._hand_over(request, made)
+        return f"{request.namespace}:{request.job['metadata']['name']}"
+
+    def _hand_over(self, request: JobRequest, job: Object) -> None:
+        """Let the Job own the Service too, so that both go together when the Job's time is over."""
+        metadata = job["metadata"]
+        reference = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
+        path = SERVICES.path(request.namespace, metadata["name"])
+        try:
+            self._api.request(
+                "PATCH",
+                path,
+                body={"metadata": {"ownerReferences": [reference]}},
+                content_type=MERGE,
+                params=_BY_RECAST,
+            )
+        except NotFound:
+            return  # an adopted Job that is already cleaning up
+
+    def describe(self, app_id: str) -> DescribeAppResponse | None:
+        """The Job's state from its conditions, and one replica for each pod; None where there is no Job."""
+        namespace, name = _split(app_id)
+        try:
+            job = self._api.request("GET", JOBS.path(namespace, name))
+        except NotFound:
+            return None
+        state, message = state_of(job)
+        pods = self._api.request(
+            "GET", PODS.path(namespace), params={"labelSelector": f"batch.kubernetes.io/job-name={name}"}
+        )
+        role = job["metadata"].get("labels", {}).get(job_objects.LABEL_ROLE, "")
+        replicas = [
+            ReplicaStatus(
+                id=_index(pod),
+                state=REPLICA_STATES.get(pod.get("status", {}).get("phase", ""), ReplicaState.UNKNOWN),
+                role=role,
+                hostname=pod["metadata"]["name"],
+            )
+            for pod in sorted(pods["items"], key=_index)
+        ]
+        return DescribeAppResponse(
+            app_id=app_id, state=state, num_restarts=0, msg=message, roles_statuses=[RoleStatus(role, replicas)]
+        )
+
+    def list(self, cfg: Mapping[str, CfgVal] | None = None) -> list[ListAppResponse]:
+        """All Jobs that this scheduler made, in the namespace of ``cfg`` or in all."""
+        namespace = str(cfg["namespace"]) if cfg and cfg.get("namespace") else None
+        selector = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY},{job_objects.LABEL_APP}"
+        jobs = self._api.request("GET", JOBS.path(namespace), params={"labelSelector": selector})
+        found = []
+        for job in jobs["items"]:
+            metadata = job["metadata"]
+            app_id = f"{metadata['namespace']}:{metadata['name']}"
+            found.append(ListAppResponse(app_id=app_id, state=state_of(job)[0], name=metadata["name"]))
+        return found
+
+    def _cancel_existing(self, app_id: str) -> None:
+        """Take the pods away and keep the Job, marked as cancelled."""
+        namespace, name = _split(app_id)
+        body = {"metadata": {"annotations": {ANNOTATION_CANCELLED: "true"}}, "spec": {"suspend": True}}
+        self._api.request("PATCH", JOBS.path(namespace, name), body=body, content_type=MERGE, params=_BY_RECAST)
+
+    def _delete_existing(self, app_id: str) -> None:
+        namespace, name = _split(app_id)
+        options = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+        self._api.request("DELETE", JOBS.path(namespace, name), body=options)
+
+    def log_iter(
+        self,
+        app_id: str,
+        role_name: str,
+        k: int = 0,
+        regex: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        should_tail: bool = False,
+        streams: Stream | None = None,
+    ) -> Iterable[str]:
+        """The lines of pod ``k``, both streams together, since an aware instant; following ends with the pod.
+
+        Raises :class:`ValueError` for what Kubernetes cannot give: one stream alone, or an end in time.
+        """
+        if streams not in (None, Stream.COMBINED):
+            raise ValueError("Kubernetes keeps stdout and stderr in one stream: ask for combined")
+        if until is not None:
+            raise ValueError("Kubernetes cannot end a log at an instant: leave until away")
+        if since is not None and since.tzinfo is None:
+            raise ValueError("since must be an aware datetime")
+        namespace, name = _split(app_id)
+        pattern = re.compile(regex) if regex else None
+        lines = self._lines(namespace, name, k, since, should_tail)
+        return (line for line in lines if pattern is None or pattern.search(line))
+
+    def _lines(self, namespace: str, name: str, k: int, since: datetime | None, follow: bool) -> Iterator[str]:
+        selector = f"batch.kubernetes.io/job-name={name},{LABEL_INDEX}={k}"
+        params = {"sinceTime": since.isoformat()} if since is not None else {}
+        seen = 0
+        while True:
+            pods = self._api.request("GET", PODS.path(namespace), params={"labelSelector": selector})["items"]
+            if not pods:
+                if follow and self.exists(f"{namespace}:{name}"):
+                    time.sleep(FOLLOW_SECONDS)
+                    continue
+                return
+            pod = pods[0]
+            finished = pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+            path = PODS.path(namespace, pod["metadata"]["name"], "log")
+            lines = self._api.request("GET", path, params=params, text=True).splitlines(keepends=True)
+            yield from lines[seen:]
+            seen = len(lines)
+            if finished or not follow:
+                return
+            time.sleep(FOLLOW_SECONDS)
+
+
+_BY_RECAST = {"fieldManager": names.FIELD_MANAGER}
+
+
+def state_of(job: Object) -> tuple[AppState, str]:
+    """TorchX's state of a Job, and the message of the condition that says so."""
+    status = job.get("status") or {}
+    true = {item["type"]: item for item in status.get("conditions") or [] if item.get("status") == "True"}
+    if "Complete" in true:
+        return AppState.SUCCEEDED, ""
+    if "Failed" in true:
+        return AppState.FAILED, f"{true['Failed'].get('reason', '')}: {true['Failed'].get('message', '')}"
+    if job["metadata"].get("annotations", {}).get(ANNOTATION_CANCELLED):
+        return AppState.CANCELLED, "cancelled"
+    if "Suspended" in true or not status.get("active"):
+        return AppState.PENDING, ""
+    return (AppState.RUNNING if status.get("ready") else AppState.PENDING), ""
+
+
+def _check_owner(kind: str, found: Object, wanted: Object) -> None:
+    mine = {owner["uid"] for owner in wanted["metadata"].get("ownerReferences", [])}
+    theirs = {owner["uid"] for owner in found["metadata"].get("ownerReferences", [])}
+    # A Service may already belong to the Job: then the Job, checked next, decides.
+    of_job = kind == "Service" and any(o["kind"] == "Job" for o in found["metadata"].get("ownerReferences", []))
+    if of_job or mine & theirs or mine == theirs:
+        return
+    metadata = found["metadata"]
+    raise Blocked(
+        f'{kind} "{metadata["name"]}" in namespace {metadata.get("namespace", "")} exists and is not owned by this '
+        "model; delete it or rename the model"
+    )
+
+
+def _split(app_id: str) -> tuple[str, str]:
+    namespace, separator, name = app_id.partition(":")
+    if not separator or not namespace or not name:
+        raise ValueError(f"{app_id!r} is no app id of the recast scheduler: <namespace>:<name>")
+    return namespace, name
+
+
+def _index(pod: Object) -> int:
+    metadata = pod["metadata"]
+    return int(metadata.get("labels", {}).get(LABEL_INDEX, metadata.get("annotations", {}).get(LABEL_INDEX, 0)))

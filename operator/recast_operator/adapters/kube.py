@@ -1,0 +1,290 @@
+"""The apiserver, spoken to with plain JSON objects over one HTTP session.
+
+Typed clients are strict about what they read, and a newer apiserver's answer must not stop a reconcile: so objects are
+dicts here, and :mod:`recast_operator.observe` turns what matters into values. Every write either returns the object as
+the apiserver now has it, or raises one of :mod:`recast_operator.adapters.errors`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import aiohttp
+
+from recast_api.names import FIELD_MANAGER
+from recast_operator.adapters.credentials import Credentials
+from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound, OutsideError, Transient
+
+Object = dict[str, Any]
+T = TypeVar("T")
+
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+JSON = "application/json"
+REQUEST_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One kind of object and where its API is."""
+
+    kind: str
+    group: str
+    version: str
+    plural: str
+
+    @property
+    def api_version(self) -> str:
+        """``group/version``, or ``v1`` for the core group."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+        """The URL path of a collection, an object or its subresource."""
+        parts = ["apis" if self.group else "api", self.api_version]
+        parts += ["namespaces", namespace] if namespace else []
+        parts += [part for part in (self.plural, name, subresource) if part]
+        return "/" + "/".join(parts)
+
+
+FOUNDATIONS = Resource("FoundationModel", "recast.dev", "v1alpha1", "foundationmodels")
+EXPERTS = Resource("ExpertModel", "recast.dev", "v1alpha1", "expertmodels")
+VERSIONS = Resource("ModelVersion", "recast.dev", "v1alpha1", "modelversions")
+JOBS = Resource("Job", "batch", "v1", "jobs")
+PODS = Resource("Pod", "", "v1", "pods")
+DEPLOYMENTS = Resource("Deployment", "apps", "v1", "deployments")
+SERVICES = Resource("Service", "", "v1", "services")
+EVENTS = Resource("Event", "events.k8s.io", "v1", "events")
+
+MODELS = (FOUNDATIONS, EXPERTS, VERSIONS)
+CHILDREN = (JOBS, PODS, DEPLOYMENTS, SERVICES)
+BY_KIND: Mapping[str, Resource] = {resource.kind: resource for resource in (*MODELS, *CHILDREN, EVENTS)}
+
+
+class Requester(Protocol):
+    """One HTTP exchange with the apiserver: the seam where a test counts, delays or cuts."""
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Object | None = None,
+        content_type: str = JSON,
+        params: Mapping[str, str] | None = None,
+        text: bool = False,
+    ) -> Any:
+        """The decoded JSON answer, or the raw text where ``text``."""
+        ...
+
+
+class Exchange(Protocol):
+    """The same for a thread: TorchX's side of :class:`Requester`."""
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Object | None = None,
+        content_type: str = JSON,
+        params: Mapping[str, str] | None = None,
+        text: bool = False,
+    ) -> Any:
+        """The decoded JSON answer, or the raw text."""
+        ...
+
+
+Count = Callable[[str, str], None]
+"""Told of every request: the verb, and the status code or ``error``."""
+
+
+class HttpRequester:
+    """:class:`Requester` over aiohttp. Made and used inside one event loop."""
+
+    def __init__(self, credentials: Credentials, count: Count = lambda verb, code: None) -> None:
+        self._credentials = credentials
+        self._count = count
+        self._session: aiohttp.ClientSession | None = None
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            tls = self._credentials.ssl_context()
+            self._session = aiohttp.ClientSession(
+                base_url=self._credentials.server,
+                connector=aiohttp.TCPConnector(ssl=tls if tls is not None else True, limit=32),
+                timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS, connect=10),
+            )
+        return self._session
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Object | None = None,
+        content_type: str = JSON,
+        params: Mapping[str, str] | None = None,
+        text: bool = False,
+    ) -> Any:
+        """The decoded answer. Raises :class:`OutsideError` of the kind that tells what to do."""
+        headers = {"Accept": "*/*" if text else JSON}
+        if token := self._credentials.token():
+            headers["Authorization"] = f"Bearer {token}"
+        data = None
+        if body is not None:
+            data = json.dumps(body).encode()
+            headers["Content-Type"] = content_type
+        try:
+            async with self._open().request(method, path, data=data, headers=headers, params=params) as response:
+                payload = await response.text()
+                self._count(method, str(response.status))
+                if response.status >= 400:
+                    raise error_of(response.status, payload, f"{method} {path}")
+                return payload if text else json.loads(payload or "{}")
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            self._count(method, "error")
+            words = str(error) or type(error).__name__
+            raise Transient(f"{method} {path}: {words}", unknown_outcome=method != "GET") from error
+
+
+def error_of(status: int, payload: str, what: str) -> OutsideError:
+    """The error for an HTTP answer of 400 or more, with the apiserver's own words."""
+    try:
+        message = json.loads(payload).get("message") or payload
+    except (ValueError, AttributeError):
+        message = payload
+    text = f"{what}: {status}: {str(message)[:900]}"
+    if status == 404:
+        return NotFound(text, status=status)
+    if status == 409:
+        return Conflict(text, status=status)
+    if status in (400, 413, 415, 422):
+        return Invalid(text, status=status)
+    if status == 403:
+        return Blocked(text + " (grant the operator's role this permission)", status=status)
+    return Transient(text, status=status, unknown_outcome=status in (500, 504))
+
+
+class Kube:
+    """The verbs that Recast uses."""
+
+    def __init__(self, requester: Requester) -> None:
+        self.requester = requester
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Object:
+        """One object. Raises :class:`NotFound`."""
+        found: Object = await self.requester.request("GET", resource.path(namespace, name))
+        return found
+
+    async def list(
+        self, resource: Resource, namespace: str | None, selector: str = "", *, limit: int = 0, any_age: bool = False
+    ) -> Object:
+        """A collection, of one namespace or of all; with ``any_age`` from the apiserver's cache."""
+        params = {"labelSelector": selector} if selector else {}
+        params |= {"limit": str(limit)} if limit else {}
+        params |= {"resourceVersion": "0"} if any_age else {}
+        found: Object = await self.requester.request("GET", resource.path(namespace), params=params)
+        return found
+
+    async def create(self, resource: Resource, namespace: str, body: Object) -> Object:
+        """Make an object. Raises :class:`Conflict` where the name is taken."""
+        made: Object = await self.requester.request(
+            "POST", resource.path(namespace), body=body, params={"fieldManager": FIELD_MANAGER}
+        )
+        return made
+
+    async def apply(self, body: Object) -> Object:
+        """Create or rewrite a child: its fields become those of ``body`` under our field manager, others' stay."""
+        resource, metadata = BY_KIND[body["kind"]], body["metadata"]
+        made: Object = await self.requester.request(
+            "PATCH",
+            resource.path(metadata["namespace"], metadata["name"]),
+            body=body,
+            content_type=APPLY,
+            params={"fieldManager": FIELD_MANAGER, "force": "true"},
+        )
+        return made
+
+    async def merge(
+        self, resource: Resource, namespace: str, name: str, body: Object, subresource: str | None = None
+    ) -> Object:
+        """A JSON merge patch. With ``metadata.resourceVersion`` in it: raises :class:`Conflict` if that has passed."""
+        made: Object = await self.requester.request(
+            "PATCH",
+            resource.path(namespace, name, subresource),
+            body=body,
+            content_type=MERGE,
+            params={"fieldManager": FIELD_MANAGER},
+        )
+        return made
+
+    async def replace_status(self, resource: Resource, observed: Object, status: Object) -> Object:
+        """Write a whole status onto the object as it was observed. Raises :class:`Conflict` if it has changed since."""
+        metadata = observed["metadata"]
+        made: Object = await self.requester.request(
+            "PUT",
+            resource.path(metadata["namespace"], metadata["name"], "status"),
+            body={**observed, "status": status},
+            params={"fieldManager": FIELD_MANAGER},
+        )
+        return made
+
+    async def scale(self, namespace: str, name: str, replicas: int) -> None:
+        """Set a Deployment's replicas through its scale subresource."""
+        await self.merge(DEPLOYMENTS, namespace, name, {"spec": {"replicas": replicas}}, "scale")
+
+    async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> bool:
+        """Delete the object with this UID, its dependants in the background; False where it was already gone.
+
+        Raises :class:`Conflict` where another object has the name now.
+        """
+        body = {
+            "kind": "DeleteOptions",
+            "apiVersion": "v1",
+            "propagationPolicy": "Background",
+            "preconditions": {"uid": uid},
+        }
+        try:
+            await self.requester.request("DELETE", resource.path(namespace, name), body=body)
+        except NotFound:
+            return False
+        return True
+
+
+class Blocking:
+    """:class:`Requester`'s exchange for a thread that is not the event loop's: TorchX calls us synchronously."""
+
+    def __init__(self, requester: Requester, loop: asyncio.AbstractEventLoop) -> None:
+        self._requester = requester
+        self._loop = loop
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Object | None = None,
+        content_type: str = JSON,
+        params: Mapping[str, str] | None = None,
+        text: bool = False,
+    ) -> Any:
+        """As :meth:`Requester.request`, waiting for the answer. Raises :class:`Transient` where the loop gives none."""
+        work: Coroutine[Any, Any, Any] = self._requester.request(
+            method, path, body=body, content_type=content_type, params=params, text=text
+        )
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(REQUEST_SECONDS + 5)
+        except TimeoutError as error:
+            future.cancel()
+            raise Transient(f"{method} {path}: no answer", unknown_outcome=method != "GET") from error

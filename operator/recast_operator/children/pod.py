@@ -1,0 +1,117 @@
+"""The pod of a server: what foundation and expert servers have in common, locked down to what they need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recast_api import names
+from recast_operator.children.labels import RUN_AS, Object
+
+PRESTOP_SECONDS = 5
+"""A terminating pod goes on answering for so long: endpoints and clients learn of its end later than it does."""
+
+
+def scrape_annotations() -> dict[str, str]:
+    """Where Prometheus finds the metrics."""
+    return {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(names.ADMIN_PORT),
+        "prometheus.io/path": "/metrics",
+    }
+
+
+def server_pod(
+    *,
+    image: str,
+    resources: Object,
+    grace_seconds: int,
+    config: str,
+    claim: str,
+    ports: dict[str, int],
+    marks: dict[str, str],
+) -> Object:
+    """The pod template: non-root, read-only, no service account token; the models volume is mounted read-only."""
+    return {
+        "metadata": {"labels": marks, "annotations": scrape_annotations()},
+        "spec": {
+            "serviceAccountName": names.SERVER_SERVICE_ACCOUNT,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": grace_seconds,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": RUN_AS,
+                "runAsGroup": RUN_AS,
+                "fsGroup": RUN_AS,
+                "fsGroupChangePolicy": "OnRootMismatch",
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [_container(image, resources, grace_seconds, config, ports)],
+            "volumes": [
+                {"name": "models", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}},
+                {"name": "tmp", "emptyDir": {}},
+            ],
+        },
+    }
+
+
+def _container(image: str, resources: Object, grace_seconds: int, config: str, ports: dict[str, int]) -> Object:
+    every_port = {**ports, "admin": names.ADMIN_PORT}
+    return {
+        "name": "server",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "env": _environment(config, resources),
+        "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in every_port.items()],
+        "resources": resources,
+        "volumeMounts": [
+            {"name": "models", "mountPath": names.MODELS_MOUNT, "readOnly": True},
+            {"name": "tmp", "mountPath": names.SCRATCH_MOUNT},
+        ],
+        "startupProbe": _probe("startup", period=2, failures=150),
+        "livenessProbe": _probe("live", period=10, failures=6),
+        "readinessProbe": _probe("ready", period=2, failures=3),
+        "lifecycle": {"preStop": {"sleep": {"seconds": min(PRESTOP_SECONDS, grace_seconds // 2)}}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def _environment(config: str, resources: Object) -> list[Object]:
+    environment: list[Object] = [
+        {"name": names.SERVER_ENV, "value": config},
+        {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+    ]
+    if "cpu" in resources.get("limits", {}):  # without a limit the field would read as the whole node
+        threads = {"containerName": "server", "resource": "limits.cpu", "divisor": "1"}
+        environment.append({"name": "OMP_NUM_THREADS", "valueFrom": {"resourceFieldRef": threads}})
+    return environment
+
+
+def _probe(check: str, *, period: int, failures: int) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": f"/healthz/{check}", "port": "admin"},
+        "periodSeconds": period,
+        "timeoutSeconds": 2,
+        "failureThreshold": failures,
+    }
+
+
+def deployment(metadata: Object, selector: dict[str, str], replicas: int, pod: Object) -> Object:
+    """A Deployment that never has fewer ready pods while it replaces them."""
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata,
+        "spec": {
+            "replicas": replicas,
+            "revisionHistoryLimit": 1,
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "selector": {"matchLabels": selector},
+            "template": pod,
+        },
+    }

@@ -1,0 +1,20 @@
+"""Instants as they stand in a status: UTC, RFC 3339, whole seconds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def stamp(now: datetime) -> str:
+    """``2026-11-21T12:00:00Z``."""
+    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse(text: str) -> datetime:
+    """The instant that :func:`stamp` or the apiserver wrote."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def elapsed(since: str, now: datetime) -> float:
+    """Seconds from ``since`` to ``now``; negative where ``since`` lies ahead."""
+    return (now - parse(since)).total_seconds()

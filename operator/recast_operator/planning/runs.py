@@ -1,0 +1,108 @@
+"""The configuration of one training attempt: what the operator hands to a training pod, complete and self-contained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from recast_api.names import DATA_MOUNT, MODELS_MOUNT
+from recast_api.resources import ExpertModel, FoundationModel, FoundationPin, ModelVersion, RunStatus, Training
+from recast_api.resources.common import Data
+from recast_api.run import ArtifactRef, DataRef, ExpertRun, Optimization, TrainingRun
+from recast_operator.planning.outcome import SubmitRun
+from recast_operator.planning.render import owner_reference
+from recast_operator.planning.versions import Judged, by_number
+
+
+def foundation_run(model: FoundationModel, run: RunStatus, judged: Sequence[Judged]) -> SubmitRun:
+    """A foundation's attempt; measured against the version that is current."""
+    current = by_number(judged, model.status.current.version) if model.status.current else None
+    return SubmitRun(
+        run=TrainingRun(
+            kind="FoundationModel",
+            namespace=model.metadata.namespace,
+            model=model.metadata.name,
+            uid=model.metadata.uid,
+            number=run.number,
+            attempt=run.attempt,
+            job_name=run.job_name,
+            inputs_hash=run.inputs_hash,
+            models_root=MODELS_MOUNT,
+            data_root=DATA_MOUNT,
+            data=_data(model.spec.data),
+            optimization=_optimization(model.spec.training),
+            architecture=model.spec.architecture,
+            baseline=artifact(current.version) if current else None,
+        ),
+        training=model.spec.training,
+        models_claim=model.spec.storage.persistent_volume_claim.claim_name,
+        data_claim=model.spec.data.persistent_volume_claim.claim_name,
+        owner=owner_reference(model),
+    )
+
+
+def expert_run(
+    model: ExpertModel,
+    run: RunStatus,
+    judged: Sequence[Judged],
+    foundation: FoundationModel,
+    target: ModelVersion,
+    foundation_versions: Sequence[ModelVersion],
+) -> SubmitRun:
+    """An expert's attempt towards the ``target`` version of its foundation; measured against the stable pair."""
+    data = model.spec.data or foundation.spec.data
+    stable = model.status.stable
+    serving = by_number(judged, stable.version) if stable else None
+    read = _pinned(foundation_versions, stable.foundation) if stable else None
+    return SubmitRun(
+        run=TrainingRun(
+            kind="ExpertModel",
+            namespace=model.metadata.namespace,
+            model=model.metadata.name,
+            uid=model.metadata.uid,
+            number=run.number,
+            attempt=run.attempt,
+            job_name=run.job_name,
+            inputs_hash=run.inputs_hash,
+            models_root=MODELS_MOUNT,
+            data_root=DATA_MOUNT,
+            data=_data(data),
+            optimization=_optimization(model.spec.training),
+            expert=ExpertRun(
+                surface=model.spec.surface,
+                tasks=model.spec.tasks,
+                architecture=model.spec.architecture,
+                foundation=artifact(target),
+            ),
+            baseline=artifact(serving.version) if serving and read else None,
+            baseline_foundation=artifact(read) if serving and read else None,
+        ),
+        training=model.spec.training,
+        models_claim=foundation.spec.storage.persistent_volume_claim.claim_name,
+        data_claim=data.persistent_volume_claim.claim_name,
+        owner=owner_reference(model),
+    )
+
+
+def artifact(version: ModelVersion) -> ArtifactRef:
+    """A landed version as a trainer finds it."""
+    spec = version.spec
+    return ArtifactRef(
+        model=spec.model.name, version=spec.number, lineage=spec.lineage, digest=spec.digest, path=spec.path
+    )
+
+
+def _pinned(versions: Sequence[ModelVersion], pin: FoundationPin) -> ModelVersion | None:
+    wanted = (pin.name, pin.version, pin.digest)
+    return next(
+        (entry for entry in versions if (entry.spec.model.name, entry.spec.number, entry.spec.digest) == wanted), None
+    )
+
+
+def _data(data: Data) -> DataRef:
+    return DataRef(path=data.path, until=data.until, window=data.window)
+
+
+def _optimization(training: Training) -> Optimization:
+    return Optimization(
+        batch_size=training.batch_size, learning_rate=training.learning_rate, epochs=training.epochs, seed=training.seed
+    )

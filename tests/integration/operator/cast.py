@@ -1,0 +1,178 @@
+"""Everybody but the operator: Job controller, trainers, Deployment controller, kubelet and Prometheus, played simply.
+
+They see the cluster through the same memory as the operator, and put what they write there at once: the watch of a test
+has no delay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from recast_api import names
+from recast_api.run import TrainingRun
+from recast_operator.adapters.errors import NotFound
+from recast_operator.adapters.kube import DEPLOYMENTS, JOBS, MERGE, PODS, VERSIONS, Kube
+from recast_operator.planning.snapshot import Sample
+from recast_operator.store import Store
+
+Object = dict[str, Any]
+
+
+class Traffic:
+    """Prometheus: a thousand requests a window for everybody; the bad image fails a fifth of them."""
+
+    def __init__(self, bad_revisions: set[str]) -> None:
+        self._bad_revisions = bad_revisions
+
+    async def samples(self, queries: tuple[str, ...], now: datetime) -> Mapping[str, Sample]:
+        return {query: Sample(self._value(query)) for query in queries}
+
+    def _value(self, query: str) -> float:
+        match = re.search(r'revision="([0-9a-f]+)"', query)
+        if match and 'code=~"5' in query and match[1] in self._bad_revisions:
+            return 200.0
+        return 0.0 if ("code=~" in query or "state!=" in query or "slow" in query) else 1000.0
+
+
+class Cast:
+    """Plays one turn at a time. ``worse``: learning rates that make a version worse than the one before."""
+
+    def __init__(
+        self, kube: Kube, namespace: str, store: Store, clock: Callable[[], datetime], worse: set[str]
+    ) -> None:
+        self._kube = kube
+        self._namespace = namespace
+        self._store = store
+        self._clock = clock
+        self._worse = worse
+
+    async def trainers(self) -> int:
+        """Job controller and trainers: the version lands, then the Job is complete."""
+        acted = 0
+        for job in list(self._store.of("Job", self._namespace)):
+            if any(item["status"] == "True" for item in job.get("status", {}).get("conditions") or []):
+                continue
+            raw = await self._kube.get(JOBS, self._namespace, job["metadata"]["name"])
+            container = raw["spec"]["template"]["spec"]["containers"][0]
+            env = {item["name"]: item.get("value", "") for item in container["env"]}
+            run = TrainingRun.model_validate_json(env[names.RUN_ENV])
+            version = await self._create_or_get(self._version(run))
+            self._store.put("ModelVersion", version)
+            finished = self._clock().strftime("%Y-%m-%dT%H:%M:%SZ")
+            status = {
+                "startTime": finished,
+                "completionTime": finished,
+                "succeeded": raw["spec"]["completions"],
+                "completedIndexes": ",".join(str(index) for index in range(raw["spec"]["completions"])),
+                "uncountedTerminatedPods": {},
+                "conditions": [
+                    {"type": kind, "status": "True", "lastTransitionTime": finished, "lastProbeTime": finished}
+                    for kind in ("SuccessCriteriaMet", "Complete")
+                ],
+            }
+            done = await self._kube.merge(JOBS, self._namespace, raw["metadata"]["name"], {"status": status}, "status")
+            self._store.put("Job", done)
+            acted += 1
+        return acted
+
+    async def _create_or_get(self, body: Object) -> Object:
+        try:
+            return await self._kube.get(VERSIONS, self._namespace, body["metadata"]["name"])
+        except NotFound:
+            return await self._kube.create(VERSIONS, self._namespace, body)
+
+    def _version(self, run: TrainingRun) -> Object:
+        worse = run.optimization.learning_rate in self._worse
+        seed = f"{run.kind}/{run.model}/{run.number}"
+        foundation = run.expert.foundation if run.expert else None
+        surface = run.expert.surface if run.expert else "feed"
+        measurement = {
+            "surface": surface,
+            "task": "click",
+            "rows": 5000,
+            "positives": 800,
+            "ne": "0.9900" if worse else "0.7300",
+            "calibration": "1.01",
+        }
+        if run.baseline is not None:
+            change = "0.3000" if worse else "-0.0050"
+            measurement |= {
+                "baselineNe": "0.7350",
+                "neIncrease": change,
+                "neIncreaseLow": "0.2500" if worse else "-0.0070",
+                "neIncreaseHigh": "0.3500" if worse else "-0.0030",
+            }
+        spec: Object = {
+            "model": {"kind": run.kind, "name": run.model, "uid": run.uid},
+            "number": run.number,
+            "lineage": run.number,
+            "digest": "sha256:" + hashlib.sha256(seed.encode()).hexdigest(),
+            "path": names.artifact_path(run.kind, run.model, run.uid, run.number),
+            "watermark": "2026-01-03T00:00:00Z",
+            "run": {"jobName": run.job_name, "attempt": run.attempt, "inputsHash": run.inputs_hash},
+            "measurements": [measurement],
+        }
+        if foundation is not None:
+            spec["foundation"] = {
+                "name": foundation.model,
+                "version": foundation.version,
+                "lineage": foundation.lineage,
+                "digest": foundation.digest,
+            }
+        if run.baseline is not None:
+            spec["baseline"] = {"version": run.baseline.version, "digest": run.baseline.digest}
+        return {
+            "apiVersion": VERSIONS.api_version,
+            "kind": "ModelVersion",
+            "metadata": {"name": names.version(run.kind, run.model, run.number), "namespace": self._namespace},
+            "spec": spec,
+        }
+
+    async def deployments(self) -> int:
+        """Deployment controller and kubelet: pods as many as wished, ready at once; no owner, no pods."""
+        acted = 0
+        wished: set[str] = set()
+        for raw in list(self._store.of("Deployment", self._namespace)):
+            name, replicas = raw["metadata"]["name"], raw["spec"]["replicas"]
+            wished |= {f"{name}-{index}" for index in range(replicas)}
+            for index in range(replicas):
+                if self._store.get("Pod", self._namespace, f"{name}-{index}") is None:
+                    await self._pod(f"{name}-{index}", raw)
+                    acted += 1
+            status = raw.get("status") or {}
+            generation = raw["metadata"]["generation"]
+            if (status.get("observedGeneration"), status.get("readyReplicas", 0)) != (generation, replicas):
+                counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), replicas)
+                body = {"status": {"observedGeneration": generation, **counts}}
+                self._store.put(
+                    "Deployment", await self._kube.merge(DEPLOYMENTS, self._namespace, name, body, "status")
+                )
+                acted += 1
+        for raw in list(self._store.of("Pod", self._namespace)):
+            name, uid = raw["metadata"]["name"], raw["metadata"]["uid"]
+            if name not in wished:
+                await self._kube.requester.request(
+                    "DELETE", PODS.path(self._namespace, name), params={"gracePeriodSeconds": "0"}
+                )
+                self._store.remove("Pod", self._namespace, name, uid)
+                acted += 1
+        return acted
+
+    async def _pod(self, name: str, deployment: Object) -> None:
+        marks = {**deployment["spec"]["selector"]["matchLabels"], names.LABEL_MANAGED_BY: names.MANAGED_BY}
+        body = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "labels": marks},
+            "spec": {"containers": [{"name": "server", "image": "server"}]},
+        }
+        await self._kube.create(PODS, self._namespace, body)
+        ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+        made = await self._kube.requester.request(
+            "PATCH", PODS.path(self._namespace, name, "status"), body={"status": ready}, content_type=MERGE
+        )
+        self._store.put("Pod", made)

@@ -1,0 +1,184 @@
+"""What the operator asks of a real apiserver, and what it makes of the answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound
+from recast_operator.adapters.kube import DEPLOYMENTS, EXPERTS, FOUNDATIONS, JOBS, MERGE, SERVICES, HttpRequester, Kube
+from tests.integration.operator.world import World
+from tests.unit.operator.test_operator_torchx import submission, submit
+
+
+def deployment(namespace: str, image: str) -> dict[str, Any]:
+    marks = {"app": "server"}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "server", "namespace": namespace},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": marks},
+            "template": {"metadata": {"labels": marks}, "spec": {"containers": [{"name": "server", "image": image}]}},
+        },
+    }
+
+
+async def test_our_apply_takes_back_our_fields_and_leaves_other_peoples_alone(
+    requester: HttpRequester, namespace: str
+) -> None:
+    kube = Kube(requester)
+    await kube.apply(deployment(namespace, "ours:1"))
+    path = DEPLOYMENTS.path(namespace, "server")
+    meddling = {
+        "metadata": {"annotations": {"team": "theirs"}},
+        "spec": {"template": {"spec": {"containers": [{"name": "server", "image": "theirs:1"}]}}},
+    }
+    await requester.request(
+        "PATCH",
+        path,
+        body=meddling,
+        content_type="application/strategic-merge-patch+json",
+        params={"fieldManager": "somebody"},
+    )
+    made = await kube.apply(deployment(namespace, "ours:2"))
+    assert made["spec"]["template"]["spec"]["containers"][0]["image"] == "ours:2"
+    assert made["metadata"]["annotations"]["team"] == "theirs"
+    managers = {entry["manager"]: entry["operation"] for entry in made["metadata"]["managedFields"]}
+    assert managers["recast"] == "Apply"
+
+
+async def test_scaling_touches_nothing_but_the_replicas(requester: HttpRequester, namespace: str) -> None:
+    kube = Kube(requester)
+    before = await kube.apply(deployment(namespace, "ours:1"))
+    await kube.scale(namespace, "server", 3)
+    after = await kube.get(DEPLOYMENTS, namespace, "server")
+    assert after["spec"] == {**before["spec"], "replicas": 3}
+
+
+async def test_a_deletion_of_an_object_that_was_replaced_meanwhile_is_a_conflict(
+    requester: HttpRequester, namespace: str
+) -> None:
+    kube = Kube(requester)
+    made = await kube.apply(deployment(namespace, "ours:1"))
+    with pytest.raises(Conflict):
+        await kube.delete(DEPLOYMENTS, namespace, "server", "00000000-0000-0000-0000-000000000000")
+    assert await kube.delete(DEPLOYMENTS, namespace, "server", made["metadata"]["uid"])
+    assert not await kube.delete(DEPLOYMENTS, namespace, "server", made["metadata"]["uid"])
+
+
+async def test_a_refused_object_is_invalid_and_says_what_is_wrong(requester: HttpRequester, namespace: str) -> None:
+    body = deployment(namespace, "ours:1")
+    body["spec"]["replicas"] = -1
+    with pytest.raises(Invalid, match=r"spec\.replicas"):
+        await Kube(requester).apply(body)
+
+
+async def test_a_status_written_onto_an_older_state_is_a_conflict_and_the_next_pass_sees_the_newer(
+    requester: HttpRequester, namespace: str
+) -> None:
+    world = World(requester, namespace)
+    await world.boot()
+    await world.apply("home-fm.yaml")
+    # Somebody changes the model, and the operator's watch has not told it yet.
+    await requester.request(
+        "PATCH",
+        FOUNDATIONS.path(namespace, "home-fm"),
+        body={"spec": {"suspend": True}},
+        content_type=MERGE,
+        params={"fieldManager": "somebody"},
+    )
+    await world.settle(30)
+    world.close()
+    raw = await Kube(requester).get(FOUNDATIONS, namespace, "home-fm")
+    assert raw["spec"]["suspend"] is True
+    assert raw["status"]["observedGeneration"] == raw["metadata"]["generation"] == 2
+    assert "run" not in raw["status"], "it trained what was suspended before"
+    assert world.recorder.jobs_created == []
+
+
+async def test_torchx_makes_one_job_and_finds_it_again(requester: HttpRequester, namespace: str) -> None:
+    request = submission()
+    recorder = World(requester, namespace).recorder
+    handles = [await submit(recorder, request, namespace) for _ in range(3)]  # type: ignore[arg-type]
+    assert handles == [f"recast:///{namespace}:fm-home-fm-r3-a2"] * 3
+    kube = Kube(requester)
+    jobs = (await kube.list(JOBS, namespace))["items"]
+    assert [job["metadata"]["name"] for job in jobs] == ["fm-home-fm-r3-a2"]
+    assert jobs[0]["spec"]["completionMode"] == "Indexed"
+    service = await kube.get(SERVICES, namespace, "fm-home-fm-r3-a2")
+    assert service["metadata"]["ownerReferences"][0]["uid"] == jobs[0]["metadata"]["uid"]
+    assert recorder.jobs_created == ["fm-home-fm-r3-a2"]
+
+
+async def test_torchx_does_not_adopt_somebody_elses_job(requester: HttpRequester, namespace: str) -> None:
+    recorder = World(requester, namespace).recorder
+    await submit(recorder, submission(), namespace)  # type: ignore[arg-type]
+    theirs = submission()
+    theirs.owner.update(uid="another-model")
+    try:
+        with pytest.raises(Blocked, match="not owned by this model"):
+            await submit(recorder, theirs, namespace)  # type: ignore[arg-type]
+    finally:
+        theirs.owner.update(uid="uid-of-home-fm")
+
+
+async def test_what_the_apiserver_refuses_stands_in_the_condition_stalled_until_it_is_put_right(
+    requester: HttpRequester, namespace: str
+) -> None:
+    def more_than_allowed(body: dict[str, Any]) -> None:
+        body["spec"]["training"]["resources"] = {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}
+
+    world = World(requester, namespace)
+    world.tolerated.add("Invalid")
+    await world.boot()
+
+    def stalled() -> dict[str, Any]:
+        status = world.model("FoundationModel", "home-fm").get("status") or {}
+        return next((item for item in status.get("conditions", []) if item["type"] == "Stalled"), {})
+
+    await world.apply("home-fm.yaml", change=more_than_allowed)
+    await world.until("the refusal is said", lambda: stalled().get("status") == "True")
+    assert "must be less than or equal to cpu limit" in stalled()["message"]
+    writes = len(world.recorder.writes)
+    await world.settle(60)
+    assert len(world.recorder.writes) == writes, "the same refusal is written again and again"
+    await world.apply("home-fm.yaml")
+    await world.until("it trains", lambda: bool(world.recorder.jobs_created))
+    await world.settle(10)
+    assert stalled().get("status") != "True"
+    world.close()
+
+
+async def test_events_reach_the_apiserver_and_tell_transitions_once(requester: HttpRequester, namespace: str) -> None:
+    world = World(requester, namespace)
+    await world.boot()
+    await world.apply("home-fm.yaml")
+    await world.until(
+        "it serves", lambda: bool(world.model("FoundationModel", "home-fm").get("status", {}).get("current"))
+    )
+    await world.settle(60)
+    world.close()
+    posted = (await requester.request("GET", f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"))["items"]
+    told = sorted((item["regarding"]["name"], item["reason"], item["note"]) for item in posted)
+    assert told == sorted(world.recorder.events)
+    assert len(set(told)) == len(told)
+    assert ("home-fm", "Promoted", "v1 is the current version") in told
+
+
+async def test_an_expert_without_a_foundation_says_so_and_nothing_is_made(
+    requester: HttpRequester, namespace: str
+) -> None:
+    world = World(requester, namespace)
+    await world.boot()
+    await world.apply("reels.yaml")
+    await world.settle(20)
+    world.close()
+    raw = await Kube(requester).get(EXPERTS, namespace, "reels")
+    ready = next(item for item in raw["status"]["conditions"] if item["type"] == "Ready")
+    assert ready["reason"] == "FoundationNotFound"
+    assert "home-fm" in ready["message"]
+    with pytest.raises(NotFound):
+        await Kube(requester).get(SERVICES, namespace, "em-reels")

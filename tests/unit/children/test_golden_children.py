@@ -1,0 +1,142 @@
+"""Each child kind against the object it is meant to be.
+
+``UPDATE_GOLDEN=1`` writes the files anew: read the difference.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from recast_api.resources import ExpertServing, FoundationPin, FoundationServing, Task
+from recast_api.server import ExpertServerConfig, FoundationServerConfig, ServedArtifact
+from recast_operator.children.expert_deployment import expert_deployment
+from recast_operator.children.expert_service import expert_service
+from recast_operator.children.foundation_deployment import foundation_deployment
+from recast_operator.children.foundation_service import foundation_service
+
+GOLDEN = Path(__file__).parent / "golden"
+OWNER = {
+    "apiVersion": "recast.dev/v1alpha1",
+    "kind": "ExpertModel",
+    "name": "reels",
+    "uid": "0b9e",
+    "controller": True,
+    "blockOwnerDeletion": True,
+}
+FM_OWNER = OWNER | {"kind": "FoundationModel", "name": "home-fm", "uid": "1c8f"}
+DIGEST = "sha256:" + "ab" * 32
+RESOURCES = {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"cpu": 1, "memory": "1Gi"}}
+
+
+def served(kind: str, version: int) -> ServedArtifact:
+    return ServedArtifact(
+        root="/var/recast/models", path=f"{kind}/uid/v{version}", version=version, lineage=version, digest=DIGEST
+    )
+
+
+def expert_config() -> ExpertServerConfig:
+    return ExpertServerConfig(
+        namespace="demo",
+        model="reels",
+        surface="reels",
+        revision="0123456789",
+        tasks=[Task(name="click"), Task(name="longView", weight="0.5")],
+        artifact=served("em/reels", 3),
+        foundation=FoundationPin(name="home-fm", version=2, lineage=2, digest=DIGEST),
+        foundation_address="fm-home-fm-l2.demo.svc:8082",
+        slo_milliseconds=200,
+        foundation_deadline_milliseconds=100,
+        max_connection_age_seconds=30,
+    )
+
+
+def build(name: str) -> dict[str, Any]:
+    if name == "expert_service":
+        return expert_service("reels", "demo", owner=OWNER, template_hash="hash")
+    if name == "foundation_service":
+        return foundation_service("home-fm", "demo", 2, owner=FM_OWNER, template_hash="hash")
+    if name == "expert_deployment":
+        serving = ExpertServing.model_validate({"image": "server:1", "resources": RESOURCES})
+        return expert_deployment(
+            expert_config(), serving, claim="models", replicas=4, owner=OWNER, template_hash="hash"
+        )
+    serving = FoundationServing.model_validate({"image": "server:1", "terminationGracePeriodSeconds": 6})
+    config = FoundationServerConfig(namespace="demo", model="home-fm", artifact=served("fm/home-fm", 2))
+    return foundation_deployment(config, serving, claim="models", replicas=2, owner=FM_OWNER, template_hash="hash")
+
+
+class Plain(yaml.SafeDumper):
+    """Writes a value twice rather than by reference."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+KINDS = ("expert_deployment", "expert_service", "foundation_deployment", "foundation_service")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_child_is_what_its_golden_file_says(name: str) -> None:
+    path, built = GOLDEN / f"{name}.yaml", build(name)
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(yaml.dump(built, Dumper=Plain, sort_keys=False, width=120))
+    assert built == yaml.safe_load(path.read_text()), f"{name} has changed; UPDATE_GOLDEN=1 rewrites {path.name}"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_selector_finds_the_pods_that_it_is_for(name: str) -> None:
+    built = build(name)
+    deployment = build(name.replace("service", "deployment"))
+    spec = built["spec"]["selector"]
+    selector = spec.get("matchLabels", spec) if isinstance(spec, dict) else spec
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert selector.items() <= labels.items()
+
+
+@pytest.mark.parametrize("name", ["expert_deployment", "foundation_deployment"])
+def test_a_servers_pod_holds_no_right_that_it_does_not_need(name: str) -> None:
+    spec = build(name)["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] == 65532
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert all(mount["readOnly"] for mount in container["volumeMounts"] if mount["name"] == "models")
+
+
+@pytest.mark.parametrize("name", ["expert_deployment", "foundation_deployment"])
+def test_a_pod_drains_within_its_grace_period(name: str) -> None:
+    spec = build(name)["spec"]["template"]["spec"]
+    sleep = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert 0 < sleep < spec["terminationGracePeriodSeconds"]
+
+
+def test_the_servers_configuration_reads_back_as_it_was_written() -> None:
+    (container,) = build("expert_deployment")["spec"]["template"]["spec"]["containers"]
+    text = next(entry["value"] for entry in container["env"] if entry["name"] == "RECAST_SERVER")
+    assert ExpertServerConfig.model_validate(json.loads(text)) == expert_config()
+
+
+def test_the_experts_service_finds_every_revision() -> None:
+    assert build("expert_service")["spec"]["selector"] == {
+        "recast.dev/kind": "expert-server",
+        "recast.dev/model": "reels",
+    }
+
+
+def test_threads_follow_the_cpu_limit_and_only_where_there_is_one() -> None:
+    (limited,) = build("expert_deployment")["spec"]["template"]["spec"]["containers"]
+    (free,) = build("foundation_deployment")["spec"]["template"]["spec"]["containers"]
+    assert "OMP_NUM_THREADS" in [entry["name"] for entry in limited["env"]]
+    assert "OMP_NUM_THREADS" not in [entry["name"] for entry in free["env"]]

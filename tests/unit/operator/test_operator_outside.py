@@ -1,0 +1,250 @@
+"""What reaches the operator from outside: Prometheus's answers, credentials, the apiserver's errors, silence."""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestServer, unused_port
+
+from recast_operator.adapters import errors
+from recast_operator.adapters.credentials import Credentials, from_kubeconfig, in_cluster
+from recast_operator.adapters.kube import FOUNDATIONS, PODS, HttpRequester, Kube, error_of
+from recast_operator.adapters.prometheus import Prometheus, parse
+from recast_operator.liveness import Liveness, serve
+from recast_operator.metrics import Metrics
+
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+
+
+def vector(*values: str) -> dict[str, Any]:
+    return {"data": {"resultType": "vector", "result": [{"metric": {}, "value": [0, value]} for value in values]}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "value", "error"),
+    [
+        (vector("12.5"), 12.5, ""),
+        (vector(), None, ""),
+        (vector("NaN"), None, ""),
+        (vector("+Inf"), None, ""),
+        (vector("1", "2"), None, "2 series where one was asked for"),
+        ({"data": {"resultType": "scalar", "result": [0, "3"]}}, 3.0, ""),
+        ({"data": {"resultType": "matrix", "result": []}}, None, "a matrix where one number was asked for"),
+        ({"data": None}, None, "not Prometheus's"),
+        ({"data": {"resultType": "vector", "result": [{"value": [0, "many"]}]}}, None, "not Prometheus's"),
+    ],
+)
+def test_an_answer_is_one_number_or_no_data_with_a_reason(answer: Any, value: float | None, error: str) -> None:
+    sample = parse(answer)
+    assert sample.value == value
+    assert error in sample.error
+
+
+async def test_queries_are_asked_at_the_plans_time_and_each_once() -> None:
+    asked: list[tuple[str, str]] = []
+
+    async def query(request: web.Request) -> web.Response:
+        asked.append((request.query["query"], request.query["time"]))
+        if request.query["query"] == "bad":
+            return web.json_response({"status": "error", "error": "parse error"}, status=400)
+        return web.json_response({"status": "success", **vector("7")})
+
+    application = web.Application()
+    application.router.add_get("/api/v1/query", query)
+    async with TestServer(application) as server:
+        prometheus = Prometheus(f"http://127.0.0.1:{server.port}/")
+        samples = await prometheus.samples(("good", "bad", "good"), NOW)
+        await prometheus.close()
+    assert sorted(asked) == [("bad", f"{NOW.timestamp():.3f}"), ("good", f"{NOW.timestamp():.3f}")]
+    assert samples["good"].value == 7
+    assert samples["bad"].value is None
+    assert "parse error" in samples["bad"].error
+
+
+async def test_a_prometheus_that_is_not_there_is_no_data_and_never_an_error() -> None:
+    gone = Prometheus(f"http://127.0.0.1:{unused_port()}")
+    sample = await gone.sample("up", NOW)
+    await gone.close()
+    assert sample.value is None
+    assert "Cannot connect" in sample.error
+    assert (await Prometheus("").sample("up", NOW)).error == "the operator runs without --prometheus-url"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, errors.Invalid),
+        (403, errors.Blocked),
+        (404, errors.NotFound),
+        (409, errors.Conflict),
+        (422, errors.Invalid),
+        (429, errors.Transient),
+        (500, errors.Transient),
+        (503, errors.Transient),
+    ],
+)
+def test_an_answer_of_the_apiserver_becomes_the_error_that_tells_what_to_do(status: int, kind: type) -> None:
+    error = error_of(status, json.dumps({"message": "because"}), "GET /x")
+    assert type(error) is kind
+    assert "because" in str(error)
+    assert "GET /x" in str(error)
+    assert str(error_of(status, "<html>", "GET /x")).count("<html>") == 1
+
+
+async def test_a_write_that_got_no_answer_has_an_unknown_outcome_and_a_read_has_none() -> None:
+    counted: list[tuple[str, str]] = []
+    requester = HttpRequester(
+        Credentials(f"http://127.0.0.1:{unused_port()}"), lambda verb, code: counted.append((verb, code))
+    )
+    for method, unknown in (("GET", False), ("POST", True)):
+        with pytest.raises(errors.Transient) as caught:
+            await requester.request(method, "/x", body={} if unknown else None)
+        assert caught.value.unknown_outcome is unknown
+    await requester.close()
+    assert counted == [("GET", "error"), ("POST", "error")]
+
+
+async def test_a_token_is_read_again_for_every_request(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(request.headers.get("Authorization", ""))
+        return web.json_response({"items": []})
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", answer)
+    token = tmp_path / "token"
+    async with TestServer(application) as server:
+        requester = HttpRequester(Credentials(f"http://127.0.0.1:{server.port}", token_file=token))
+        for text in ("one\n", "two\n"):
+            token.write_text(text)
+            await Kube(requester).list(FOUNDATIONS, None)
+        await requester.close()
+    assert seen == ["Bearer one", "Bearer two"]
+
+
+def test_paths_are_kubernetes_paths() -> None:
+    assert FOUNDATIONS.path("n", "x", "status") == "/apis/recast.dev/v1alpha1/namespaces/n/foundationmodels/x/status"
+    assert PODS.path(None) == "/api/v1/pods"
+
+
+def kubeconfig(folder: Path, user: dict[str, Any], **cluster: Any) -> Path:
+    config = {
+        "current-context": "here",
+        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": "https://example:6443/", **cluster}}],
+        "users": [{"name": "u", "user": user}],
+    }
+    path = folder / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_a_kubeconfig_is_read_with_files_and_with_inline_data(tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_text("CA")
+    (tmp_path / "token").write_text("secret\n")
+    inline = base64.b64encode(b"KEY").decode()
+    found = from_kubeconfig(
+        kubeconfig(tmp_path, {"tokenFile": "token", "client-key-data": inline}, **{"certificate-authority": "ca.crt"})
+    )
+    assert (found.server, found.ca, found.key, found.token()) == ("https://example:6443", "CA", "KEY", "secret")
+
+
+def test_a_kubeconfig_that_cannot_be_used_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="logs in by a plugin"):
+        from_kubeconfig(kubeconfig(tmp_path, {"exec": {"command": "aws"}}))
+    with pytest.raises(ValueError, match="no entry 'there' in contexts"):
+        from_kubeconfig(kubeconfig(tmp_path, {}), "there")
+
+
+def test_outside_a_pod_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, {})))  # ambient: never looked at
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(ValueError, match="--kubeconfig"):
+        in_cluster(tmp_path)
+
+
+def test_inside_a_pod_the_service_account_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    (tmp_path / "token").write_text("t")
+    (tmp_path / "ca.crt").write_text("CA")
+    found = in_cluster(tmp_path)
+    assert (found.server, found.token(), found.ca) == ("https://[fd00::1]:443", "t", "CA")
+
+
+def test_a_certificate_is_verified_unless_the_kubeconfig_says_otherwise() -> None:
+    strict, loose = Credentials("https://x").ssl_context(), Credentials("https://x", insecure=True).ssl_context()
+    assert strict is not None
+    assert loose is not None
+    assert (strict.verify_mode, loose.verify_mode) == (ssl.CERT_REQUIRED, ssl.CERT_NONE)
+    assert Credentials("http://x").ssl_context() is None
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_silence_is_unhealthy_whatever_else_goes_on() -> None:
+    clock = Clock()
+    liveness = Liveness(clock, 10, lambda: 0.0)
+    clock.now += 11
+    assert "no watch event" in liveness.problems()[0]
+    liveness.heard()
+    assert liveness.problems() == []
+
+
+def test_a_pass_that_never_ends_and_work_that_nobody_takes_are_unhealthy_but_idleness_is_not() -> None:
+    clock, oldest = Clock(), [0.0]
+    liveness = Liveness(clock, 10, lambda: oldest[0])
+    for _ in range(20):  # idle for long, but heard from
+        clock.now += 9
+        liveness.heard()
+    assert liveness.problems() == []
+    liveness.began()
+    assert liveness.problems() == []  # only just begun
+    clock.now += 11
+    liveness.heard()
+    assert "no pass was finished" in liveness.problems()[0]
+    liveness.finished()
+    assert liveness.problems() == []
+    oldest[0] = 11.0
+    assert "no pass was finished" in liveness.problems()[0]
+
+
+async def test_health_readiness_and_metrics_are_served() -> None:
+    clock, metrics = Clock(), Metrics()
+    liveness = Liveness(clock, 10, lambda: 0.0)
+    metrics.pass_ended("ExpertModel", "Conflict", 0.02)
+    metrics.gauge("recast_operator_queue_depth", "Depth.", lambda: 3)
+    port = unused_port()
+    runner = await serve(port, liveness, metrics)
+
+    async def get(path: str) -> tuple[int, str]:
+        async with ClientSession() as session, session.get(f"http://127.0.0.1:{port}{path}") as response:
+            return response.status, await response.text()
+
+    try:
+        assert await get("/healthz") == (200, "ok")
+        assert (await get("/readyz"))[0] == 503
+        liveness.ready = True
+        assert await get("/readyz") == (200, "ok")
+        clock.now += 11
+        assert (await get("/healthz"))[0] == 503
+        text = (await get("/metrics"))[1]
+    finally:
+        await runner.cleanup()
+    assert 'recast_operator_reconcile_seconds_count{kind="ExpertModel",result="Conflict"} 1.0' in text
+    assert "recast_operator_queue_depth 3.0" in text

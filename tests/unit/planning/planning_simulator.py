@@ -1,0 +1,402 @@
+"""A pure fake cluster with a fake clock: it turns plans into what the operator would observe next.
+
+Jobs finish and land versions, pods get ready, Prometheus answers. Everything is a plain value, so that a test can stop
+at any point, look, break something, and go on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from recast_api import names
+from recast_api.resources import (
+    ExpertModel,
+    FoundationModel,
+    FoundationPin,
+    Measurement,
+    ModelReference,
+    ModelVersion,
+    ModelVersionSpec,
+)
+from recast_api.resources.version import Baseline, TrainingRunRef
+from recast_api.run import TerminationMessage, TrainingRun
+from recast_operator.planning import analysis
+from recast_operator.planning.outcome import Event, Plan
+from recast_operator.planning.plan import plan_expert, plan_foundation
+from recast_operator.planning.snapshot import (
+    Children,
+    ObservedDeployment,
+    ObservedExpert,
+    ObservedFoundation,
+    ObservedJob,
+    ObservedPod,
+    ObservedService,
+    Sample,
+)
+
+START = datetime(2026, 11, 21, 3, 0, tzinfo=UTC)
+
+
+def digest_of(*parts: object) -> str:
+    from recast_operator.planning.hashing import digest
+
+    return "sha256:" + digest([str(part) for part in parts], 64)
+
+
+def measured(ne: float = 0.7, baseline: float | None = None, low: float | None = None, **changes: Any) -> Measurement:
+    fields: dict[str, Any] = {
+        "surface": "reels",
+        "task": "click",
+        "rows": 5000,
+        "positives": 2000,
+        "ne": f"{ne}",
+        "calibration": "1.01",
+        "baseline_ne": None if baseline is None else f"{baseline}",
+        "ne_increase": None if baseline is None else f"{(ne - baseline) / baseline:.6f}",
+        "ne_increase_low": None if low is None else f"{low}",
+    }
+    return Measurement(**(fields | changes))
+
+
+def foundation(name: str = "home-fm", **spec: Any) -> FoundationModel:
+    claim = {"persistentVolumeClaim": {"claimName": "models"}}
+    data = {"persistentVolumeClaim": {"claimName": "events"}, "path": "home", "until": "2026-01-01T00:00:00Z"}
+    base = {"storage": claim, "data": data, "training": {"image": "trainer:1"}, "serving": {"image": "server:1"}}
+    meta = {"name": name, "namespace": "demo", "uid": f"uid-{name}", "generation": 1, "resourceVersion": "1"}
+    return FoundationModel.model_validate({"metadata": meta, "spec": base | spec})
+
+
+def expert(name: str, *, replicas: int = 4, **spec: Any) -> ExpertModel:
+    base = {
+        "foundationRef": {"name": "home-fm"},
+        "surface": name.replace("-", "_"),
+        "tasks": [{"name": "click"}],
+        "training": {"image": "trainer:1"},
+        "serving": {"image": "server:1", "replicas": replicas},
+    }
+    meta = {"name": name, "namespace": "demo", "uid": f"uid-{name}", "generation": 1, "resourceVersion": "1"}
+    return ExpertModel.model_validate({"metadata": meta, "spec": base | spec})
+
+
+@dataclass
+class SimJob:
+    run: TrainingRun
+    born: datetime
+    observed: ObservedJob
+
+
+@dataclass
+class SimDeployment:
+    """Pods are just ages: a pod is ready when it is old enough and its Deployment's image and revision let it be."""
+
+    body: dict[str, Any]
+    pods: list[datetime] = field(default_factory=list)
+    ready_limit: int = 10_000
+    applied: int = 1
+
+    @property
+    def image(self) -> str:
+        return str(self.body["spec"]["template"]["spec"]["containers"][0]["image"])
+
+    def scale(self, replicas: int, now: datetime) -> None:
+        self.body["spec"]["replicas"] = replicas
+        self.pods = sorted(self.pods)[:replicas] + [now] * (replicas - len(self.pods))
+
+
+Landing = Callable[[TrainingRun], list[Measurement] | TerminationMessage]
+
+
+def good_run(run: TrainingRun) -> list[Measurement] | TerminationMessage:
+    """Each version is a little better than the one before."""
+    ne = 0.8 - 0.01 * run.number
+    return [measured(ne, ne + 0.01, -0.02)] if run.baseline else [measured(ne)]
+
+
+class Cluster:
+    """Objects by name, and the rules of time."""
+
+    def __init__(self, *models: FoundationModel | ExpertModel) -> None:
+        self.now = START
+        self.models: dict[str, FoundationModel | ExpertModel] = {model.metadata.name: model for model in models}
+        self.versions: dict[str, ModelVersion] = {}
+        self.jobs: dict[str, SimJob] = {}
+        self.deployments: dict[str, SimDeployment] = {}
+        self.services: dict[str, dict[str, Any]] = {}
+        self.events: list[tuple[str, Event]] = []
+        self.submitted: list[str] = []
+        self.landing: Landing = good_run
+        self.error_share: dict[str, float] = {}
+        """By image: the share of requests that fail."""
+        self.unpullable: set[str] = set()
+        self.requests_per_second = 200.0
+        self.train_seconds = 20
+        self.ready_seconds = 4
+        self.job_ttl_seconds = 100_000
+        self.writes = 0
+
+    # ---- what people do
+
+    def edit(self, name: str, **spec: Any) -> None:
+        model = self.models[name]
+        body = model.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+        meta = model.metadata.model_copy(update={"generation": model.metadata.generation + 1})
+        self.models[name] = model.model_copy(
+            update={"spec": type(model.spec).model_validate(body | spec), "metadata": meta}
+        )
+
+    def fm(self, name: str = "home-fm") -> FoundationModel:
+        model = self.models[name]
+        assert isinstance(model, FoundationModel)
+        return model
+
+    def em(self, name: str) -> ExpertModel:
+        model = self.models[name]
+        assert isinstance(model, ExpertModel)
+        return model
+
+    def condition(self, name: str, kind: str) -> Any:
+        return next(entry for entry in self.models[name].status.conditions if entry.type == kind)
+
+    # ---- what the operator sees
+
+    def ready(self, name: str) -> int:
+        deployment = self.deployments.get(name)
+        if deployment is None or deployment.image in self.unpullable:
+            return 0
+        grown = [born for born in deployment.pods if (self.now - born).total_seconds() >= self.ready_seconds]
+        return min(len(grown), deployment.ready_limit)
+
+    def revision_ready(self, model: str) -> dict[str, int]:
+        prefix = f"em-{model}-"
+        return {name.removeprefix(prefix): self.ready(name) for name in self.deployments if name.startswith(prefix)}
+
+    def _children(self, uid: str) -> Children:
+        return Children(
+            jobs=tuple(job.observed for job in self.jobs.values() if job.observed.owner_uid == uid),
+            deployments=tuple(self._deployment(name) for name in self.deployments if self._owner(name) == uid),
+            services=tuple(
+                ObservedService(name, uid, body["metadata"]["annotations"][names.ANNOTATION_TEMPLATE_HASH])
+                for name, body in self.services.items()
+                if body["metadata"]["ownerReferences"][0]["uid"] == uid
+            ),
+        )
+
+    def _owner(self, name: str) -> str:
+        return str(self.deployments[name].body["metadata"]["ownerReferences"][0]["uid"])
+
+    def _deployment(self, name: str) -> ObservedDeployment:
+        found = self.deployments[name]
+        meta, ready = found.body["metadata"], self.ready(name)
+        pull = "ImagePullBackOff" if found.image in self.unpullable else ""
+        pods = tuple(
+            ObservedPod(f"{name}-{index}", ready=index < ready, image=found.image, waiting_reason=pull)
+            for index in range(len(found.pods))
+        )
+        return ObservedDeployment(
+            name=name,
+            owner_uid=self._owner(name),
+            template_hash=meta["annotations"][names.ANNOTATION_TEMPLATE_HASH],
+            lineage=int(meta["labels"].get(names.LABEL_LINEAGE, 0)),
+            revision=meta["labels"].get(names.LABEL_REVISION, ""),
+            replicas=found.body["spec"]["replicas"],
+            ready=ready,
+            updated=len(found.pods),
+            pods=pods,
+        )
+
+    def observe_foundation(self, name: str) -> ObservedFoundation:
+        model = self.fm(name)
+        return ObservedFoundation(
+            model=model,
+            versions=tuple(entry for entry in self.versions.values() if entry.spec.model.name == name),
+            children=self._children(model.metadata.uid),
+            experts=tuple(entry for entry in self.models.values() if isinstance(entry, ExpertModel)),
+        )
+
+    def observe_expert(self, name: str) -> ObservedExpert:
+        model = self.em(name)
+        bare = ObservedExpert(
+            model=model,
+            versions=tuple(entry for entry in self.versions.values() if entry.spec.model.name == name),
+            children=self._children(model.metadata.uid),
+            foundations=tuple(entry for entry in self.models.values() if isinstance(entry, FoundationModel)),
+            foundation_versions=tuple(
+                entry for entry in self.versions.values() if entry.spec.model.kind == "FoundationModel"
+            ),
+        )
+        samples = {query: self._answer(query) for query in analysis.queries(bare, self.now)}
+        return replace(bare, samples=samples)
+
+    def _answer(self, query: str) -> Sample:
+        """Requests go to revisions in proportion to their ready pods."""
+        model = re.search(r'model="([^"]+)"', query)
+        revision = re.search(r'revision="([^"]+)"', query)
+        window = re.search(r"\[(\d+)s\]", query)
+        assert model is not None
+        assert revision is not None
+        assert window is not None
+        ready = self.revision_ready(model[1])
+        share = ready.get(revision[1], 0) / (sum(ready.values()) or 1)
+        total = share * self.requests_per_second * int(window[1])
+        if "code=~" in query:
+            image = self.deployments[names.revision_deployment(model[1], revision[1])].image
+            total *= self.error_share.get(image, 0.0)
+        elif "slow" in query or 'state!="fresh"' in query:
+            total = 0.0
+        return Sample(total if share else None)
+
+    # ---- what the controller does
+
+    def plan(self, name: str) -> Plan[Any]:
+        if isinstance(self.models[name], FoundationModel):
+            return plan_foundation(self.observe_foundation(name), self.now)
+        return plan_expert(self.observe_expert(name), self.now)
+
+    def execute(self, name: str, plan: Plan[Any], *, crash_after: int | None = None) -> bool:
+        """Carry out a plan; stop after so many writes, as a crash would. True where anything was written."""
+        actions = self._actions(name, plan)
+        for action in actions[:crash_after]:
+            action()
+        self.writes += len(actions[:crash_after])
+        if crash_after is None:
+            self.events += [(name, event) for event in plan.events]
+        return bool(actions)
+
+    def _actions(self, name: str, plan: Plan[Any]) -> list[Callable[[], None]]:
+        model = self.models[name]
+        actions: list[Callable[[], None]] = []
+        if plan.finalizers is not None:
+            meta = model.metadata.model_copy(update={"finalizers": list(plan.finalizers)})
+            actions.append(lambda: self._put(name, metadata=meta))
+        for write in plan.versions:
+            actions.append(lambda write=write: self._write_version(write))
+        if plan.status != model.status:
+            status = type(model.status).model_validate(plan.status.wire())  # the round trip through JSON must keep it
+            assert status == plan.status
+            actions.append(lambda: self._put(name, status=status))
+        actions += [lambda body=body: self._apply(body) for body in plan.apply]
+        actions += [
+            lambda entry=entry: self.deployments[entry.name].scale(entry.replicas, self.now) for entry in plan.scales
+        ]
+        if plan.submit is not None:
+            submit = plan.submit
+            if submit.run.job_name not in self.jobs:
+                actions.append(lambda: self._submit(submit.run))
+        actions += [lambda entry=entry: self._delete(entry.kind, entry.name) for entry in plan.deletions]
+        return actions
+
+    def _put(self, name: str, **update: Any) -> None:
+        self.models[name] = self.models[name].model_copy(update=update)
+
+    def _write_version(self, write: Any) -> None:
+        version = self.versions[write.name]
+        if write.owner is not None:
+            meta = version.metadata.model_dump(by_alias=True) | {"ownerReferences": [write.owner]}
+            version = version.model_copy(update={"metadata": type(version.metadata).model_validate(meta)})
+        if write.status is not None:
+            version = version.model_copy(update={"status": write.status})
+        self.versions[write.name] = version
+
+    def _apply(self, body: dict[str, Any]) -> None:
+        name = body["metadata"]["name"]
+        if body["kind"] == "Service":
+            self.services[name] = body
+            return
+        previous = self.deployments.get(name)
+        self.deployments[name] = SimDeployment(body, applied=previous.applied + 1 if previous else 1)
+        self.deployments[name].scale(body["spec"]["replicas"], self.now)
+
+    def _submit(self, run: TrainingRun) -> None:
+        self.submitted.append(run.job_name)
+        owner = self.models[run.model].metadata.uid
+        observed = ObservedJob(run.job_name, run.number, run.attempt, owner, pods=(ObservedPod(f"{run.job_name}-0"),))
+        self.jobs[run.job_name] = SimJob(run, self.now, observed)
+
+    def _delete(self, kind: str, name: str) -> None:
+        {"Deployment": self.deployments, "Service": self.services, "Job": self.jobs}[kind].pop(name, None)  # type: ignore[attr-defined]
+
+    def reconcile(self, name: str) -> bool:
+        return self.execute(name, self.plan(name))
+
+    # ---- time
+
+    def settle(self, limit: int = 40) -> None:
+        """Reconcile everything at this instant until nobody wants to write."""
+        for _ in range(limit):
+            wrote = [self.reconcile(name) for name in sorted(self.models)]
+            if not any(wrote):
+                return
+        raise AssertionError(f"not settled after {limit} rounds: the operator keeps on writing")
+
+    def tick(self, seconds: float = 1.0) -> None:
+        self.now += timedelta(seconds=seconds)
+        for name, job in list(self.jobs.items()):
+            self._train(name, job)
+
+    def _train(self, name: str, job: SimJob) -> None:
+        age = (self.now - job.born).total_seconds()
+        if job.observed.state == "Active" and age >= self.train_seconds:
+            outcome = self.landing(job.run)
+            if isinstance(outcome, TerminationMessage):
+                pod = ObservedPod(f"{name}-0", gone=True, termination=outcome.encode(), exit_code=1)
+                job.observed = replace(job.observed, state="Failed", reason="BackoffLimitExceeded", pods=(pod,))
+            else:
+                self.land(job.run, outcome)
+                done = ObservedPod(f"{name}-0", gone=True, exit_code=0)
+                job.observed = replace(job.observed, state="Complete", pods=(done,))
+        elif job.observed.state != "Active" and age >= self.train_seconds + self.job_ttl_seconds:
+            del self.jobs[name]
+
+    def land(self, run: TrainingRun, measurements: list[Measurement], *, uid: str | None = None) -> ModelVersion:
+        name = names.version(run.kind, run.model, run.number)
+        read = run.expert.foundation if run.expert else None
+        spec = ModelVersionSpec(
+            model=ModelReference(kind=run.kind, name=run.model, uid=uid or run.uid),
+            number=run.number,
+            lineage=run.number,
+            digest=digest_of(run.uid, run.number, run.inputs_hash),
+            path=names.artifact_path(run.kind, run.model, run.uid, run.number),
+            watermark="2026-01-01T00:00:00Z",
+            foundation=(
+                FoundationPin(name=read.model, version=read.version, lineage=read.lineage, digest=read.digest)
+                if read
+                else None
+            ),
+            baseline=Baseline(version=run.baseline.version, digest=run.baseline.digest) if run.baseline else None,
+            run=TrainingRunRef(job_name=run.job_name, attempt=run.attempt, inputs_hash=run.inputs_hash),
+            measurements=measurements,
+        )
+        meta = {"name": name, "namespace": run.namespace, "uid": f"uid-{name}", "generation": 1}
+        version = ModelVersion.model_validate({"metadata": meta, "spec": spec.wire()})
+        self.versions[name] = version
+        return version
+
+    def run(self, seconds: float, watch: Callable[[Cluster], None] | None = None) -> None:
+        """Let time pass, a second at a time, reconciling all the while."""
+        for _ in range(int(seconds)):
+            self.tick()
+            self.settle()
+            if watch:
+                watch(self)
+
+    def until(
+        self, condition: Callable[[Cluster], bool], limit: float = 2000, watch: Callable[[Cluster], None] | None = None
+    ) -> None:
+        """Let time pass until the condition holds."""
+        waited = 0
+        self.settle()
+        while not condition(self):
+            assert waited < limit, f"still waiting after {limit} s; {self.describe()}"
+            self.run(1, watch)
+            waited += 1
+
+    def describe(self) -> str:
+        lines = []
+        for name, model in self.models.items():
+            ready = next((entry for entry in model.status.conditions if entry.type == "Ready"), None)
+            lines.append(f"{name}: {model.status.summary.wire()} {(ready.reason, ready.message) if ready else ''}")
+        return "\n".join(lines)

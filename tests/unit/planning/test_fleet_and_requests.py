@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from planning_simulator import Cluster, expert, foundation
+
+from recast_api.resources import CanaryStatus, FailedRevision, FoundationPin, RolloutRequest
+from recast_operator.planning import messages
+from recast_operator.planning.requests import consider
+
+DATA_2 = {"persistentVolumeClaim": {"claimName": "events"}, "path": "home", "until": "2026-02-01T00:00:00Z"}
+DATA_3 = DATA_2 | {"until": "2026-03-01T00:00:00Z"}
+AT = "2026-11-21T03:00:00Z"
+
+
+def canary(revision: str = "aaa") -> CanaryStatus:
+    pin = FoundationPin(name="home-fm", version=1, lineage=1, digest="sha256:" + "0" * 64)
+    serving = expert("reels").spec.serving
+    return CanaryStatus(
+        revision=revision,
+        version=1,
+        digest=pin.digest,
+        path="p",
+        foundation=pin,
+        serving=serving,
+        since=AT,
+        progressed_at=AT,
+    )
+
+
+def failed(revision: str) -> FailedRevision:
+    return FailedRevision(
+        revision=revision, version=1, foundation_version=1, reason="AnalysisFailed", message="m", time=AT
+    )
+
+
+@pytest.mark.parametrize(
+    ("action", "revision", "handled", "running", "executed", "words"),
+    [
+        ("Abort", "aaa", [], "aaa", True, None),
+        ("Promote", "aaa", [], "aaa", True, None),
+        ("Retry", "bad", [], None, True, None),
+        ("Abort", "aaa", ["one"], "aaa", False, None),
+        ("Abort", "old", [], "aaa", False, "the running canary is aaa"),
+        ("Promote", "aaa", [], None, False, "no canary is running"),
+        ("Retry", "aaa", [], "aaa", False, "failed ones: bad"),
+    ],
+)
+def test_a_request_is_executed_once_or_said_to_be_ignored_once(
+    action: str, revision: str, handled: list[str], running: str | None, executed: bool, words: str | None
+) -> None:
+    request = RolloutRequest.model_validate({"id": "one", "action": action, "revision": revision})
+    wish = consider(request, handled, canary(running) if running else None, [failed("bad")])
+    assert (wish.action == action) is executed
+    assert wish.handled == ("one",)
+    ignored = [event.message for event in wish.events if event.reason == "RequestIgnored"]
+    assert bool(ignored) is (words is not None)
+    assert not words or words in ignored[0]
+
+
+def test_no_more_than_thirty_two_requests_are_remembered() -> None:
+    request = RolloutRequest(id="new", action="Abort", revision="aaa")
+    wish = consider(request, [f"r{number}" for number in range(32)], canary(), [])
+    assert len(wish.handled) == 32
+    assert wish.handled[-1] == "new"
+    assert "r0" not in wish.handled
+
+
+def serving(**fleet: Any) -> Cluster:
+    cluster = Cluster(foundation(fleet=fleet), *(expert(name) for name in ("ads", "feed", "reels")))
+    cluster.until(lambda c: all(c.em(name).status.stable for name in ("ads", "feed", "reels")))
+    return cluster
+
+
+def test_slots_go_to_pilots_first_and_then_by_age_and_name() -> None:
+    cluster = Cluster(
+        foundation(fleet={"maxConcurrentRefreshes": 1, "pilots": ["reels"]}),
+        expert("ads"),
+        expert("feed"),
+        expert("reels"),
+    )
+    cluster.until(lambda c: all(c.em(name).status.stable for name in ("ads", "feed", "reels")))
+    granted = [event.message for _, event in cluster.events if event.reason == "SlotGranted"]
+    assert [text.split()[0] for text in granted] == ["reels", "ads", "feed"]
+
+
+def test_a_slot_is_held_until_the_canary_is_promoted() -> None:
+    cluster = serving(maxConcurrentRefreshes=1)
+    cluster.edit("home-fm", data=DATA_2)
+    cluster.until(lambda c: c.em("ads").status.canary is not None)
+    assert cluster.fm().status.wave.granted == ["ads"]
+    assert cluster.fm().status.wave.waiting == ["feed", "reels"]
+    cluster.until(lambda c: c.em("ads").status.canary is None)
+    cluster.settle()
+    assert cluster.fm().status.wave.granted == ["feed"]
+
+
+def test_an_expert_that_cannot_refresh_gives_its_slot_back() -> None:
+    cluster = serving(maxConcurrentRefreshes=1)
+    cluster.edit("ads", suspend=True)
+    cluster.edit("home-fm", data=DATA_2)
+    cluster.until(lambda c: c.fm().status.wave.granted == ["feed"])
+    assert "ads" not in cluster.fm().status.wave.waiting
+    assert cluster.condition("ads", "Stale").status == "True"
+
+
+def test_a_newer_version_supersedes_a_candidate_that_was_not_promoted() -> None:
+    cluster = serving(pilots=["reels"])
+    cluster.edit("home-fm", data=DATA_2)
+    cluster.until(lambda c: c.fm().status.candidate is not None)
+    cluster.edit("home-fm", data=DATA_3)
+    cluster.until(lambda c: c.fm().status.current.version == 3)
+    cluster.until(lambda c: all(c.em(name).status.stable.foundation.version == 3 for name in ("ads", "feed", "reels")))
+    cluster.run(30)
+    assert [entry.lineage for entry in cluster.fm().status.lineages] == [3]
+
+
+def test_pilots_that_do_not_exist_hold_nobody_back() -> None:
+    cluster = serving(pilots=["nobody"])
+    cluster.edit("home-fm", data=DATA_2)
+    cluster.until(lambda c: c.fm().status.current.version == 2, limit=60)
+
+
+def test_a_lineage_is_kept_for_an_expert_that_was_pointed_elsewhere_but_still_reads_it() -> None:
+    cluster = serving()
+    cluster.edit("ads", foundationRef={"name": "other-fm"})
+    cluster.edit("home-fm", data=DATA_2)
+    cluster.until(
+        lambda c: (
+            c.em("reels").status.stable.foundation.version == 2 and c.em("feed").status.stable.foundation.version == 2
+        )
+    )
+    cluster.run(60)
+    kept = {entry.lineage: entry.pinned_by for entry in cluster.fm().status.lineages}
+    assert kept[1] == ["ads"]
+    assert cluster.ready("fm-home-fm-l1") == 1
+
+
+def test_an_abort_returns_all_traffic_to_stable_and_is_remembered() -> None:
+    cluster = serving()
+    cluster.edit("ads", serving={"image": "server:2", "replicas": 4})
+    cluster.until(lambda c: c.em("ads").status.canary is not None and c.em("ads").status.canary.step == 1)
+    revision = cluster.em("ads").status.canary.revision
+    cluster.edit("ads", rollout={"request": {"id": "stop", "action": "Abort", "revision": revision}})
+    cluster.run(30)
+    status = cluster.em("ads").status
+    assert (status.canary, status.failed_revisions[0].reason) == (None, "Aborted")
+    assert cluster.revision_ready("ads") == {status.stable.revision: 4}
+
+
+def test_a_promote_request_skips_the_steps_but_not_the_readiness() -> None:
+    cluster = serving()
+    cluster.run(20)
+    cluster.ready_seconds = 10
+    cluster.edit("ads", serving={"image": "server:2", "replicas": 4})
+    cluster.settle()
+    revision = cluster.em("ads").status.canary.revision
+    cluster.edit("ads", rollout={"request": {"id": "go", "action": "Promote", "revision": revision}})
+    cluster.run(5)
+    assert cluster.em("ads").status.canary.state == "Promoting"
+    assert sum(cluster.revision_ready("ads").values()) == 4
+    cluster.until(lambda c: c.em("ads").status.stable.revision == revision, limit=30)
+
+
+def test_more_replicas_in_the_middle_of_a_canary_skip_no_step() -> None:
+    cluster = serving()
+    cluster.edit("ads", serving={"image": "server:2", "replicas": 4})
+    cluster.until(
+        lambda c: c.em("ads").status.canary is not None and c.em("ads").status.canary.weight_since is not None
+    )
+    for replicas in (8, 2, 4):
+        cluster.edit("ads", serving={"image": "server:2", "replicas": replicas})
+        cluster.run(1)
+        assert cluster.em("ads").status.canary.state == "Progressing"
+    cluster.until(lambda c: c.em("ads").status.canary is None)
+    assert cluster.revision_ready("ads") == {cluster.em("ads").status.stable.revision: 4}
+
+
+def test_without_traffic_a_canary_waits_and_is_rolled_back_at_the_deadline() -> None:
+    cluster = serving()
+    cluster.requests_per_second = 0
+    cluster.edit("ads", serving={"image": "server:2", "replicas": 4}, rollout={"progressDeadlineSeconds": 60})
+    cluster.run(40)
+    assert cluster.em("ads").status.canary.step == 0
+    assert "no requests counted" in cluster.condition("ads", "Ready").message
+    cluster.until(lambda c: bool(c.em("ads").status.failed_revisions), limit=60)
+    assert cluster.em("ads").status.failed_revisions[0].reason == "ProgressDeadlineExceeded"
+
+
+def test_a_spec_that_changes_in_mid_canary_drops_it_without_blame() -> None:
+    cluster = serving()
+    for image in ("server:2", "server:3", "server:1"):
+        cluster.edit("ads", serving={"image": image, "replicas": 4})
+        cluster.run(8)
+    cluster.run(20)
+    status = cluster.em("ads").status
+    assert (status.canary, status.failed_revisions) == (None, [])
+    assert list(cluster.revision_ready("ads")) == [status.stable.revision]
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [([], "nobody"), (["a"], "a"), (["a", "b"], "a and b"), (list("abcdefg"), "a, b, c, d, e and 2 more")],
+)
+def test_names_are_joined_as_people_do(names: list[str], text: str) -> None:
+    assert messages.join(names) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "words"),
+    [
+        ("home-fn", ["home-fm", "ads-fm"], 'did you mean "home-fm"?'),
+        ("zzz", ["home-fm"], "create it or correct"),
+        ("home-fm", [], "create it or correct"),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_likely_one(name: str, known: list[str], words: str) -> None:
+    text = messages.foundation_not_found(name, "demo", known)
+    assert words in text
+    assert text.endswith("Serving is unchanged.")
