@@ -1,0 +1,252 @@
+"""The expert's HTTP application: one scoring route inside an edge that every request passes.
+
+The edge gives a request its id, answers whatever goes wrong as JSON, sets the headers that tell a client which
+revision it met, asks old connections to close, and counts the request once, when its status is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from recast_api import names
+from recast_api.resources.version import FoundationPin
+from recast_server.expert import schema
+from recast_server.expert.ranker import Ranker
+from recast_server.expert.schema import RefusedError
+from recast_server.runtime.health import Health
+from recast_server.runtime.metrics import ScoringRequests
+from recast_server.runtime.model_thread import ExpiredError, QueueFullError
+
+TAE_NONE = "none"
+"""``x-recast-tae`` on a response without scores."""
+BODY_SECONDS = 10.0
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
+_log = logging.getLogger("recast.expert")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who answers, as told in headers and bodies."""
+
+    model: str
+    surface: str
+    revision: str
+    version: int
+    foundation: FoundationPin
+
+    def headers(self, request_id: str, tae: str) -> list[tuple[bytes, bytes]]:
+        """The headers that every response carries."""
+        return [
+            (names.HEADER_REVISION.encode(), self.revision.encode()),
+            (names.HEADER_VERSION.encode(), str(self.version).encode()),
+            (names.HEADER_TAE.encode(), tae.encode()),
+            (names.HEADER_REQUEST_ID.encode(), request_id.encode()),
+        ]
+
+    def malformed(self) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """The answer to bytes that are no HTTP request; those never reach the application."""
+        request_id = uuid.uuid4().hex
+        refusal = RefusedError(400, "InvalidHttp", "this is not an HTTP/1.1 request that can be read")
+        headers = [(b"content-type", b"application/json"), *self.headers(request_id, TAE_NONE)]
+        return headers, _json(refusal.body(request_id))
+
+
+def create_app(
+    identity: Identity,
+    ranker: Ranker,
+    health: Health,
+    metrics: ScoringRequests,
+    max_connection_age_seconds: float,
+) -> ASGIApp:
+    """The application of the traffic port."""
+
+    async def rank(request: Request) -> Response:
+        request_id: str = request.scope["recast"]["request_id"]
+        asked = schema.parse(await _bounded_body(request))
+        ranking = await ranker.rank(asked, request_id)
+        request.scope["recast"]["tae"] = ranking.tae
+        order = sorted(range(len(ranking.scores)), key=ranking.scores.__getitem__, reverse=True)[: asked.limit]
+        return _respond(
+            200,
+            {
+                "requestId": request_id,
+                "model": identity.model,
+                "revision": identity.revision,
+                "version": identity.version,
+                "foundation": {
+                    "name": identity.foundation.name,
+                    "version": identity.foundation.version,
+                    "lineage": identity.foundation.lineage,
+                },
+                "surface": identity.surface,
+                "tae": ranking.tae,
+                "items": [
+                    {
+                        "item": asked.candidates[row],
+                        "score": ranking.scores[row],
+                        "scores": {task: values[row] for task, values in ranking.probabilities.items()},
+                    }
+                    for row in order
+                ],
+                "unknownItems": ranking.unknown_items,
+            },
+        )
+
+    async def refused(request: Request, error: Exception) -> Response:
+        refusal = _refusal(error)
+        if refusal.status >= 500:
+            fields = {"requestId": request.scope["recast"]["request_id"], "reason": refusal.reason}
+            _log.error("request failed", exc_info=error if refusal.status == 500 else None, extra={"fields": fields})
+        return _respond(refusal.status, refusal.body(request.scope["recast"]["request_id"]), headers=refusal.headers)
+
+    async def guarded(request: Request) -> Response:
+        try:
+            return await rank(request)
+        except ClientDisconnect:
+            raise
+        except Exception as error:
+            return await refused(request, error)
+
+    inner = Starlette(
+        routes=[Route("/v1/rank", guarded, methods=["POST"])], exception_handlers={HTTPException: refused}
+    )
+    inner.router.redirect_slashes = False
+    return _Edge(inner, identity, health, metrics, max_connection_age_seconds)
+
+
+class _Edge:
+    """Wraps the application; see the module."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        identity: Identity,
+        health: Health,
+        metrics: ScoringRequests,
+        max_connection_age_seconds: float,
+    ) -> None:
+        self._app, self._identity, self._health, self._metrics = app, identity, health, metrics
+        self._max_age_seconds = max_connection_age_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        begin = time.monotonic()
+        known: dict[str, Any] = {"request_id": _request_id(scope), "tae": None}
+        scope["recast"] = known
+        status = 0
+
+        async def stamped(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = [*message["headers"], *self._identity.headers(known["request_id"], known["tae"] or TAE_NONE)]
+                if self._closes(scope):
+                    headers.append((b"connection", b"close"))
+                message = {**message, "headers": headers}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, stamped)
+        except ClientDisconnect:
+            return  # nobody is left to answer
+        finally:
+            if status:
+                seconds = time.monotonic() - begin
+                self._metrics.observe(status, seconds, known["tae"] if status == 200 else None)
+                fields = {"requestId": known["request_id"], "code": status, "ms": round(seconds * 1000, 2)}
+                _log.info("request", extra={"fields": {**fields, "tae": known["tae"] or TAE_NONE}})
+
+    def _closes(self, scope: Scope) -> bool:
+        opened = scope.get("state", {}).get("opened")
+        aged = opened is not None and time.monotonic() - opened >= self._max_age_seconds
+        return aged or self._health.draining
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == names.HEADER_REQUEST_ID.encode():
+            text = value.decode("latin-1")
+            if _REQUEST_ID.fullmatch(text):
+                return str(text)
+            break
+    return uuid.uuid4().hex
+
+
+async def _bounded_body(request: Request) -> bytes:
+    """The body, refused before it is parsed when it is too long. What is too long is read and dropped, within reason:
+    a connection closed over unread bytes is reset, and the client would never see why.
+    """
+    parts: list[bytes] = []
+    received = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                received += len(part)
+                if received <= schema.BODY_BYTES:
+                    parts.append(part)
+                elif received > 16 * schema.BODY_BYTES:
+                    break
+    except TimeoutError:
+        raise RefusedError(
+            400,
+            "BodyTimeout",
+            f"the body did not arrive within {BODY_SECONDS:.0f} s",
+            headers={"connection": "close"},
+        ) from None
+    if received > schema.BODY_BYTES:
+        raise RefusedError(
+            413,
+            "BodyTooLarge",
+            f"the body has more than {schema.BODY_BYTES} bytes: send at most {schema.CANDIDATES} candidates"
+            f" and {schema.HISTORY_EVENTS} history events a request",
+            headers={"connection": "close"},
+        )
+    return b"".join(parts)
+
+
+def _refusal(error: Exception) -> RefusedError:
+    match error:
+        case RefusedError():
+            return error
+        case QueueFullError() | ExpiredError():
+            return RefusedError(
+                503,
+                "Overloaded",
+                "this server has more requests than it can serve in time",
+                headers={"retry-after": "1"},
+            )
+        case HTTPException(status_code=405):
+            return RefusedError(
+                405, "MethodNotAllowed", "use POST /v1/rank", headers=dict(error.headers or {"allow": "POST"})
+            )
+        case HTTPException(status_code=404):
+            return RefusedError(404, "NotFound", "there is no such path here; use POST /v1/rank")
+        case HTTPException() if error.status_code < 500:
+            return RefusedError(400, "BadRequest", error.detail or "this request cannot be read")
+        case _:
+            return RefusedError(
+                500, "Internal", "this server failed on the request; its log has the cause under this request id"
+            )
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _respond(status: int, value: object, headers: dict[str, str] | None = None) -> Response:
+    return Response(_json(value), status, headers=headers, media_type="application/json")

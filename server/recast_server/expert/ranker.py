@@ -1,0 +1,32 @@
+"""The seam between HTTP and the model: a :class:`Ranker` scores a checked request. The application knows no more.
+
+Wrap it to add rules of your own, for instance to pin or to filter items: ``main(decorate=...)`` in
+:mod:`recast_server.main`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from recast_server.expert.schema import RankRequest
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Scores in the order of the request's candidates."""
+
+    scores: list[float]
+    probabilities: dict[str, list[float]]
+    """Per task, the probability of each candidate."""
+    unknown_items: list[int]
+    tae: str
+    """``recast_api.server.TAE_FRESH`` or ``TAE_ABSENT``."""
+
+
+class Ranker(Protocol):
+    """Scores candidates."""
+
+    async def rank(self, request: RankRequest, request_id: str) -> Ranking:
+        """The ranking. Raises ``QueueFullError`` or ``ExpiredError`` under overload: the edge answers 503."""
+        ...

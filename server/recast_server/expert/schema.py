@@ -1,0 +1,121 @@
+"""``POST /v1/rank``: what may come in, checked before anything is computed, and how a refusal reads.
+
+400 is for bodies that are no JSON, 413 for too many bytes, 422 for JSON that says something else than the contract.
+Identifiers that no model has seen are not errors: an unknown user has an empty history, an unknown item is scored by
+the unknown row and listed in ``unknownItems``; unknown surfaces and actions in an inline history are left out of it.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+BODY_BYTES = 512 * 1024
+CANDIDATES = 2048
+HISTORY_EVENTS = 1024
+_INT64 = 2**63 - 1
+_LAST_MILLISECOND = 253_402_300_799_999  # 9999-12-31
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_TIME = "an RFC 3339 instant such as 2026-05-01T12:00:00Z, or milliseconds since 1970"
+
+
+def _milliseconds(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if 0 <= value <= _LAST_MILLISECOND:
+            return value
+    elif isinstance(value, str) and len(value) <= 40 and _RFC3339.fullmatch(value):
+        try:
+            instant = datetime.fromisoformat(value.upper()).astimezone(UTC)
+            if (milliseconds := int(instant.timestamp() * 1000)) >= 0:
+                return milliseconds
+        except (ValueError, OverflowError):
+            pass
+    raise ValueError(f"must be {_TIME}")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+Id = Annotated[int, Field(ge=0, le=_INT64)]
+Milliseconds = Annotated[int, BeforeValidator(_milliseconds)]
+_NameText = Annotated[str, Field(min_length=1, max_length=40)]
+
+
+class HistoryEvent(_Strict):
+    """One past action of the user."""
+
+    item: Id
+    surface: _NameText
+    time: Milliseconds
+    actions: Annotated[list[_NameText], Field(max_length=16)] = []
+
+
+class RankRequest(_Strict):
+    """Which candidates to rank for whom. ``time`` defaults to now; ``history`` stands in for the stored one."""
+
+    user: Id
+    candidates: Annotated[list[Id], Field(min_length=1, max_length=CANDIDATES)]
+    time: Milliseconds | None = None
+    limit: Annotated[int, Field(ge=1, le=CANDIDATES)] | None = None
+    history: Annotated[list[HistoryEvent], Field(max_length=HISTORY_EVENTS)] | None = None
+
+
+class RefusedError(Exception):
+    """A request that is not served, with the status and the words its sender gets."""
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        fields: list[dict[str, str]] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.reason, self.message = status, reason, message
+        self.fields = fields or []
+        self.headers = headers or {}
+
+    def body(self, request_id: str) -> dict[str, Any]:
+        """The JSON body."""
+        error: dict[str, Any] = {"reason": self.reason, "message": self.message, "requestId": request_id}
+        if self.fields:
+            error["fields"] = self.fields
+        return {"error": error}
+
+
+_ALLOWED = {
+    "user": "an integer from 0 to 9223372036854775807",
+    "candidates": f"1 to {CANDIDATES} item ids, each an integer from 0 to 9223372036854775807",
+    "time": _TIME,
+    "limit": f"an integer from 1 to {CANDIDATES}, or absent for all candidates",
+    "history": f"at most {HISTORY_EVENTS} objects {{item, surface, time, actions}}, or absent for the stored history",
+}
+
+
+def parse(body: bytes) -> RankRequest:
+    """The request in a body. Raises :class:`RefusedError` that names each wrong field and what is allowed there."""
+    try:
+        return RankRequest.model_validate_json(body)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False, include_input=False)
+    if details[0]["type"] == "json_invalid":
+        raise RefusedError(400, "InvalidJson", f"the body is not JSON that can be read: {details[0]['msg']}")
+    fields = []
+    for detail in details[:8]:
+        path = ".".join(str(part) for part in detail["loc"])[:80]
+        entry = {"field": path or "(body)", "problem": detail["msg"]}
+        name = str(detail["loc"][0]) if detail["loc"] else ""
+        if name in _ALLOWED:
+            entry["allowed"] = _ALLOWED[name]
+        elif name:
+            entry["allowed"] = f"only {', '.join(_ALLOWED)}"
+        else:
+            entry["allowed"] = "an object with user and candidates"
+        fields.append(entry)
+    message = "; ".join(f"{entry['field']}: {entry['problem']} (allowed: {entry['allowed']})" for entry in fields[:3])
+    raise RefusedError(422, "InvalidRequest", message, fields)

@@ -1,0 +1,82 @@
+"""An expert's server: the :class:`Part` that :mod:`recast_server.runtime.process` brings to life."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from recast_api.manifest import Manifest
+from recast_api.server import ExpertServerConfig
+from recast_server.expert.app import Identity, create_app
+from recast_server.expert.handshake import handshake
+from recast_server.expert.model_ranker import Engine, ModelRanker
+from recast_server.expert.ranker import Ranker
+from recast_server.expert.tae_client import GrpcTaeClient
+from recast_server.runtime.http import HttpServer, bind
+from recast_server.runtime.metrics import FoundationCalls, ScoringRequests
+from recast_server.runtime.process import Ports, Setting
+
+
+class ExpertPart:
+    """Loads one expert version, meets its foundation and answers ``POST /v1/rank``."""
+
+    def __init__(
+        self,
+        config: ExpertServerConfig,
+        verify: Callable[[], Manifest],
+        setting: Setting,
+        decorate: Callable[[Ranker], Ranker] | None,
+    ) -> None:
+        self._config, self._verify, self._setting = config, verify, setting
+        self._decorate = decorate or (lambda ranker: ranker)
+        self._metrics = ScoringRequests(setting.registry, config.slo_milliseconds / 1000)
+        self._calls = FoundationCalls(setting.registry)
+        self._engine: Engine | None = None
+        self._client: GrpcTaeClient | None = None
+        self._server: HttpServer | None = None
+
+    def load(self) -> None:
+        """See ``Part``."""
+        from recast_server.expert.engine import ExpertEngine  # imports PyTorch
+
+        manifest = self._verify()
+        artifact = self._config.artifact
+        engine = ExpertEngine(Path(artifact.root) / artifact.path, manifest, self._config)
+        engine.warm_up()
+        self._engine = engine
+
+    async def open(self, ports: Ports) -> int:
+        """See ``Part``. Raises ``RecastError`` (PairMismatch) where the foundation is another than the pair's."""
+        assert self._engine is not None, "load comes first"
+        config = self._config
+        self._client = GrpcTaeClient(
+            config.foundation_address,
+            config.surface,
+            config.foundation,
+            config.foundation_deadline_milliseconds / 1000,
+            self._calls,
+        )
+        await handshake(self._client, config.foundation, self._engine.tae_dim)
+        identity = Identity(config.model, config.surface, config.revision, config.artifact.version, config.foundation)
+        app = create_app(
+            identity,
+            self._decorate(ModelRanker(self._engine, self._client, self._setting.model_thread)),
+            self._setting.health,
+            self._metrics,
+            config.max_connection_age_seconds,
+        )
+
+        def malformed() -> tuple[list[tuple[bytes, bytes]], bytes]:
+            self._metrics.observe(400, 0.0, None)  # it never reaches the application, which counts all others
+            return identity.malformed()
+
+        self._server = HttpServer(app, bind(ports.host, ports.traffic), malformed)
+        await self._server.start()
+        return self._server.port
+
+    async def drain(self) -> None:
+        """See ``Part``."""
+        if self._server is not None:
+            await self._server.drain()
+        if self._client is not None:
+            await self._client.close()

@@ -1,0 +1,170 @@
+"""The seam to the foundation: :class:`TaeClient` fetches target-aware embeddings or says why there are none.
+
+:class:`GrpcTaeClient` is the one used in pods. It never retries: a late embedding is worth less than the time that
+the retry would take from a foundation in trouble.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import grpc
+import grpc.aio
+import numpy as np
+
+from recast_api.resources.version import FoundationPin
+from recast_server.expert.schema import HistoryEvent
+from recast_server.proto import foundation_pb2 as wire
+from recast_server.proto.foundation_pb2_grpc import FoundationStub
+from recast_server.runtime.metrics import GRPC_CODES, FoundationCalls
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_log = logging.getLogger("recast.tae")
+_DTYPES: dict[int, np.dtype[np.floating]] = {wire.FLOAT32: np.dtype("<f4"), wire.FLOAT16: np.dtype("<f2")}
+REPLY_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Served:
+    """The version that a foundation's server says it serves."""
+
+    model: str
+    version: int
+    lineage: int
+    digest: str
+    tae_dim: int
+
+    def is_pair_of(self, pin: FoundationPin) -> bool:
+        """Whether this is the version an expert was trained with."""
+        return (self.model, self.lineage, self.digest) == (pin.name, pin.lineage, pin.digest)
+
+
+class TaeUnavailableError(Exception):
+    """No embeddings for this request. ``code`` is the gRPC status, or ``PAIR_MISMATCH``."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class TaeClient(Protocol):
+    """Where an expert gets its embeddings from."""
+
+    async def describe(self, timeout_seconds: float) -> Served:
+        """Which version is served. Raises :class:`TaeUnavailableError`."""
+        ...
+
+    async def tae(
+        self, user: int, candidates: Sequence[int], time_ms: int, history: Sequence[HistoryEvent] | None
+    ) -> NDArray[np.floating]:
+        """Embeddings (M, D), row i for candidate i. Raises :class:`TaeUnavailableError`."""
+        ...
+
+    async def close(self) -> None:
+        """Ends its connections."""
+        ...
+
+
+class GrpcTaeClient:
+    """Calls the foundation lineage's headless Service, picking its addresses in turn."""
+
+    def __init__(
+        self, address: str, surface: str, pin: FoundationPin, deadline_seconds: float, calls: FoundationCalls
+    ) -> None:
+        self._surface, self._pin, self._deadline_seconds, self._calls = surface, pin, deadline_seconds, calls
+        self._channel = grpc.aio.insecure_channel(
+            f"dns:///{address}",
+            options=[
+                ("grpc.service_config", '{"loadBalancingConfig":[{"round_robin":{}}]}'),
+                ("grpc.enable_retries", 0),
+                ("grpc.max_receive_message_length", REPLY_BYTES),
+                # A foundation's pod that comes back is used again within a second or two, not within two minutes.
+                ("grpc.initial_reconnect_backoff_ms", 200),
+                ("grpc.min_reconnect_backoff_ms", 1000),
+                ("grpc.max_reconnect_backoff_ms", 1000),
+                ("grpc.dns_min_time_between_resolutions_ms", 2000),
+                ("grpc.enable_http_proxy", 0),
+            ],
+        )
+        self._stub = FoundationStub(self._channel)
+        self._mismatch_logged = ""
+
+    async def describe(self, timeout_seconds: float) -> Served:
+        """See :class:`TaeClient`."""
+        try:
+            answer: wire.Description = await self._stub.Describe(
+                wire.DescribeRequest(), timeout=timeout_seconds, wait_for_ready=True
+            )
+        except grpc.aio.AioRpcError as error:
+            raise TaeUnavailableError(error.code().name, error.details() or "") from error
+        version = answer.version
+        return Served(version.model, version.number, version.lineage, version.digest, answer.dim)
+
+    async def tae(
+        self, user: int, candidates: Sequence[int], time_ms: int, history: Sequence[HistoryEvent] | None
+    ) -> NDArray[np.floating]:
+        """See :class:`TaeClient`. Every call is counted by how it ended."""
+        request = wire.TaeRequest(
+            user=user,
+            surface=self._surface,
+            time_milliseconds=time_ms,
+            candidates=candidates,
+            history=None if history is None else _history(history),
+        )
+        begin = time.monotonic()
+        try:
+            rows = self._rows(await self._stub.Tae(request, timeout=self._deadline_seconds), len(candidates))
+        except grpc.aio.AioRpcError as error:
+            code = error.code().name if error.code().name in GRPC_CODES else "UNKNOWN"
+            self._calls.observe(code, time.monotonic() - begin)
+            raise TaeUnavailableError(code, error.details() or "") from error
+        except TaeUnavailableError as error:
+            self._calls.observe(error.code, time.monotonic() - begin)
+            raise
+        self._calls.observe("OK", time.monotonic() - begin)
+        return rows
+
+    async def close(self) -> None:
+        """See :class:`TaeClient`."""
+        await self._channel.close()
+
+    def _rows(self, reply: wire.TaeReply, count: int) -> NDArray[np.floating]:
+        version = reply.version
+        served = Served(version.model, version.number, version.lineage, version.digest, reply.dim)
+        if not served.is_pair_of(self._pin):
+            text = mismatch(self._pin, served)
+            if text != self._mismatch_logged:  # once a version, not once a request
+                self._mismatch_logged = text
+                _log.error(text)
+            raise TaeUnavailableError("PAIR_MISMATCH", text)
+        dtype = _DTYPES.get(reply.scheme)
+        if dtype is None or reply.rows != count or len(reply.data) != count * reply.dim * dtype.itemsize:
+            raise TaeUnavailableError(
+                "INTERNAL", f"{len(reply.data)} bytes in scheme {reply.scheme} are no {count} rows of {reply.dim}"
+            )
+        rows: NDArray[np.floating] = np.frombuffer(reply.data, dtype)
+        if not np.isfinite(rows).all():
+            raise TaeUnavailableError("INTERNAL", "the embeddings are not finite")
+        return rows.reshape(count, reply.dim)
+
+
+def mismatch(pin: FoundationPin, served: Served) -> str:
+    """The sentence that names both halves of a pair that is none."""
+    return (
+        f"this expert was trained with {pin.name} v{pin.version} (lineage {pin.lineage}, {pin.digest}), but its"
+        f" foundation's Service answers with {served.model} v{served.version} (lineage {served.lineage},"
+        f" {served.digest}): point the expert at lineage {pin.lineage}, or roll out an expert trained with"
+        f" v{served.version}"
+    )
+
+
+def _history(events: Sequence[HistoryEvent]) -> wire.History:
+    return wire.History(
+        events=[wire.Event(item=e.item, surface=e.surface, time_milliseconds=e.time, actions=e.actions) for e in events]
+    )

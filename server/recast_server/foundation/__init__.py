@@ -1,0 +1,1 @@
+"""The foundation's server: target-aware embeddings over gRPC."""

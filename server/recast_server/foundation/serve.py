@@ -1,0 +1,66 @@
+"""A foundation's server: the :class:`Part` that :mod:`recast_server.runtime.process` brings to life."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc.aio
+
+from recast_api.manifest import Manifest
+from recast_api.server import FoundationServerConfig
+from recast_server.foundation.service import Engine, FoundationService
+from recast_server.proto.foundation_pb2_grpc import add_FoundationServicer_to_server
+from recast_server.runtime.metrics import FoundationCalls
+from recast_server.runtime.process import Ports, Setting
+
+CONNECTION_AGE_SECONDS = 60
+"""After this a connection is told to go away, so that experts find replicas that were added since."""
+CONNECTION_GRACE_SECONDS = 10
+DRAIN_SECONDS = 10.0
+
+
+class FoundationPart:
+    """Loads one foundation version and answers TAE calls."""
+
+    def __init__(self, config: FoundationServerConfig, verify: Callable[[], Manifest], setting: Setting) -> None:
+        self._config, self._verify, self._setting = config, verify, setting
+        self._calls = FoundationCalls(setting.registry)
+        self._engine: Engine | None = None
+        self._server: grpc.aio.Server | None = None
+
+    def load(self) -> None:
+        """See ``Part``."""
+        from recast_server.foundation.engine import FoundationEngine  # imports PyTorch
+
+        manifest = self._verify()
+        artifact = self._config.artifact
+        engine = FoundationEngine(Path(artifact.root) / artifact.path, manifest)
+        engine.warm_up()
+        self._engine = engine
+
+    async def open(self, ports: Ports) -> int:
+        """See ``Part``."""
+        assert self._engine is not None, "load comes first"
+        service = FoundationService(self._engine, self._setting.model_thread, self._calls)
+        server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_connection_age_ms", CONNECTION_AGE_SECONDS * 1000),
+                ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_SECONDS * 1000),
+            ]
+        )
+        add_FoundationServicer_to_server(service, server)
+        host = f"[{ports.host}]" if ":" in ports.host else ports.host or "[::]"
+        try:
+            port = server.add_insecure_port(f"{host}:{ports.traffic}")
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {host}:{ports.traffic}: {error}") from error
+        await server.start()
+        self._server = server
+        return int(port)
+
+    async def drain(self) -> None:
+        """See ``Part``. Connections are told to go away; calls in flight are answered."""
+        if self._server is not None:
+            await self._server.stop(DRAIN_SECONDS)

@@ -1,0 +1,146 @@
+"""The gRPC side of the foundation's server: checks a call, queues it for the model thread, packs the answer.
+
+Overload is said at once: a full queue is RESOURCE_EXHAUSTED, and a call whose deadline passed in the queue is dropped
+before it is computed. The expert falls back; it does not retry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import grpc
+import grpc.aio
+import numpy as np
+
+from recast_server.proto import foundation_pb2 as wire
+from recast_server.runtime.inputs import Event
+from recast_server.runtime.metrics import GRPC_CODES, FoundationCalls
+from recast_server.runtime.model_thread import ExpiredError, ModelThread, QueueFullError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CANDIDATES = 2048
+HISTORY_EVENTS = 1024
+LONGEST_SECONDS = 10.0
+"""The deadline of a call that brings none."""
+_INT64 = 2**63 - 1
+_SCHEMES = {np.dtype(np.float32): wire.FLOAT32, np.dtype(np.float16): wire.FLOAT16}
+_log = logging.getLogger("recast.foundation")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is served, for the handshake."""
+
+    model: str
+    version: int
+    lineage: int
+    digest: str
+    dim: int
+    dtype: np.dtype[np.floating]
+    surfaces: tuple[str, ...]
+    tasks: tuple[str, ...]
+
+    @property
+    def wire_version(self) -> wire.Version:
+        """The version as it stands in every answer."""
+        return wire.Version(model=self.model, number=self.version, lineage=self.lineage, digest=self.digest)
+
+
+class Engine(Protocol):
+    """A loaded foundation. Called on the model thread only."""
+
+    @property
+    def facts(self) -> Facts:
+        """What it is."""
+        ...
+
+    def tae(
+        self, user: int, surface: str, time_ms: int, candidates: Sequence[int], history: Sequence[Event] | None
+    ) -> NDArray[np.floating]:
+        """Embeddings (M, D), contiguous, of ``facts.dtype``."""
+        ...
+
+
+class FoundationService:
+    """Implements the servicer of ``foundation.proto``."""
+
+    def __init__(self, engine: Engine, model_thread: ModelThread, calls: FoundationCalls) -> None:
+        self._engine, self._model_thread, self._calls = engine, model_thread, calls
+        self._facts = engine.facts
+
+    async def Describe(  # noqa: N802
+        self, request: wire.DescribeRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> wire.Description:
+        """Which version is served here."""
+        facts = self._facts
+        return wire.Description(
+            version=facts.wire_version,
+            dim=facts.dim,
+            scheme=_SCHEMES[facts.dtype],
+            surfaces=facts.surfaces,
+            tasks=facts.tasks,
+        )
+
+    async def Tae(  # noqa: N802
+        self, request: wire.TaeRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> wire.TaeReply:
+        """The embeddings of one user's candidates."""
+        begin = time.monotonic()
+        code, message, reply = grpc.StatusCode.UNKNOWN, "", None
+        try:
+            if problem := self._problem(request):
+                code, message = grpc.StatusCode.INVALID_ARGUMENT, problem
+            else:
+                reply = await self._compute(request, context.time_remaining())
+                code = grpc.StatusCode.OK
+        except QueueFullError as error:
+            code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
+        except ExpiredError as error:
+            code, message = grpc.StatusCode.DEADLINE_EXCEEDED, str(error)
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except Exception:
+            code, message = grpc.StatusCode.INTERNAL, "the foundation failed on the request; its log has the cause"
+            _log.exception("TAE call failed", extra={"fields": {"candidates": len(request.candidates)}})
+        finally:
+            assert code.name in GRPC_CODES
+            self._calls.observe(code.name, time.monotonic() - begin)
+        if reply is None:
+            await context.abort(code, message)
+        return reply
+
+    def _problem(self, request: wire.TaeRequest) -> str:
+        if request.surface not in self._facts.surfaces:
+            return f"surface: this foundation was trained on {', '.join(self._facts.surfaces)}"
+        if not 1 <= len(request.candidates) <= CANDIDATES:
+            return f"candidates: 1 to {CANDIDATES} are allowed, not {len(request.candidates)}"
+        if len(request.history.events) > HISTORY_EVENTS:
+            return f"history: at most {HISTORY_EVENTS} events are allowed, not {len(request.history.events)}"
+        if request.user < 0 or request.time_milliseconds < 0 or min(request.candidates) < 0:
+            return "user, time and candidates must not be negative"
+        return ""
+
+    async def _compute(self, request: wire.TaeRequest, remaining_seconds: float | None) -> wire.TaeReply:
+        history = None
+        if request.HasField("history"):
+            history = [Event(e.item, e.surface, e.time_milliseconds, tuple(e.actions)) for e in request.history.events]
+        candidates = list(request.candidates)
+        rows = await self._model_thread.run(
+            lambda: self._engine.tae(request.user, request.surface, request.time_milliseconds, candidates, history),
+            timeout_seconds=min(LONGEST_SECONDS, remaining_seconds or LONGEST_SECONDS),
+        )
+        return wire.TaeReply(
+            version=self._facts.wire_version,
+            data=rows.tobytes(),
+            rows=rows.shape[0],
+            dim=rows.shape[1],
+            scheme=_SCHEMES[rows.dtype],
+        )

@@ -1,0 +1,83 @@
+"""Prometheus metrics of a server. Names come from :mod:`recast_api.server`, because the operator's analysis reads them.
+
+Every label value that can occur exists at zero from the start: a rate over a series that appears at 1 misses its
+first event.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+
+from recast_api import server as contract
+
+# Seconds. The SLO's own edge is added, so that the share of slow requests is exact and not interpolated.
+EDGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+GRPC_CODES = (
+    "OK",
+    "CANCELLED",
+    "DEADLINE_EXCEEDED",
+    "INTERNAL",
+    "INVALID_ARGUMENT",
+    "RESOURCE_EXHAUSTED",
+    "UNAVAILABLE",
+    "UNIMPLEMENTED",
+    "UNKNOWN",
+    "PAIR_MISMATCH",
+)
+"""Results of a TAE call that occur. ``PAIR_MISMATCH`` is ours: an answer came, from another version than the pair's."""
+
+
+class FoundationCalls:
+    """TAE calls: on an expert's server those it made, on a foundation's those it answered."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._total = Counter(
+            contract.FOUNDATION_REQUESTS_TOTAL, "TAE calls by gRPC status", ["code"], registry=registry
+        )
+        self._seconds = Histogram(
+            contract.FOUNDATION_SECONDS, "Wall time of TAE calls", buckets=EDGES, registry=registry
+        )
+        for code in GRPC_CODES:
+            self._total.labels(code)
+
+    def observe(self, code: str, seconds: float) -> None:
+        """Counts one call."""
+        self._total.labels(code).inc()
+        self._seconds.observe(seconds)
+
+
+class ScoringRequests:
+    """Requests to an expert, each counted once, when its status is known."""
+
+    def __init__(self, registry: CollectorRegistry, slo_seconds: float) -> None:
+        self._slo_seconds = slo_seconds
+        self._total = Counter(contract.REQUESTS_TOTAL, "Requests by HTTP status", ["code"], registry=registry)
+        self._slow = Counter(contract.SLOW_TOTAL, "Requests slower than the SLO", registry=registry)
+        self._tae = Counter(contract.TAE_TOTAL, "Answered requests by source of TAE", ["state"], registry=registry)
+        self._seconds = Histogram(
+            contract.REQUEST_SECONDS,
+            "Wall time of requests",
+            buckets=sorted({*EDGES, slo_seconds}),
+            registry=registry,
+        )
+        for code in contract.CODES:
+            self._total.labels(code)
+        for state in (contract.TAE_FRESH, contract.TAE_ABSENT):
+            self._tae.labels(state)
+
+    def observe(self, status: int, seconds: float, tae: str | None) -> None:
+        """Counts one request; ``tae`` is None where no scores were answered."""
+        self._total.labels(str(status)).inc()
+        self._seconds.observe(seconds)
+        if seconds > self._slo_seconds:
+            self._slow.inc()
+        if tae is not None:
+            self._tae.labels(tae).inc()
+
+
+def new_registry() -> CollectorRegistry:
+    """A registry with the process's own figures: CPU, resident memory, open files."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    return registry

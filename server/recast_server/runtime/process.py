@@ -1,0 +1,125 @@
+"""The life of a server's process, the same for both kinds: load, announce, serve until SIGTERM, drain.
+
+A :class:`Part` is what differs: what to load on the model thread and which port to open for traffic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from prometheus_client import CollectorRegistry
+
+from recast_api import names
+from recast_server.runtime.cpu import limit_threads, model_threads
+from recast_server.runtime.health import Health, Phase, admin_app
+from recast_server.runtime.http import HttpServer, bind
+from recast_server.runtime.metrics import new_registry
+from recast_server.runtime.model_thread import ModelThread
+
+QUEUE = 256
+"""Requests that may wait for the model: about a second's work. Most overload is shed sooner, by deadlines."""
+SWITCH_INTERVAL_SECONDS = 0.001
+"""How long the model thread may keep the interpreter from the event loop: a fifth of Python's default."""
+_log = logging.getLogger("recast.process")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where to listen: an empty host is every interface, port 0 takes a free one and logs it."""
+
+    host: str = ""
+    traffic: int = 0
+    admin: int = names.ADMIN_PORT
+
+
+class Part(Protocol):
+    """What one kind of server brings along."""
+
+    def load(self) -> None:
+        """Verifies, loads and warms up. Runs on the model thread."""
+        ...
+
+    async def open(self, ports: Ports) -> int:
+        """Checks its surroundings, opens the traffic port and returns it. The requests may come now."""
+        ...
+
+    async def drain(self) -> None:
+        """Finishes what is in flight and closes the traffic port."""
+        ...
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a part is built from."""
+
+    health: Health
+    model_thread: ModelThread
+    registry: CollectorRegistry
+
+
+async def live(make: Callable[[Setting], Part], ports: Ports) -> None:
+    """Runs a server until SIGTERM or SIGINT. Raises ``RecastError`` where it must not start."""
+    begin = time.monotonic()
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    model_thread = ModelThread(QUEUE)
+    model_thread.start()
+    health = Health(model_thread)
+    registry = new_registry()
+    admin = HttpServer(admin_app(health, registry), bind(ports.host, ports.admin))
+    await admin.start()
+    _log.info("starting", extra={"fields": {"adminPort": admin.port}})
+    part = make(Setting(health, model_thread, registry))
+    try:
+        port = await _unless(stop, _start(part, model_thread, ports))
+        if port is not None:
+            health.phase = Phase.SERVING
+            seconds = round(time.monotonic() - begin, 2)
+            _log.info("serving", extra={"fields": {"port": port, "adminPort": admin.port, "startSeconds": seconds}})
+            await stop.wait()
+        health.phase = Phase.DRAINING
+        _log.info("draining")
+        await part.drain()
+    finally:
+        model_thread.close()
+        await admin.stop()
+    _log.info("stopped")
+
+
+async def _start(part: Part, model_thread: ModelThread, ports: Ports) -> int:
+    def load() -> None:
+        limit_threads(model_threads())
+        part.load()
+
+    await model_thread.run(load)
+    port = await part.open(ports)
+    # What exists now lives as long as the process: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    return port
+
+
+async def _unless(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
+    """The work's result, or None where the process was told to stop before it was done."""
+    task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if task.done():
+        return task.result()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return None

@@ -1,0 +1,67 @@
+"""An application with a ranker that needs no model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from recast_api.resources.version import FoundationPin
+from recast_server.expert.app import Identity, create_app
+from recast_server.expert.ranker import Ranking
+from recast_server.expert.schema import RankRequest
+from recast_server.runtime.health import Health, Phase
+from recast_server.runtime.metrics import ScoringRequests
+from recast_server.runtime.model_thread import ModelThread
+
+DIGEST = "sha256:" + "ab" * 32
+PIN = FoundationPin(name="home-fm", version=3, lineage=3, digest=DIGEST)
+IDENTITY = Identity("reels", "reels", "0123456789", 7, PIN)
+
+
+@dataclass
+class FakeRanker:
+    """Scores a candidate by its id; ``failure`` is raised instead where there is one."""
+
+    failure: Exception | None = None
+    seen: list[RankRequest] = field(default_factory=list)
+
+    async def rank(self, request: RankRequest, request_id: str) -> Ranking:
+        self.seen.append(request)
+        if self.failure:
+            raise self.failure
+        scores = [float(item % 1000) for item in request.candidates]
+        return Ranking(scores, {"click": scores}, [], "fresh")
+
+
+@dataclass
+class Served:
+    ranker: FakeRanker
+    health: Health
+    registry: CollectorRegistry
+    client: httpx.AsyncClient
+    state: dict[str, float]
+
+    def count(self, code: str) -> float:
+        value = self.registry.get_sample_value("recast_requests_total", {"code": code})
+        assert value is not None
+        return value
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    ranker, registry = FakeRanker(), CollectorRegistry()
+    health = Health(ModelThread(1))
+    health.phase = Phase.SERVING
+    app = create_app(IDENTITY, ranker, health, ScoringRequests(registry, 0.2), 30.0)
+    state: dict[str, float] = {}
+
+    async def with_state(scope: dict[str, object], receive: Callable[..., Awaitable[object]], send: object) -> None:
+        await app({**scope, "state": dict(state)}, receive, send)  # type: ignore[arg-type]
+
+    transport = httpx.ASGITransport(app=with_state, raise_app_exceptions=True)  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=transport, base_url="http://expert") as client:
+        yield Served(ranker, health, registry, client, state)

@@ -1,0 +1,205 @@
+"""The hop expert -> foundation over real gRPC on loopback, with a foundation that needs no model."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import threading
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc.aio
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from recast_api.resources.version import FoundationPin
+from recast_api.run import RecastError
+from recast_server.expert.handshake import handshake
+from recast_server.expert.schema import HistoryEvent
+from recast_server.expert.tae_client import GrpcTaeClient, TaeUnavailableError
+from recast_server.foundation.service import Facts, FoundationService
+from recast_server.proto.foundation_pb2_grpc import add_FoundationServicer_to_server
+from recast_server.runtime.inputs import Event
+from recast_server.runtime.metrics import FoundationCalls
+from recast_server.runtime.model_thread import ModelThread
+
+DIGEST = "sha256:" + "ab" * 32
+OTHER = "sha256:" + "cd" * 32
+PIN = FoundationPin(name="home-fm", version=3, lineage=3, digest=DIGEST)
+FACTS = Facts("home-fm", 3, 3, DIGEST, 4, np.dtype(np.float16), ("feed", "reels"), ("click",))
+
+
+class FakeEngine:
+    def __init__(self) -> None:
+        self.facts = FACTS
+        self.calls: list[tuple[Any, ...]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.begun = threading.Event()
+
+    def tae(
+        self, user: int, surface: str, time_ms: int, candidates: Sequence[int], history: Sequence[Event] | None
+    ) -> np.ndarray[Any, np.dtype[np.floating]]:
+        self.begun.set()
+        assert self.gate.wait(30)
+        self.calls.append((user, surface, time_ms, list(candidates), history))
+        if user == 500:
+            raise ValueError("secret")
+        return np.outer(np.array(candidates), np.ones(4)).astype(np.float16)
+
+
+@dataclasses.dataclass
+class Hop:
+    engine: FakeEngine
+    registry: CollectorRegistry
+    server_registry: CollectorRegistry
+    address: str
+    client: GrpcTaeClient
+    stop: Any
+
+    def counted(self, code: str, registry: CollectorRegistry | None = None) -> float | None:
+        return (registry or self.registry).get_sample_value("recast_foundation_requests_total", {"code": code})
+
+    def another_client(self, **changes: Any) -> GrpcTaeClient:
+        options = {
+            "surface": "reels",
+            "pin": PIN,
+            "deadline_seconds": 5.0,
+            "calls": FoundationCalls(CollectorRegistry()),
+        }
+        return GrpcTaeClient(self.address, **{**options, **changes})
+
+
+@pytest.fixture
+async def hop() -> AsyncIterator[Hop]:
+    engine, thread = FakeEngine(), ModelThread(capacity=1)
+    thread.start()
+    registry, server_registry = CollectorRegistry(), CollectorRegistry()
+    server = grpc.aio.server()
+    add_FoundationServicer_to_server(FoundationService(engine, thread, FoundationCalls(server_registry)), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    client = GrpcTaeClient(address, "reels", PIN, 5.0, FoundationCalls(registry))
+    yield Hop(engine, registry, server_registry, address, client, lambda: server.stop(None))
+    engine.gate.set()
+    await client.close()
+    await server.stop(None)
+    thread.close()
+
+
+async def test_embeddings_arrive_as_they_were_sent(hop: Hop) -> None:
+    history = [HistoryEvent(item=4, surface="feed", time=9, actions=["click"])]
+    rows = await hop.client.tae(1, [3, 5], 1000, history)
+    assert rows.dtype == np.float16
+    assert rows.tolist() == [[3.0] * 4, [5.0] * 4]
+    assert hop.engine.calls == [(1, "reels", 1000, [3, 5], [Event(4, "feed", 9, ("click",))])]
+    assert hop.counted("OK") == hop.counted("OK", hop.server_registry) == 1
+
+
+@pytest.mark.parametrize(("history", "seen"), [(None, None), ([], [])])
+async def test_no_history_and_an_empty_history_are_different(hop: Hop, history: Any, seen: Any) -> None:
+    await hop.client.tae(1, [3], 1000, history)
+    assert hop.engine.calls[0][-1] == seen
+
+
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [
+        ({"user": 500}, "INTERNAL"),
+        ({"candidates": []}, "INVALID_ARGUMENT"),
+        ({"candidates": [1] * 2049}, "INVALID_ARGUMENT"),
+        ({"candidates": [-1]}, "INVALID_ARGUMENT"),
+    ],
+    ids=str,
+)
+async def test_a_call_that_fails_is_counted_on_both_sides_and_tells_no_internals(
+    hop: Hop, call: dict[str, Any], code: str
+) -> None:
+    with pytest.raises(TaeUnavailableError) as raised:
+        await hop.client.tae(**{"user": 1, "candidates": [1], "time_ms": 0, "history": None, **call})
+    assert raised.value.code == code
+    assert "secret" not in str(raised.value)
+    assert hop.counted(code) == hop.counted(code, hop.server_registry) == 1
+
+
+async def test_a_surface_that_the_foundation_never_saw_is_named(hop: Hop) -> None:
+    stranger = hop.another_client(surface="shop")
+    with pytest.raises(TaeUnavailableError, match="trained on feed, reels"):
+        await stranger.tae(1, [1], 0, None)
+    await stranger.close()
+
+
+async def test_a_full_queue_is_resource_exhausted(hop: Hop) -> None:
+    hop.engine.gate.clear()
+    running = asyncio.create_task(hop.client.tae(1, [1], 0, None))
+    await asyncio.to_thread(hop.engine.begun.wait, 30)
+    more = [asyncio.create_task(hop.client.tae(1, [1], 0, None)) for _ in range(2)]
+    done, pending = await asyncio.wait(more, return_when=asyncio.FIRST_COMPLETED)
+    error = done.pop().exception()
+    assert isinstance(error, TaeUnavailableError)
+    assert error.code == "RESOURCE_EXHAUSTED"
+    hop.engine.gate.set()
+    await asyncio.gather(running, *pending)
+
+
+async def test_work_whose_deadline_passed_is_never_computed(hop: Hop) -> None:
+    hop.engine.gate.clear()
+    running = asyncio.create_task(hop.client.tae(1, [1], 0, None))
+    await asyncio.to_thread(hop.engine.begun.wait, 30)
+    hasty = hop.another_client(deadline_seconds=0.05)
+    with pytest.raises(TaeUnavailableError) as raised:
+        await hasty.tae(2, [1], 0, None)
+    assert raised.value.code == "DEADLINE_EXCEEDED"
+    hop.engine.gate.set()
+    await running
+    await hop.client.tae(3, [1], 0, None)
+    assert [call[0] for call in hop.engine.calls] == [1, 3]
+    await hasty.close()
+
+
+async def test_an_answer_of_another_version_counts_as_absent(hop: Hop) -> None:
+    registry = CollectorRegistry()
+    pinned = hop.another_client(
+        pin=FoundationPin(name="home-fm", version=2, lineage=2, digest=OTHER), calls=FoundationCalls(registry)
+    )
+    with pytest.raises(TaeUnavailableError) as raised:
+        await pinned.tae(1, [1], 0, None)
+    assert raised.value.code == "PAIR_MISMATCH"
+    assert hop.counted("PAIR_MISMATCH", registry) == 1
+    await pinned.close()
+
+
+async def test_a_foundation_that_is_gone_is_unavailable(hop: Hop) -> None:
+    await hop.stop()
+    with pytest.raises(TaeUnavailableError) as raised:
+        await hop.client.tae(1, [1], 0, None)
+    assert raised.value.code == "UNAVAILABLE"
+    assert hop.counted("UNAVAILABLE") == 1
+
+
+async def test_the_handshake_accepts_the_pair(hop: Hop) -> None:
+    assert await handshake(hop.client, PIN, 4)
+
+
+@pytest.mark.parametrize(
+    ("pin", "dim", "named"),
+    [
+        (FoundationPin(name="home-fm", version=2, lineage=2, digest=OTHER), 4, [OTHER, DIGEST, "v2", "v3"]),
+        (FoundationPin(name="home-fm", version=3, lineage=3, digest=OTHER), 4, [OTHER, DIGEST]),
+        (PIN, 8, ["home-fm v3", "4", "8"]),
+    ],
+    ids=["another lineage", "another digest", "another width"],
+)
+async def test_the_handshake_refuses_another_foundation_and_names_both(
+    hop: Hop, pin: FoundationPin, dim: int, named: list[str]
+) -> None:
+    with pytest.raises(RecastError) as raised:
+        await handshake(hop.client, pin, dim)
+    assert raised.value.termination.reason == "PairMismatch"
+    assert all(name in raised.value.termination.message for name in named)
+
+
+async def test_the_handshake_gives_up_on_a_foundation_out_of_reach(hop: Hop) -> None:
+    await hop.stop()
+    assert not await handshake(hop.client, PIN, 4, patience_seconds=0.5)

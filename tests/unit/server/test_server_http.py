@@ -1,0 +1,90 @@
+"""What reaches the application through real sockets: clients differ more than a test client shows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+
+from recast_server.runtime.http import HEADER_BYTES, HttpServer, bind
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    request = Request(scope, receive)
+    assert scope["state"]["opened"] > 0
+    await PlainTextResponse(await request.body())(scope, receive, send)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[HttpServer]:
+    server = HttpServer(echo, bind("127.0.0.1", 0), lambda: ([(b"x-who", b"us")], b"{}"))
+    await server.start()
+    yield server
+    await server.stop()
+
+
+async def exchange(server: HttpServer, *parts: bytes) -> list[bytes]:
+    """Sends each part on one connection and returns what came back after each."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    answers = []
+    for part in parts:
+        writer.write(part)
+        answers.append(await asyncio.wait_for(_message(reader), 30))
+    writer.close()
+    return answers
+
+
+async def _message(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next((int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length")), 0)
+    return head + await reader.readexactly(length)
+
+
+def post(body: bytes, *headers: bytes) -> bytes:
+    lines = [b"POST / HTTP/1.1", b"host: x", b"content-length: %d" % len(body), *headers, b"", body]
+    return b"\r\n".join(lines)
+
+
+async def test_an_offer_to_upgrade_is_ignored_and_the_body_is_read(server: HttpServer) -> None:
+    offer = post(b"hello", b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQ")
+    for answer in await exchange(server, offer, offer):
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.endswith(b"hello")
+
+
+async def test_a_client_that_waits_for_100_continue_is_told_to_go_on(server: HttpServer) -> None:
+    head = b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\n"
+    first, second = await exchange(server, head, b"5\r\nhello\r\n0\r\n\r\n")
+    assert first.startswith(b"HTTP/1.1 100")
+    assert second.endswith(b"hello")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"GET / HTTP/1.1\r\nbig: " + b"a" * HEADER_BYTES, b"GET /" + b"a" * HEADER_BYTES + b" HTTP/1.1"],
+    ids=["header", "path"],
+)
+async def test_a_head_without_end_is_refused(server: HttpServer, head: bytes) -> None:
+    (answer,) = await exchange(server, head + b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"x-who: us" in answer
+    assert b"connection: close" in answer
+
+
+async def test_a_drain_waits_for_the_request_in_flight(server: HttpServer) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(post(b"hello")[:-2])
+    while not server.connections:
+        await asyncio.sleep(0)
+    draining: asyncio.Task[Any] = asyncio.create_task(server.drain(at_least_seconds=0, at_most_seconds=0.1))
+    await asyncio.wait({draining}, timeout=0.2)
+    assert not draining.done()
+    writer.write(b"lo")
+    assert (await asyncio.wait_for(_message(reader), 30)).endswith(b"hello")
+    await asyncio.wait_for(draining, 30)
+    writer.close()

@@ -1,0 +1,158 @@
+"""The model thread, the CPU count, the configuration and the generated protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import descriptor_pb2
+from grpc_tools import protoc
+
+from recast_api.run import RecastError
+from recast_server.main import main, read_config
+from recast_server.proto import foundation_pb2
+from recast_server.proto.generate import PROTO, SERVER
+from recast_server.runtime.cpu import cpu_quota, model_threads
+from recast_server.runtime.health import Health, Phase
+from recast_server.runtime.logs import JsonLines
+from recast_server.runtime.model_thread import ExpiredError, ModelThread, QueueFullError
+
+
+@pytest.fixture
+def thread() -> Any:
+    thread = ModelThread(capacity=2)
+    thread.start()
+    yield thread
+    thread.close()
+
+
+async def _held(thread: ModelThread) -> tuple[threading.Event, asyncio.Task[None]]:
+    """A thread busy until the event is set."""
+    begun, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        assert release.wait(30)
+
+    task = asyncio.create_task(thread.run(hold))
+    await asyncio.to_thread(begun.wait, 30)
+    return release, task
+
+
+async def test_work_is_done_on_the_one_model_thread(thread: ModelThread) -> None:
+    names = {await thread.run(lambda: threading.current_thread().name) for _ in range(3)}
+    assert names == {"model"}
+
+
+async def test_a_full_queue_refuses_at_once(thread: ModelThread) -> None:
+    release, held = await _held(thread)
+    waiting = [asyncio.create_task(thread.run(lambda: 1)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFullError):
+        await thread.run(lambda: 1)
+    release.set()
+    assert await asyncio.gather(*waiting) == [1, 1]
+    await held
+
+
+async def test_expired_and_abandoned_work_is_never_done(thread: ModelThread) -> None:
+    done: list[str] = []
+    release, held = await _held(thread)
+    expired = asyncio.create_task(thread.run(lambda: done.append("expired"), timeout_seconds=-1.0))
+    abandoned = asyncio.create_task(thread.run(lambda: done.append("abandoned")))
+    await asyncio.sleep(0)
+    abandoned.cancel()
+    await asyncio.sleep(0)
+    release.set()
+    with pytest.raises(ExpiredError):
+        await expired
+    await held
+    await thread.run(lambda: None)
+    assert done == []
+
+
+async def test_an_error_of_the_work_reaches_its_caller_and_not_the_thread(thread: ModelThread) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await thread.run(lambda: 1 // 0)
+    assert await thread.run(lambda: "still here") == "still here"
+
+
+async def test_liveness_fails_for_a_thread_that_is_stuck_after_start_up(thread: ModelThread) -> None:
+    health = Health(thread)
+    release, held = await _held(thread)
+    assert thread.alive(60)
+    assert not thread.alive(0)
+    release.set()
+    await held
+    health.phase = Phase.SERVING
+    assert health.live
+    thread.close()
+    assert not health.live
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"cpu.max": "150000 100000"}, 1.5),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({}, None),
+    ],
+    ids=["v2", "v2 unlimited", "v1", "v1 unlimited", "none"],
+)
+def test_the_cpu_quota_comes_from_the_cgroup(tmp_path: Path, files: dict[str, str], quota: float | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cpu_quota(tmp_path) == quota
+
+
+def test_the_model_always_has_a_thread(tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").write_text("50000 100000")
+    assert model_threads(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [(None, "RECAST_SERVER"), ("{", "JSON"), ('{"kind": "Other"}', "kind"), ('{"kind": "ExpertModel"}', "revision")],
+)
+def test_a_wrong_configuration_is_told_by_field(text: str | None, named: str) -> None:
+    with pytest.raises(RecastError) as raised:
+        read_config(text)
+    assert raised.value.termination.reason == "InvalidConfig"
+    assert named in str(raised.value)
+
+
+def test_a_server_without_configuration_ends_with_a_termination_message(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RECAST_SERVER", raising=False)
+    assert main([]) == 1
+    assert json.loads(capfd.readouterr().err.splitlines()[-1])["reason"] == "InvalidConfig"
+
+
+def test_the_generated_protocol_is_that_of_the_proto_file(tmp_path: Path) -> None:
+    out = tmp_path / "set.pb"
+    assert protoc.main(["protoc", f"-I{SERVER}", f"--descriptor_set_out={out}", PROTO]) == 0
+    fresh = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file[0]
+    checked_in = descriptor_pb2.FileDescriptorProto()
+    foundation_pb2.DESCRIPTOR.CopyToProto(checked_in)
+    for message in fresh.message_type:
+        for entry in message.field:
+            entry.ClearField("json_name")  # protoc writes it, the generated module leaves it out
+    assert checked_in == fresh, "run python -m recast_server.proto.generate"
+
+
+def test_a_log_record_is_one_line_of_json() -> None:
+    import logging
+
+    record = logging.makeLogRecord({"msg": "two\nlines", "levelname": "INFO", "fields": {"code": 200}})
+    line = JsonLines().format(record)
+    assert "\n" not in line
+    assert json.loads(line)["event"] == "two\nlines"
+    assert json.loads(line)["code"] == 200
