@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from dev.cluster import assets
+from dev.cluster.paths import direct_environment
 from dev.cluster.pki import Authority, Identity
 
 
@@ -48,7 +49,9 @@ class ControlPlane:
     def _spawn(self, name: str, *arguments: str) -> None:
         with (self.path / f"{name}.log").open("ab") as log:
             command = [str(self._bin / name), *arguments]
-            self._processes[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._processes[name] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=direct_environment()
+            )
 
     def _start_etcd(self) -> None:
         pki, url = self.path / "pki", f"https://127.0.0.1:{self._etcd_port}"

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import subprocess
-import tarfile
 import tempfile
 import tomllib
 from dataclasses import dataclass
@@ -20,13 +19,13 @@ from pathlib import Path
 
 from dev.cluster import assets
 from dev.cluster.layout import load
+from dev.cluster.oci import Layout, Storage
 from dev.cluster.paths import REPO, STATE, cache, content_hash, lock
 from dev.cluster.progress import say, step
 
 NEEDED_GIB = 14
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _IN_BUILD = "/run/host-certificates.crt"
-_REF = "org.opencontainers.image.ref.name"
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,8 @@ class Builder:
 
     def __init__(self) -> None:
         self.root = cache() / "buildah"
-        self.layout = cache() / "oci"
+        self.layout = Layout(cache() / "oci")
+        self.storage = Storage(self.root / "storage")
         self.root.mkdir(exist_ok=True)
         policy = self.root / "policy.json"
         policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
@@ -182,7 +182,7 @@ class Builder:
 
     def has(self, name: str) -> bool:
         """Whether the storage holds an image."""
-        return self._buildah("inspect", "--type", "image", name).returncode == 0
+        return self.storage.image(name) is not None
 
     def debootstrap(self, image: Image) -> None:
         """A minimal Debian from its packages, for machines that reach no image registry."""
@@ -222,60 +222,6 @@ class Builder:
                 command += ["--build-arg", f"{key}={os.environ[key]}"]
         self._run("build", *command, str(context))
 
-    def publish(self, name: str, ref: str) -> None:
-        """Put an image into the OCI layout; blobs that are there stay."""
-        self._run("push", "--disable-compression", name, f"oci:{self.layout}:{ref}")
-
-    def published(self, ref: str) -> bool:
-        """Whether the OCI layout holds an image."""
-        return any(entry["annotations"].get(_REF) == ref for entry in self._index()["manifests"])
-
-    def _index(self) -> dict[str, list[dict[str, dict[str, str]]]]:
-        file = self.layout / "index.json"
-        loaded: dict[str, list[dict[str, dict[str, str]]]] = (
-            json.loads(file.read_text()) if file.exists() else {"manifests": []}
-        )
-        return loaded
-
-    def send(self, refs: list[str], ctr: str) -> None:
-        """Stream images to the node's containerd, without the blobs that it has."""
-        known = set(
-            subprocess.run([ctr, "content", "ls", "-q"], capture_output=True, text=True, check=True).stdout.split()
-        )
-        entries = [dict(entry) for entry in self._index()["manifests"] if entry["annotations"].get(_REF) in refs]
-        command = [ctr, "images", "import", "-"]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-        assert process.stdin
-        with tarfile.open(fileobj=process.stdin, mode="w|") as stream:
-            for digest in self._blobs(entries):
-                if digest not in known:
-                    stream.add(self._blob(digest), arcname=f"blobs/{digest.replace(':', '/')}")
-            named = [
-                {**entry, "annotations": {"io.containerd.image.name": entry["annotations"][_REF]}} for entry in entries
-            ]
-            with tempfile.TemporaryDirectory() as folder:
-                for file, content in (
-                    ("index.json", {"schemaVersion": 2, "manifests": named}),
-                    ("oci-layout", {"imageLayoutVersion": "1.0.0"}),
-                ):
-                    (Path(folder) / file).write_text(json.dumps(content))
-                    stream.add(Path(folder) / file, arcname=file)
-        process.stdin.close()
-        if process.wait():
-            raise assets.SetupError(f"containerd refused {', '.join(refs)}: see `python -m dev.cluster logs`")
-
-    def _blob(self, digest: str) -> Path:
-        return self.layout / "blobs" / digest.replace(":", "/")
-
-    def _blobs(self, entries: list[dict[str, dict[str, str]]]) -> list[str]:
-        found: dict[str, None] = {}
-        for entry in entries:
-            digest = str(entry["digest"])
-            manifest = json.loads(self._blob(digest).read_text())
-            for blob in (digest, manifest["config"]["digest"], *(layer["digest"] for layer in manifest["layers"])):
-                found[blob] = None
-        return list(found)
-
     def empty(self) -> None:
         """Give the build storage back; the finished images stay in the layout."""
         self._buildah("rmi", "--all", "--force")
@@ -295,7 +241,7 @@ def _stage(image: Image, context: Path) -> None:
 def ensure(builder: Builder, image: Image, *, final: bool) -> None:
     """Have an image in the layout (``final``) or in the storage to build upon, with everything below it."""
     ref, name = reference(image), local(image)
-    if (final and builder.published(ref)) or (not final and builder.has(name)):
+    if (final and builder.layout.has(ref)) or (not final and builder.has(name)):
         return
     if not builder.has(name):
         for below in (image.base, image.builder):
@@ -313,13 +259,13 @@ def ensure(builder: Builder, image: Image, *, final: bool) -> None:
                     builder.build(image, REPO / image.folder / "Dockerfile", Path(folder), name, arguments)
     if final:
         with step(f"storing image {image.name}", image.usually / 4):
-            builder.publish(name, ref)
+            builder.layout.add(builder.storage, name, ref)
 
 
 def build(names: list[str], *, prune: bool = False) -> dict[str, str]:
     """Build what is missing; the references by name."""
     free = shutil.disk_usage(cache()).free / 2**30
-    missing = [name for name in names if not Builder().published(reference(IMAGES[name]))]
+    missing = [name for name in names if not Builder().layout.has(reference(IMAGES[name]))]
     if missing and free < NEEDED_GIB:
         raise assets.SetupError(f"{cache()} has {free:.1f} GiB free, images need {NEEDED_GIB} GiB: free some space")
     builder = Builder()
@@ -337,14 +283,14 @@ def build_extra(name: str, dockerfile: Path, base: str) -> str:
     key = content_hash(tag(below), *_files(dockerfile.parent))
     ref = f"recast.local/{name}:{key}"
     with lock("images"):
-        if not builder.published(ref):
+        if not builder.layout.has(ref):
             ensure(builder, below, final=False)
             with step(f"building image {name}", 10):
                 extra = Image(name, str(dockerfile.parent))
                 builder.build(
                     extra, dockerfile, dockerfile.parent, f"localhost/recast-{name}:{key}", {"BASE": local(below)}
                 )
-                builder.publish(f"localhost/recast-{name}:{key}", ref)
+                builder.layout.add(builder.storage, f"localhost/recast-{name}:{key}", ref)
     return ref
 
 
@@ -355,7 +301,7 @@ def load_into_node(refs: list[str], state: Path = STATE) -> None:
     missing = [ref for ref in refs if ref not in present]
     if missing:
         with step("loading images into the node", 60), lock("images"):
-            Builder().send(missing, ctr)
+            Builder().layout.send(missing, ctr)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,19 +16,10 @@ from pathlib import Path
 
 from dev.cluster import assets, bootstrap, pause
 from dev.cluster.layout import NODE, Layout, load
-from dev.cluster.paths import REPO, STATE
+from dev.cluster.paths import REPO, STATE, direct_environment, lock
 from dev.cluster.pki import Authority, Identity
 from dev.cluster.progress import say
 
-_SYSCTLS = (
-    "vm/overcommit_memory",
-    "vm/panic_on_oom",
-    "kernel/panic",
-    "kernel/panic_on_oops",
-    "kernel/keys/root_maxkeys",
-    "kernel/keys/root_maxbytes",
-)
-_PROC_SYS = Path("/proc/sys")
 NEEDED_GIB = 20
 
 
@@ -44,8 +35,7 @@ def wait(condition: Callable[[], bool], seconds: float, what: str) -> None:
 def kubectl(layout: Layout, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run kubectl against this cluster, whatever the ambient configuration says."""
     command = [str(assets.binaries() / "kubectl"), f"--kubeconfig={layout.kubeconfig}", *arguments]
-    environment = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment)
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, env=direct_environment())
 
 
 def supervisor(layout: Layout) -> int | None:
@@ -103,7 +93,7 @@ def _cgroups(layout: Layout, action: Callable[[Path], None]) -> None:
         action(root / layout.cgroup.lstrip("/"))
         return
     for hierarchy in sorted({path.resolve() for path in root.iterdir() if path.is_dir()}):
-        if (hierarchy / "cgroup.procs").exists() and hierarchy.name != "unified":
+        if (hierarchy / "cgroup.procs").exists():
             action(hierarchy / layout.cgroup.lstrip("/"))
 
 
@@ -148,9 +138,10 @@ def _wrappers(layout: Layout) -> None:
     folder = layout.state / "bin"
     folder.mkdir(exist_ok=True)
     bin_ = assets.binaries()
+    direct = f'NO_PROXY="${{NO_PROXY:+$NO_PROXY,}}{layout.node_ip}"'
     for tool in ("kubectl", "helm"):
         script = folder / tool
-        script.write_text(f'#!/bin/sh\nKUBECONFIG="{layout.kubeconfig}" exec "{bin_ / tool}" "$@"\n')
+        script.write_text(f'#!/bin/sh\nexport {direct} KUBECONFIG="{layout.kubeconfig}"\nexec "{bin_ / tool}" "$@"\n')
         script.chmod(0o755)
     ctr, libraries = folder / "ctr", assets.environment()["LD_LIBRARY_PATH"]
     ctr.write_text(
@@ -164,9 +155,16 @@ def up(state: Path = STATE) -> Layout:
     """Start the cluster, or find it running. Raises :class:`SetupError` with the end of every log when it cannot."""
     assets.binaries(), assets.debian()
     layout = load(state)
-    if supervisor(layout) and ready(layout):
+    with lock(f"cluster-{layout.id}"):
+        return _up(layout)
+
+
+def _up(layout: Layout) -> Layout:
+    usable = layout.state / "usable"
+    if supervisor(layout) and usable.exists() and ready(layout):
         say(f"cluster {layout.id} is up: KUBECONFIG={layout.kubeconfig}")
         return layout
+    usable.unlink(missing_ok=True)
     _stop(layout)
     free = shutil.disk_usage(layout.state).free / 2**30
     if free < NEEDED_GIB:
@@ -176,6 +174,7 @@ def up(state: Path = STATE) -> Layout:
     begun = time.monotonic()
     try:
         _start(layout)
+        usable.touch()  # a start that was killed half-way left the node Ready, but not all that pods need
     except (assets.SetupError, subprocess.CalledProcessError, OSError) as error:
         bundle = bundle_logs(layout)
         raise assets.SetupError(f"the cluster did not start: {error}\nlogs: {bundle}\n{tails(layout)}") from error
@@ -191,13 +190,6 @@ def _start(layout: Layout) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o777)
     _cgroups(layout, _make_cgroup)
-    saved = layout.state / "sysctls.json"
-    if not saved.exists():
-        saved.write_text(
-            json.dumps(
-                {name: (_PROC_SYS / name).read_text().strip() for name in _SYSCTLS if (_PROC_SYS / name).exists()}
-            )
-        )
     command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child=SIGTERM", "--mount-proc"]
     (layout.state / "ready").unlink(missing_ok=True)
     with (layout.logs / "node.log").open("ab") as log:
@@ -208,6 +200,7 @@ def _start(layout: Layout) -> None:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            env=direct_environment(),
         )
     process.returncode = 0  # it outlives this program
     layout.pid_file.write_text(str(process.pid))
@@ -230,18 +223,31 @@ def _start(layout: Layout) -> None:
     if not alive():
         raise assets.SetupError("the node's supervisor ended")
     pause.load(layout)
+    account = ("get", "serviceaccount", "default", "--namespace=default")
+    wait(lambda: kubectl(layout, *account).returncode == 0, 30, "the default service account, which every pod needs")
+
+
+def _first_process(layout: Layout) -> int | None:
+    """The node's PID 1, seen from the host, if it lives: it may outlive an ``unshare`` that was killed."""
+    try:
+        pid = int((layout.state / "init.pid").read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    except (OSError, ValueError):
+        return None
+    return pid if "dev.cluster.node" in command and str(layout.state) in command else None
 
 
 def _stop(layout: Layout) -> None:
-    pid = supervisor(layout)
-    if pid:
+    first = _first_process(layout)
+    if first:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(inside(pid), signal.SIGTERM)
+            os.kill(first, signal.SIGTERM)
         with contextlib.suppress(assets.SetupError):
-            wait(lambda: supervisor(layout) is None, 60, "the node to stop")
+            wait(lambda: _first_process(layout) is None, 60, "the node to stop")
         with contextlib.suppress(ProcessLookupError):
-            if supervisor(layout):
-                os.kill(pid, signal.SIGKILL)
+            if _first_process(layout):
+                os.kill(first, signal.SIGKILL)
+                wait(lambda: _first_process(layout) is None, 10, "the node to be gone")
     subprocess.run(["ip", "link", "del", layout.link], capture_output=True)
 
 
@@ -251,13 +257,14 @@ def down(state: Path = STATE) -> None:
         say("no cluster here")
         return
     layout = load(state)
+    with lock(f"cluster-{layout.id}"):
+        _down(layout)
+
+
+def _down(layout: Layout) -> None:
+    state = layout.state
     _stop(layout)
     _cgroups(layout, _remove_cgroup)
-    saved = layout.state / "sysctls.json"
-    if saved.exists():
-        for name, value in json.loads(saved.read_text()).items():
-            with contextlib.suppress(OSError):
-                (_PROC_SYS / name).write_text(value)
     shutil.rmtree(state, ignore_errors=True)
     left: list[str] = [str(state)] if state.exists() else []
     _cgroups(layout, lambda path: left.append(str(path)) if path.exists() else None)

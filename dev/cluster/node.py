@@ -20,6 +20,14 @@ from pathlib import Path
 from dev.cluster import assets, components
 from dev.cluster import layout as layouts
 
+SYSCTLS = {
+    "vm/overcommit_memory": "1",
+    "vm/panic_on_oom": "0",
+    "kernel/panic": "10",
+    "kernel/panic_on_oops": "1",
+    "kernel/keys/root_maxkeys": "1000000",
+    "kernel/keys/root_maxbytes": "25000000",
+}
 RESTARTS = 5  # of one component within a minute; then the node gives up, and its log says why
 
 
@@ -36,6 +44,22 @@ def make_private(layout: layouts.Layout) -> None:
         (layout.state / kept).mkdir(parents=True, exist_ok=True)
         Path(inside).mkdir(parents=True, exist_ok=True)
         run("mount", "--bind", str(layout.state / kept), inside)
+
+
+def hide_sysctls(layout: layouts.Layout) -> None:
+    """Show the kubelet the global settings that it would otherwise change for the whole machine."""
+    folder = layout.state / "sysctls"
+    folder.mkdir(exist_ok=True)
+    for name, value in SYSCTLS.items():
+        if (Path("/proc/sys") / name).exists():
+            shown = folder / name.replace("/", ".")
+            shown.write_text(value + "\n")
+            run("mount", "--bind", str(shown), f"/proc/sys/{name}")
+
+
+def refuse_outsiders(layout: layouts.Layout) -> None:
+    """Drop what the host forwards for others: only the host itself may come in, even where it is a router."""
+    run("iptables", "-t", "raw", "-A", "PREROUTING", "-i", "eth0", "!", "-s", layout.host_ip, "-j", "DROP")
 
 
 def join_network(layout: layouts.Layout, deadline: float = 20) -> None:
@@ -182,8 +206,10 @@ def main() -> None:
     layout = layouts.load(Path(sys.argv[1]))
     os.environ.update(assets.environment())
     make_private(layout)
+    hide_sysctls(layout)
     join_network(layout)
     choose_iptables()
+    refuse_outsiders(layout)
     parts = components.node(layout, assets.binaries(), assets.debian())
     Node(layout, parts).serve()
     print("node stopped", flush=True)

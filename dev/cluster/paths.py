@@ -1,4 +1,4 @@
-"""Where things live: heavy ones in a cache outside the repository, a cluster's state in the checkout's ``.cluster/``."""
+"""Where things live: heavy ones in a cache outside the repository, a cluster's state in ``.cluster/`` of a checkout."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ def cache() -> Path:
     root = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recast"
     root.mkdir(parents=True, exist_ok=True)
     return root
+
+
+def direct_environment() -> dict[str, str]:
+    """This program's environment without proxies and kubeconfig: the parts of a cluster talk to each other directly."""
+    ours = {"all_proxy", "http_proxy", "https_proxy", "kubeconfig"}
+    return {name: value for name, value in os.environ.items() if name.lower() not in ours}
 
 
 def content_hash(*parts: bytes | str | Path) -> str:

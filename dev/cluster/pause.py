@@ -11,6 +11,8 @@ import tarfile
 from dev.cluster import assets
 from dev.cluster.layout import Layout
 
+REFERENCE = "recast.local/pause:1"
+
 
 def _entry(archive: tarfile.TarFile, name: str, data: bytes, mode: int = 0o644) -> None:
     info = tarfile.TarInfo(name)
@@ -32,9 +34,7 @@ def load(layout: Layout) -> None:
             "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(data).hexdigest()]},
         }
     ).encode()
-    manifest = json.dumps(
-        [{"Config": "config.json", "RepoTags": ["recast.local/pause:1"], "Layers": ["layer.tar"]}]
-    ).encode()
+    manifest = json.dumps([{"Config": "config.json", "RepoTags": [REFERENCE], "Layers": ["layer.tar"]}]).encode()
     bundle = io.BytesIO()
     with tarfile.open(fileobj=bundle, mode="w") as archive:
         for name, content in (("manifest.json", manifest), ("config.json", config), ("layer.tar", data)):
