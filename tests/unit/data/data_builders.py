@@ -1,0 +1,39 @@
+"""Rows by hand, for tests of histories and requests."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recast_model.items import ItemTable
+from recast_trainer.data.schema import Dataset, Rows, SurfaceInfo
+
+START = 1_767_225_600_000
+ITEMS = ItemTable(np.arange(100, 140, dtype=np.int64), np.ones((40, 2), np.float32))
+DATASET = Dataset(
+    name="hand",
+    surfaces=[SurfaceInfo(name="reels", tasks=["click", "long_view"]), SurfaceInfo(name="ads", tasks=["click", "buy"])],
+    content_dim=2,
+)
+
+
+def rows(events: list[tuple[int, int, int, int, int]], *, label: int = 1) -> Rows:
+    """Rows of (user, surface, item, event_time, delay); times in ms after START. The first task has ``label``."""
+    table = np.array(events, np.int64).reshape(-1, 5)
+    count = len(table)
+    labels = np.zeros((count, 3), np.float32)
+    labels[:, 0] = label
+    order = np.argsort(table[:, 3], kind="stable")
+    table = table[order]
+    return Rows(
+        row_ids=np.arange(count, dtype=np.int64) + 1,
+        request_ids=np.arange(count, dtype=np.int64) + 1,
+        users=table[:, 0],
+        surfaces=table[:, 1],
+        items=table[:, 2],
+        event_times=START + table[:, 3],
+        available_at=START + table[:, 3] + table[:, 4],
+        positions=np.zeros(count, np.int64),
+        labels=labels,
+        label_mask=np.ones((count, 3), np.bool_),
+        oracle=np.full((count, 3), np.nan, np.float32),
+    )

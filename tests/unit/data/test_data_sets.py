@@ -1,0 +1,224 @@
+"""Folders of data: written, read back, and every way in which one can be wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from data_builders import DATASET, ITEMS, START, rows
+
+from recast_api.run import RecastError
+from recast_trainer.data.__main__ import main
+from recast_trainer.data.movielens import MovieLens
+from recast_trainer.data.schema import Rows
+from recast_trainer.data.segments import (
+    list_segments,
+    load_dataset,
+    load_items,
+    read_segment,
+    require_surface,
+    require_tasks,
+)
+from recast_trainer.data.writing import DatasetWriter
+
+HOUR = 3_600_000
+SEGMENT = "2026-01-01T00"
+
+
+def hand_rows() -> Rows:
+    made = rows([(1, 0, 100, 5, 1), (2, 1, 101, 7, 2), (1, 1, 102, 9, 3)])
+    made.label_mask[made.surfaces == 0, 2] = False
+    made.label_mask[made.surfaces == 1, 1] = False
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    writer = DatasetWriter(tmp_path, DATASET)
+    writer.items(ITEMS)
+    for hour in range(5):
+        part = hand_rows()
+        shifted = {name: getattr(part, name) + hour * HOUR for name in ("event_times", "available_at")}
+        writer.segment(START + hour * HOUR, Rows(**{**vars(part), **shifted}))
+    writer.finish()
+    return tmp_path
+
+
+def change(folder: Path, column: str, values: pa.Array | None) -> None:
+    path = folder / "segments" / f"{SEGMENT}.parquet"
+    table = pq.read_table(path)
+    place = table.column_names.index(column)
+    pq.write_table(table.remove_column(place) if values is None else table.set_column(place, column, values), path)
+
+
+def read_first(folder: Path) -> Rows:
+    dataset = load_dataset(folder)
+    return read_segment(list_segments(folder, dataset)[0], dataset)
+
+
+def test_rows_come_back_as_they_were_written(folder: Path) -> None:
+    back, made = read_first(folder), hand_rows()
+    for name in vars(made):
+        if name != "labels":
+            np.testing.assert_array_equal(getattr(back, name), getattr(made, name), err_msg=name)
+    np.testing.assert_array_equal(back.labels, np.where(made.label_mask, made.labels, 0))
+    items = load_items(folder, load_dataset(folder))
+    np.testing.assert_array_equal(items.ids, ITEMS.ids)
+    np.testing.assert_array_equal(items.content, ITEMS.content)
+
+
+@pytest.mark.parametrize(
+    ("until", "window", "expected"),
+    [
+        (None, None, [0, 1, 2, 3, 4]),
+        (START + 3 * HOUR, None, [0, 1, 2]),
+        (START + 3 * HOUR - 1, None, [0, 1]),
+        (START + 3 * HOUR, 2 * HOUR, [1, 2]),
+        (None, HOUR, [4]),
+        (START + 100 * HOUR, 2 * HOUR, [3, 4]),
+    ],
+)
+def test_segments_are_chosen_by_end_and_window(
+    folder: Path, until: int | None, window: int | None, expected: list[int]
+) -> None:
+    chosen = list_segments(folder, load_dataset(folder), until, window)
+    assert [(segment.start - START) // HOUR for segment in chosen] == expected
+
+
+def test_a_time_before_all_segments_says_what_there_is(folder: Path) -> None:
+    with pytest.raises(RecastError, match="5 segments, 2026-01-01T00 to 2026-01-01T04") as caught:
+        list_segments(folder, load_dataset(folder), START)
+    assert caught.value.termination.reason == "DataNotFound"
+
+
+def test_a_missing_folder_says_what_is_there_instead(folder: Path) -> None:
+    with pytest.raises(RecastError, match=r"items\.parquet, segments\. Fix spec\.data\.path"):
+        load_dataset(folder / "home")
+
+
+def test_a_surface_or_task_that_the_data_lack_is_answered_with_those_they_have(folder: Path) -> None:
+    dataset = load_dataset(folder)
+    require_tasks(dataset, "ads", ["click", "buy"])
+    with pytest.raises(RecastError, match='no surface "stories"; it has reels, ads') as caught:
+        require_surface(dataset, "stories")
+    assert caught.value.termination.reason == "SurfaceNotFound"
+    with pytest.raises(RecastError, match="no labels for buy; it has click, long_view"):
+        require_tasks(dataset, "reels", ["click", "buy"])
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "words"),
+    [
+        ("user_id", None, "column user_id is missing"),
+        ("label_buy", None, "column label_buy is missing"),
+        ("item_id", pa.array(["a", "b", "c"]), "column item_id is string, expected int64"),
+        ("user_id", pa.array([1, None, 2]), "column user_id holds 1 nulls"),
+        ("surface", pa.array(["reels", "stories", "ads"]), 'column surface holds "stories"'),
+        ("surface", pa.array(["reels", None, "ads"]), 'column surface holds "null"'),
+        ("label_click", pa.array([0, 1, 2], pa.int8()), "column label_click holds values other than 0, 1 and null"),
+        ("label_click", pa.array([0.5, 1.0, 0.0]), "column label_click is double, expected int8"),
+        ("event_time", pa.array([START, START, START + HOUR]), "outside the hour"),
+        ("available_at", pa.array([START, START, START]), "available_at is before event_time"),
+    ],
+)
+def test_a_corrupt_column_is_named_with_its_file(
+    folder: Path, column: str, values: pa.Array | None, words: str
+) -> None:
+    change(folder, column, values)
+    with pytest.raises(RecastError, match=words) as caught:
+        read_first(folder)
+    assert caught.value.termination.reason == "CorruptSegment"
+    assert not caught.value.termination.retryable
+    assert f"{SEGMENT}.parquet" in str(caught.value)
+    assert "write the segment again, or remove it" in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 this is no Parquet file PAR1"])
+def test_a_file_that_is_no_parquet_is_a_corrupt_segment(folder: Path, damage: bytes) -> None:
+    (folder / "segments" / f"{SEGMENT}.parquet").write_bytes(damage)
+    with pytest.raises(RecastError, match="cannot be read as Parquet") as caught:
+        read_first(folder)
+    assert caught.value.termination.reason == "CorruptSegment"
+
+
+def test_a_truncated_segment_is_a_corrupt_segment(folder: Path) -> None:
+    path = folder / "segments" / f"{SEGMENT}.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(RecastError, match="cannot be read as Parquet"):
+        read_first(folder)
+
+
+def test_a_segment_whose_name_is_no_hour_is_named(folder: Path) -> None:
+    (folder / "segments" / "latest.parquet").write_bytes(b"")
+    with pytest.raises(RecastError, match=r"latest\.parquet"):
+        list_segments(folder, load_dataset(folder))
+
+
+def test_a_data_set_with_an_unknown_field_is_refused(folder: Path) -> None:
+    path = folder / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": "red"}))
+    with pytest.raises(RecastError, match=r"dataset\.json: colour"):
+        load_dataset(folder)
+
+
+def test_items_with_content_of_another_size_are_refused(folder: Path) -> None:
+    path = folder / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"contentDim": 3}))
+    with pytest.raises(RecastError, match="3 finite numbers an item"):
+        load_items(folder, load_dataset(folder))
+
+
+def test_the_command_line_writes_describes_and_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, sample = tmp_path / "stream", tmp_path / "requests.jsonl"
+    size = ["--users", "20", "--items", "60", "--hours", "3", "--requests-per-hour", "10"]
+    assert main(["synthetic", "--out", str(out), *size]) == 0
+    assert main(["describe", str(out)]) == 0
+    assert main(["export-requests", str(out), "--out", str(sample), "--count", "7"]) == 0
+    said = capsys.readouterr().out
+    assert "240 rows in 3 segments" in said
+    assert "purchase: base rate" in said
+    lines = [json.loads(line) for line in sample.read_text().splitlines()]
+    assert len(lines) == 7
+    assert set(lines[0]) == {"surface", "user", "candidates", "time"}
+    assert len(lines[0]["candidates"]) == 8
+
+
+def test_the_command_line_explains_what_it_could_not_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", str(tmp_path / "nowhere")]) == 1
+    assert "no data set at" in capsys.readouterr().err
+
+
+def test_movielens_becomes_surfaces_by_genre_and_requests_by_second() -> None:
+    films = b"\n".join(
+        [
+            b"item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq",
+            b"1\tA\t1995\tAction Drama",
+            b"2\tB\t1990\tComedy",
+            b"3\tC\tunknown\tDrama",
+        ]
+    )
+    ratings = b"\n".join(
+        [
+            b"user_id:token\titem_id:token\trating:float\ttimestamp:float",
+            b"7\t1\t5\t881250949",
+            b"7\t3\t4\t881250949",
+            b"7\t2\t3\t881250949",
+            b"7\t3\t2\t881250949",
+            b"8\t1\t4\t891250949",
+        ]
+    )
+    data = MovieLens(ratings, films)
+    parts = list(data.segments())
+    assert len(parts) == 2
+    first = parts[0][1]
+    assert data.dataset.surface_names == ("action", "comedy", "drama")
+    assert first.surfaces.tolist() == [0, 1, 2, 2]
+    assert len(set(first.request_ids.tolist())) == 3
+    assert first.labels.tolist() == [[1, 1], [0, 0], [1, 0], [0, 0]]
+    assert (first.available_at > first.event_times).all()
+    assert data.items.content.shape == (3, 4)
+    assert data.dataset.history == "Events"

@@ -1,0 +1,168 @@
+"""The wrapper round FBGEMM's fused tables, against a dense reference and against its known traps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from recast_api.run import RecastError
+from recast_model.distributed import gather_rows
+from recast_model.embeddings import EmbeddingTable, TableOptimizer
+
+ROWS, DIM = 40, 8
+ADAGRAD = TableOptimizer("RowwiseAdagrad", learning_rate=0.1)
+SGD = TableOptimizer("SGD", learning_rate=0.1)
+
+
+def table(optimizer: TableOptimizer | None = ADAGRAD) -> EmbeddingTable:
+    made = EmbeddingTable("items", ROWS, DIM, optimizer)
+    made.weight[1:] = torch.randn(ROWS - 1, DIM, generator=torch.Generator().manual_seed(0))
+    return made.train()
+
+
+def draws(steps: int) -> list[torch.Tensor]:
+    g = torch.Generator().manual_seed(1)
+    return [torch.randint(0, ROWS // 4, (3, 7), generator=g) for _ in range(steps)]  # many duplicates, and padding
+
+
+def learn(one: EmbeddingTable, ids: torch.Tensor, target: torch.Tensor) -> None:
+    ((one(ids) - target[ids]) ** 2).sum().backward()
+    one.step()
+
+
+def test_rowwise_adagrad_agrees_with_a_dense_reference() -> None:
+    one, target = table(), torch.zeros(ROWS, DIM)
+    weight, squares = one.weight.clone(), torch.zeros(ROWS)
+    for ids in draws(20):
+        learn(one, ids, target)
+        gradient = torch.zeros(ROWS, DIM)
+        gradient.index_add_(0, ids.flatten(), 2 * (weight - target)[ids.flatten()])
+        gradient[0] = 0
+        squares += gradient.pow(2).mean(1)
+        weight = weight - 0.1 * gradient / (squares.sqrt() + ADAGRAD.eps)[:, None]
+    torch.testing.assert_close(one.weight, weight, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(one.optimizer_state()["momentum1"].flatten(), squares, atol=1e-5, rtol=1e-5)
+
+
+def test_sgd_shows_the_scale_of_a_gradient_that_adagrad_hides() -> None:
+    moved = {}
+    for optimizer in (SGD, ADAGRAD):
+        for factor in (1.0, 2.0):
+            one = table(optimizer)
+            before = one.weight.clone()
+            (one(torch.tensor([3])).sum() * factor).backward()
+            one.step()
+            moved[optimizer.kind, factor] = (one.weight - before).abs().sum()
+    torch.testing.assert_close(moved["SGD", 2.0], 2 * moved["SGD", 1.0])
+    torch.testing.assert_close(moved["RowwiseAdagrad", 2.0], moved["RowwiseAdagrad", 1.0], rtol=1e-4, atol=0)
+
+
+def test_duplicate_ids_make_one_update_with_the_summed_gradient() -> None:
+    twice, once = table(SGD), table(SGD)
+    twice(torch.tensor([5, 5])).sum().backward()
+    (2 * once(torch.tensor([5]))).sum().backward()
+    twice.step()
+    once.step()
+    assert torch.equal(twice.weight, once.weight)
+
+
+@pytest.mark.parametrize("optimizer", [ADAGRAD, None])
+def test_a_strided_view_of_ids_reads_the_right_rows(optimizer: TableOptimizer | None) -> None:
+    one, ids = table(optimizer), torch.arange(20)
+    assert torch.equal(one(ids[::2]), one.weight[ids[::2]])
+    grid = torch.arange(20).view(4, 5).t()
+    assert torch.equal(one(grid), one.weight[grid])
+
+
+def test_gradients_of_strided_ids_reach_the_right_rows() -> None:
+    one = table(SGD)
+    before = one.weight.clone()
+    one(torch.arange(20)[1::2]).sum().backward()
+    one.step()
+    moved = (one.weight != before).any(1)
+    assert moved.nonzero().flatten().tolist() == list(range(1, 20, 2))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_gradient_that_is_not_finite_stops_the_update_and_leaves_the_table_alone(bad: float) -> None:
+    one = table()
+    learn(one, draws(1)[0], torch.zeros(ROWS, DIM))
+    weight, state = one.weight.clone(), one.optimizer_state()["momentum1"].clone()
+    (one(torch.tensor([1, 2, 3])) * torch.tensor([1.0, bad, 1.0])[:, None]).sum().backward()
+    with pytest.raises(RecastError, match='gradient of table "items" is not finite') as caught:
+        one.step()
+    assert caught.value.termination.reason == "NotFinite"
+    assert torch.equal(one.weight, weight)
+    assert torch.equal(one.optimizer_state()["momentum1"], state)
+    learn(one, draws(1)[0], torch.zeros(ROWS, DIM))  # the bad lookup is forgotten
+    assert torch.isfinite(one.weight).all()
+
+
+def test_the_padding_row_stays_zero() -> None:
+    one = table()
+    one(torch.zeros(3, dtype=torch.int64)).sum().backward()
+    one.step()
+    assert not one.weight[0].any()
+
+
+def test_an_id_outside_the_table_is_named() -> None:
+    with pytest.raises(IndexError, match=r"rows 0\.\.39, asked for 40"):
+        table()(torch.tensor([1, 40]))
+
+
+def test_evaluation_leaves_nothing_to_update() -> None:
+    one = table().eval()
+    before = one.weight.clone()
+    assert not one(torch.tensor([1])).requires_grad
+    one.train().step()
+    assert torch.equal(one.weight, before)
+
+
+def test_weight_is_saved_with_the_module_but_hidden_from_dense_optimisers() -> None:
+    one, other = table(), EmbeddingTable("items", ROWS, DIM)
+    assert list(one.parameters()) == []
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(other.weight, one.weight)
+    with pytest.raises(RuntimeError, match=r"weight is \(40, 8\), expected \(41, 8\)"):
+        EmbeddingTable("items", ROWS + 1, DIM).load_state_dict(one.state_dict())
+    with pytest.raises(RuntimeError, match="weight"):
+        other.load_state_dict({})
+
+
+def test_a_table_resumes_bit_for_bit_from_weight_and_optimiser_state() -> None:
+    straight, target, steps = table(), torch.zeros(ROWS, DIM), draws(6)
+    for ids in steps[:3]:
+        learn(straight, ids, target)
+    resumed = EmbeddingTable("items", ROWS, DIM, ADAGRAD)
+    resumed.load_state_dict(straight.state_dict())
+    resumed.load_optimizer_state({k: v.clone() for k, v in straight.optimizer_state().items()})
+    for ids in steps[3:]:
+        learn(straight, ids, target)
+        learn(resumed, ids, target)
+    assert torch.equal(straight.weight, resumed.weight)
+
+
+def _rank(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    one, target = table(), torch.zeros(ROWS, DIM)
+    for ids in draws(10):
+        mine = ids[:2] if rank == 0 else ids[2:]  # uneven shares with common rows
+        learn(one, mine, target)
+    torch.save(one.weight, f"{folder}/{rank}.pt")
+    gathered, _ = gather_rows(torch.arange(rank), torch.zeros(rank, 2))
+    assert gathered.tolist() == [0]
+    dist.destroy_process_group()
+
+
+def test_two_ranks_make_the_update_of_one_and_stay_bitwise_equal(tmp_path: Path) -> None:
+    mp.spawn(_rank, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    alone, target = table(), torch.zeros(ROWS, DIM)
+    for ids in draws(10):
+        learn(alone, ids, target)
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, alone.weight, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,117 @@
+"""What a data set is: ``dataset.json``, ``items.parquet`` and ``segments/<YYYY-MM-DDTHH>.parquet``.
+
+A row is one impression: an item shown to a user on a surface, with the labels that came of it. It has two times:
+``event_time``, when it was shown, and ``available_at``, when its labels were known. Nothing may learn from a row, or
+show it as history, before the second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from recast_api.base import Wire
+
+DATASET = "dataset.json"
+ITEMS = "items.parquet"
+SEGMENTS = "segments"
+SEGMENT_FORMAT = "%Y-%m-%dT%H"
+
+COLUMNS = ("row_id", "request_id", "user_id", "item_id", "surface", "event_time", "available_at", "position")
+"""Columns of every segment: int64, but ``surface`` is a string. Beside them a ``label_<task>`` (int8, null where the
+surface has no such task) for each task, and optionally ``p_<task>`` (float32), the true probability."""
+ITEM_COLUMNS = ("item_id", "content")
+"""``content`` is a list of ``contentDim`` float32."""
+
+MAX_TASKS = 32
+
+
+class SurfaceInfo(Wire):
+    """A surface of the data and the tasks that its rows carry labels for."""
+
+    name: Annotated[str, Field(min_length=1, max_length=40)]
+    tasks: Annotated[list[str], Field(min_length=1, max_length=MAX_TASKS)]
+
+
+class Dataset(Wire):
+    """``dataset.json``."""
+
+    format: Literal[1] = 1
+    name: str
+    surfaces: Annotated[list[SurfaceInfo], Field(min_length=1, max_length=64)]
+    content_dim: Annotated[int, Field(ge=1, le=4096)]
+    segment_seconds: Annotated[int, Field(ge=1)] = 3600
+    history: Literal["Engagements", "Events"] = "Engagements"
+    """What a user's history holds: rows with a positive label alone, or every row. Impressions that came to nothing
+    would crowd out the rest; where each row is itself something the user did, such as a rating, none may be lost."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Dataset:
+        if len(set(self.surface_names)) != len(self.surfaces):
+            raise ValueError("surfaces must not repeat a name")
+        if len(self.tasks) > MAX_TASKS:
+            raise ValueError(f"at most {MAX_TASKS} tasks over all surfaces: an action mask holds one bit each")
+        return self
+
+    @property
+    def surface_names(self) -> tuple[str, ...]:
+        """Surfaces in the order of their indices."""
+        return tuple(surface.name for surface in self.surfaces)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Union of all surfaces' tasks, in order of first mention: bits of action masks, columns of labels."""
+        return tuple(dict.fromkeys(task for surface in self.surfaces for task in surface.tasks))
+
+    def tasks_of(self, surface: str) -> tuple[str, ...]:
+        """The tasks of one surface."""
+        return next(tuple(entry.tasks) for entry in self.surfaces if entry.name == surface)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Impressions as arrays of the same length R, ordered by (event_time, request_id, row_id)."""
+
+    row_ids: NDArray[np.int64]
+    request_ids: NDArray[np.int64]
+    users: NDArray[np.int64]
+    items: NDArray[np.int64]  # raw item id
+    surfaces: NDArray[np.int64]  # index into Dataset.surfaces
+    event_times: NDArray[np.int64]  # ms
+    available_at: NDArray[np.int64]  # ms
+    positions: NDArray[np.int64]
+    labels: NDArray[np.float32]  # (R, T), 0 where there is none
+    label_mask: NDArray[np.bool_]  # (R, T)
+    oracle: NDArray[np.float32]  # (R, T) true probability, NaN where unknown
+
+    def __len__(self) -> int:
+        return len(self.row_ids)
+
+    def take(self, index: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Rows:
+        """The rows that an index, a mask or a slice names."""
+        return Rows(**{name: getattr(self, name)[index] for name in self.__dataclass_fields__})
+
+    @classmethod
+    def concatenate(cls, parts: list[Rows]) -> Rows:
+        """Rows of several segments, in the order given; at least one."""
+        return cls(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in cls.__dataclass_fields__})
+
+    def actions(self) -> NDArray[np.int64]:
+        """(R,) bitmask of the tasks with a positive label."""
+        bits = np.int64(1) << np.arange(self.labels.shape[1], dtype=np.int64)
+        return ((self.labels > 0) & self.label_mask) @ bits
+
+
+def segment_name(start_ms: int) -> str:
+    """File name, without suffix, of the segment that starts at an instant."""
+    return datetime.fromtimestamp(start_ms / 1000, UTC).strftime(SEGMENT_FORMAT)
+
+
+def segment_start(name: str) -> int:
+    """Milliseconds at which the segment of that name starts. Raises ``ValueError`` for another name."""
+    return int(datetime.strptime(name, SEGMENT_FORMAT).replace(tzinfo=UTC).timestamp() * 1000)

@@ -1,0 +1,220 @@
+"""Reads a data set's folder. Whatever is wrong with it ends in a :class:`RecastError` that says what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from recast_api.run import RecastError
+from recast_model.items import ItemTable
+from recast_trainer.data.schema import COLUMNS, DATASET, ITEM_COLUMNS, ITEMS, SEGMENTS, Dataset, Rows, segment_start
+
+MAX_SEGMENT_BYTES = 4 << 30
+MAX_SEGMENT_ROWS = 50_000_000
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One file of impressions, by the event time it covers."""
+
+    path: Path
+    name: str
+    start: int  # ms
+    end: int  # ms, exclusive
+
+
+def load_dataset(folder: Path) -> Dataset:
+    """``dataset.json`` of a folder. Raises ``DataNotFound`` or ``CorruptDataset``."""
+    path = folder / DATASET
+    try:
+        return Dataset.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _not_found(folder) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise RecastError("CorruptDataset", f"{path}: {where}: {first['msg']}; write it again") from error
+
+
+def _not_found(folder: Path) -> RecastError:
+    parent = folder
+    while not parent.is_dir() and parent != parent.parent:
+        parent = parent.parent
+    names = sorted(entry.name for entry in parent.iterdir())[:_SHOWN]
+    there = f"{parent} holds {', '.join(names)}" if names else f"{parent} is empty"
+    return RecastError("DataNotFound", f"no data set at {folder}: no {DATASET}; {there}. Fix spec.data.path")
+
+
+def require_surface(dataset: Dataset, surface: str) -> None:
+    """Raise ``SurfaceNotFound``, naming the surfaces there are, unless the data set has this one."""
+    if surface not in dataset.surface_names:
+        raise RecastError(
+            "SurfaceNotFound",
+            f'the data set "{dataset.name}" has no surface "{surface}"; it has {", ".join(dataset.surface_names)}. '
+            "Fix spec.surface",
+        )
+
+
+def require_tasks(dataset: Dataset, surface: str, tasks: list[str]) -> None:
+    """Raise ``TaskNotFound``, naming the tasks there are, unless the surface has all of ``tasks``."""
+    require_surface(dataset, surface)
+    missing = [task for task in tasks if task not in dataset.tasks_of(surface)]
+    if missing:
+        raise RecastError(
+            "TaskNotFound",
+            f'the surface "{surface}" has no labels for {", ".join(missing)}; it has '
+            f"{', '.join(dataset.tasks_of(surface))}. Fix spec.tasks",
+        )
+
+
+def list_segments(
+    folder: Path, dataset: Dataset, until_ms: int | None = None, window_ms: int | None = None
+) -> list[Segment]:
+    """Segments in time order that end at or before ``until_ms`` and start within ``window_ms`` of the last one's end.
+
+    Raises ``DataNotFound`` where none is left, and ``CorruptSegment`` for a file whose name is no hour.
+    """
+    found = []
+    for path in (folder / SEGMENTS).glob("*.parquet"):
+        try:
+            start = segment_start(path.stem)
+        except ValueError as error:
+            raise RecastError(
+                "CorruptSegment", f"{path}: a segment is named like 2026-01-01T00.parquet; rename or remove the file"
+            ) from error
+        found.append(Segment(path, path.stem, start, start + dataset.segment_seconds * 1000))
+    found.sort(key=lambda segment: segment.start)
+    chosen = [segment for segment in found if until_ms is None or segment.end <= until_ms]
+    if chosen and window_ms is not None:
+        first = chosen[-1].end - window_ms
+        chosen = [segment for segment in chosen if segment.start >= first]
+    if not chosen:
+        there = f"{len(found)} segments, {found[0].name} to {found[-1].name}" if found else "no segments"
+        raise RecastError(
+            "DataNotFound", f"no segment of {folder} ends within spec.data.until and window; it has {there}"
+        )
+    return chosen
+
+
+def read_segment(segment: Segment, dataset: Dataset) -> Rows:
+    """All rows of a segment, ordered by (event_time, request_id, row_id).
+
+    Raises ``CorruptSegment`` naming the file, the column and what to do.
+    """
+    optional = {f"p_{task}" for task in dataset.tasks}
+    labels = [f"label_{task}" for task in dataset.tasks]
+    table = _read_table(segment.path, [*COLUMNS, *labels], optional)
+    columns = {name: _integers(table, name, segment.path) for name in COLUMNS if name != "surface"}
+    surfaces = _surfaces(table, dataset, segment.path)
+    marks = [_label(table, name, segment.path) for name in labels]
+    oracle = [
+        table.column(f"p_{task}").to_numpy().astype(np.float32)
+        if f"p_{task}" in table.column_names
+        else np.full(len(table), np.nan, np.float32)
+        for task in dataset.tasks
+    ]
+    times = columns["event_time"]
+    if len(times) and not (segment.start <= times.min() and times.max() < segment.end):
+        raise _corrupt(segment.path, "event_time holds instants outside the hour in the file's name")
+    if (columns["available_at"] < times).any():
+        raise _corrupt(segment.path, "available_at is before event_time: a label cannot be known before its event")
+    order = np.lexsort((columns["row_id"], columns["request_id"], times))
+    shape = (len(table), len(labels))
+    return Rows(
+        row_ids=columns["row_id"],
+        request_ids=columns["request_id"],
+        users=columns["user_id"],
+        items=columns["item_id"],
+        surfaces=surfaces,
+        event_times=times,
+        available_at=columns["available_at"],
+        positions=columns["position"],
+        labels=np.stack([value for value, _ in marks], 1).reshape(shape),
+        label_mask=np.stack([mask for _, mask in marks], 1).reshape(shape),
+        oracle=np.stack(oracle, 1).reshape(shape),
+    ).take(order)
+
+
+def load_items(folder: Path, dataset: Dataset) -> ItemTable:
+    """Items and their content, by ascending id. Raises ``DataNotFound`` or ``CorruptItems``."""
+    path = folder / ITEMS
+    if not path.exists():
+        raise RecastError("DataNotFound", f"no {ITEMS} in {folder}: write the items' content beside {DATASET}")
+    try:
+        table = pq.read_table(path, columns=list(ITEM_COLUMNS))
+        ids = table.column("item_id").to_numpy().astype(np.int64)
+        content = np.stack(table.column("content").to_numpy(zero_copy_only=False)).astype(np.float32)
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise RecastError("CorruptItems", f"{path} cannot be read ({error}); write it again") from error
+    if content.ndim != 2 or content.shape[1] != dataset.content_dim or not np.isfinite(content).all():
+        raise RecastError(
+            "CorruptItems", f"{path}: content must hold {dataset.content_dim} finite numbers an item; write it again"
+        )
+    order = np.argsort(ids)
+    if (np.diff(ids[order]) == 0).any():
+        raise RecastError("CorruptItems", f"{path}: item_id repeats; write each item once")
+    return ItemTable(ids[order], content[order])
+
+
+def _read_table(path: Path, required: list[str], optional: set[str]) -> pa.Table:
+    try:
+        if path.stat().st_size > MAX_SEGMENT_BYTES:
+            raise _corrupt(path, f"the file is larger than {MAX_SEGMENT_BYTES >> 30} GiB; split it by shorter segments")
+        with pq.ParquetFile(path) as file:
+            there = set(file.schema_arrow.names)
+            missing = [name for name in required if name not in there]
+            if missing:
+                raise _corrupt(path, f"column {missing[0]} is missing")
+            if file.metadata.num_rows > MAX_SEGMENT_ROWS:
+                raise _corrupt(path, f"more than {MAX_SEGMENT_ROWS} rows; split it by shorter segments")
+            return file.read(columns=[*required, *sorted(optional & there)])
+    except (pa.ArrowException, OSError) as error:
+        raise _corrupt(path, f"it cannot be read as Parquet ({str(error)[:200]})") from error
+
+
+def _integers(table: pa.Table, name: str, path: Path) -> NDArray[np.int64]:
+    column = table.column(name)
+    if not pa.types.is_integer(column.type):
+        raise _corrupt(path, f"column {name} is {column.type}, expected int64")
+    if column.null_count:
+        raise _corrupt(path, f"column {name} holds {column.null_count} nulls")
+    return np.ascontiguousarray(column.to_numpy(), dtype=np.int64)
+
+
+def _surfaces(table: pa.Table, dataset: Dataset, path: Path) -> NDArray[np.int64]:
+    try:
+        encoded = table.column("surface").combine_chunks().cast(pa.string()).dictionary_encode()
+    except pa.ArrowException as error:
+        raise _corrupt(path, f"column surface is {table.column('surface').type}, expected string") from error
+    known = {name: index for index, name in enumerate(dataset.surface_names)}
+    names = encoded.dictionary.to_pylist()
+    strange = [str(name) for name in names if name not in known]
+    if strange or encoded.null_count:
+        raise _corrupt(
+            path, f'column surface holds "{(strange or ["null"])[0]}", which {DATASET} does not name; add it there'
+        )
+    places = np.array([known[name] for name in names], np.int64)
+    indices: NDArray[np.int64] = encoded.indices.to_numpy().astype(np.int64)
+    return places[indices] if len(places) else indices
+
+
+def _label(table: pa.Table, name: str, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    column = table.column(name)
+    if not pa.types.is_integer(column.type) and not pa.types.is_null(column.type):
+        raise _corrupt(path, f"column {name} is {column.type}, expected int8")
+    mask = column.is_valid().to_numpy()
+    values = column.cast(pa.int8()).fill_null(0).to_numpy() if mask.any() else np.zeros(len(mask), np.int8)
+    if ((values != 0) & (values != 1)).any():
+        raise _corrupt(path, f"column {name} holds values other than 0, 1 and null")
+    return values.astype(np.float32), mask
+
+
+def _corrupt(path: Path, what: str) -> RecastError:
+    return RecastError("CorruptSegment", f"{path}: {what}; write the segment again, or remove it from the data set")

@@ -1,0 +1,59 @@
+"""Writes a data set's folder. ``dataset.json`` comes last: a folder without it is no data set yet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recast_model.items import ItemTable
+from recast_trainer.data.schema import DATASET, ITEMS, SEGMENTS, Dataset, Rows, segment_name
+from recast_trainer.files import write_bytes
+
+
+class DatasetWriter:
+    """Segments, then :meth:`finish`. An older data set in the folder is no longer one from the start."""
+
+    def __init__(self, folder: Path, dataset: Dataset) -> None:
+        self._folder, self._dataset = folder, dataset
+        (folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
+        (folder / DATASET).unlink(missing_ok=True)
+        for stale in (folder / SEGMENTS).glob("*.parquet"):
+            stale.unlink()
+
+    def items(self, items: ItemTable) -> None:
+        """Write the items' content."""
+        content = pa.FixedSizeListArray.from_arrays(pa.array(items.content.reshape(-1)), items.content.shape[1])
+        pq.write_table(pa.table({"item_id": items.ids, "content": content}), self._folder / ITEMS)
+
+    def segment(self, start_ms: int, rows: Rows) -> Path:
+        """Write one segment; empty ones are left out by the caller."""
+        columns: dict[str, pa.Array] = {
+            "row_id": pa.array(rows.row_ids),
+            "request_id": pa.array(rows.request_ids),
+            "user_id": pa.array(rows.users),
+            "item_id": pa.array(rows.items),
+            "surface": pa.DictionaryArray.from_arrays(
+                pa.array(rows.surfaces, pa.int32()), pa.array(self._dataset.surface_names)
+            ).cast(pa.string()),
+            "event_time": pa.array(rows.event_times),
+            "available_at": pa.array(rows.available_at),
+            "position": pa.array(rows.positions),
+        }
+        for column, task in enumerate(self._dataset.tasks):
+            columns[f"label_{task}"] = pa.array(
+                rows.labels[:, column].astype(np.int8), mask=~rows.label_mask[:, column]
+            )
+            if np.isfinite(rows.oracle[:, column]).any():
+                columns[f"p_{task}"] = pa.array(rows.oracle[:, column], mask=~rows.label_mask[:, column])
+        path = self._folder / SEGMENTS / f"{segment_name(start_ms)}.parquet"
+        pq.write_table(pa.table(columns), path, compression="zstd")
+        return path
+
+    def finish(self) -> None:
+        """Declare the data set whole."""
+        text = json.dumps(self._dataset.wire(), indent=2) + "\n"
+        write_bytes(self._folder / DATASET, text.encode())
