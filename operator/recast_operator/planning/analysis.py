@@ -231,7 +231,11 @@ def _words(
         return f"{metric}: Prometheus did not answer: {errors[0][:200]}"
     if verdict is Verdict.NO_DATA:
         return f"{metric}: no requests counted in {window} s; send traffic or check that Prometheus scrapes the pods"
-    text = f"{metric} {shown:.3f}, {bound} ({total} requests, {window} s)"
+    if verdict is Verdict.FAILURE:
+        kind, _, limit = bound.partition(" ")
+        beyond = {"max": f"> {limit}", "min": f"< {limit}"}.get(kind, f"> {bound}")
+        return f"{metric} {shown:.3f} {beyond} ({total} requests, {window}s)"
+    text = f"{metric} {shown:.3f}, {bound} ({total} requests, {window}s)"
     if verdict is Verdict.INCONCLUSIVE and total < needed:
         return f"{text}; {needed} requests are needed"
     return text

@@ -71,7 +71,7 @@ def _reject_failed(observed: ObservedFoundation, state: Lead) -> Lead:
         return state
     for pilot in pilots(observed):
         failure = failed_with(pilot.status.failed_revisions, candidate.version, "AnalysisFailed")
-        if failure is None:
+        if failure is None or failure.time < candidate.since:  # of another foundation that it read before
             continue
         text = f"pilot {pilot.metadata.name}: {failure.message}"[:1024]
         judged = version_rules.reject(state.judged, candidate.version, PILOT_FAILED, text)

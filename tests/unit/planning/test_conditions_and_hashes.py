@@ -100,6 +100,13 @@ def test_hashes_are_those_of_the_last_release() -> None:
     assert hashing.foundation_inputs(foundation().spec) == "22ba3ce0963fedcd7c88a9a1.44136fa3"
     assert hashing.expert_inputs(spec, "sha256:a") == "48184dce3cd2e5055be34604.6fa55b6942983187.44136fa3"
     assert hashing.revision("sha256:a", 1, spec.serving) == "40182fcad3"
+    cluster = Cluster(foundation(), expert("reels"))
+    cluster.until(lambda c: c.em("reels").status.stable is not None)
+    made = {
+        name: entry.body["metadata"]["annotations"]["recast.dev/template-hash"]
+        for name, entry in cluster.deployments.items()
+    }
+    assert made == {"fm-home-fm-l1": "d2cfa85e61e09bbf", "em-reels-6e35ecd250": "4576e931682a2ebb"}
     assert template_hash("expert-service", "reels") == "88437aabebd71396"
 
 

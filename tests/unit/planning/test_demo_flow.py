@@ -144,6 +144,7 @@ def test_a_bad_serving_image_is_rolled_back_never_shrinks_stable_and_is_not_trie
     assert failed.reason == "AnalysisFailed"
     assert failed.image == "bad:1"
     assert "error-rate 0.2" in failed.message
+    assert "> 0.01 (" in failed.message
     assert 'recast_requests_total{namespace="demo"' in failed.results[0].query
     assert failed.results[0].samples > 0
     cluster.run(60, watch)

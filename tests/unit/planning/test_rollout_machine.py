@@ -49,6 +49,9 @@ class RolloutMachine(RuleBasedStateMachine):
         one, two = before.canary, after.canary
         if one is not None and two is not None and one.revision == two.revision:
             assert two.step <= one.step + 1, "a weight jumped over a step"
+            if two.state != one.state and after.handled_requests == before.handled_requests:
+                last = len(plan_steps(cluster.em("reels").spec.rollout.steps, self.replicas)) - 1
+                assert one.step == last, "promotion began before the last step"
             if two.step > one.step:
                 assert one.weight_since is not None, "a step passed before its weight had taken effect"
 
