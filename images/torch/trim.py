@@ -18,8 +18,8 @@ import fbgemm_gpu
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice, SplitTableBatchedEmbeddingBagsCodegen
-table = SplitTableBatchedEmbeddingBagsCodegen(
-    [(64, 8, EmbeddingLocation.HOST, ComputeDevice.CPU)], optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD, learning_rate=0.1)
+spec = (64, 8, EmbeddingLocation.HOST, ComputeDevice.CPU)
+table = SplitTableBatchedEmbeddingBagsCodegen([spec], optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD, learning_rate=0.1)
 out = table(torch.arange(6), torch.arange(7))
 (torch.nn.Linear(8, 4)(out)).square().mean().backward()
 dist.init_process_group("gloo", init_method="tcp://127.0.0.1:29511", rank=0, world_size=1)

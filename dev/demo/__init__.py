@@ -1,0 +1,15 @@
+"""The demo: the whole loop on a real cluster, driven by ``kubectl apply`` on files of ``examples/`` alone.
+
+===============  =====================================================================================
+``story``        the order of events, and what must be true at each point
+``scenario``     which files and which surfaces: the generated stream, or MovieLens
+``target``       which cluster: ours, or the one that CONTEXT names
+``install``      namespace, chart, volumes, data
+``live``         one watch on the three kinds: prints the timeline, and is what every wait looks at
+``client``       the open-loop traffic client; a process of its own, standard library only
+``traffic``      starts the client and counts what it reports
+``reconcile``    the client's counts against the servers' own
+``diagnose``     what to print when a wait runs out
+``show``         the state of the world at the end
+===============  =====================================================================================
+"""

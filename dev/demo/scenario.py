@@ -1,0 +1,66 @@
+"""Which files, which models, which ids: the same story told on a generated stream or on real people's ratings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dev.demo.target import REPOSITORY
+
+EXAMPLES = REPOSITORY / "examples"
+
+
+@dataclass(frozen=True)
+class Expert:
+    """An expert of the story and the open-loop rate it is asked at, in requests a second."""
+
+    name: str
+    rate: float
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One telling of the story. Paths are relative to ``examples/``."""
+
+    name: str
+    folder: str
+    experts: tuple[Expert, ...]
+    pilot: str
+    worse: str
+    """The expert that a worse version lands for."""
+    stream_job: str | None
+    """The Job that writes the data inside the cluster; None where the demo copies them in from outside."""
+    data_arguments: tuple[str, ...] = ()
+    """As in the Job, so that this machine generates the same bytes."""
+    foundation: str = "home-fm"
+
+    def file(self, name: str) -> Path:
+        """An example file of this scenario."""
+        return EXAMPLES / self.folder / name
+
+    @property
+    def first_files(self) -> tuple[str, ...]:
+        """What a team applies on the first day."""
+        return (f"{self.foundation}.yaml", *(f"{expert.name}.yaml" for expert in self.experts))
+
+
+SYNTHETIC = Scenario(
+    name="synthetic",
+    folder=".",
+    experts=(Expert("reels", 16), Expert("feed", 10), Expert("ads", 10)),
+    pilot="reels",
+    worse="feed",
+    stream_job="01-stream.yaml",
+    data_arguments=("--requests-per-hour", "400"),
+)
+
+MOVIELENS = Scenario(
+    name="movielens",
+    folder="movielens",
+    experts=(Expert("drama", 16), Expert("comedy", 10), Expert("action", 10)),
+    pilot="drama",
+    worse="comedy",
+    stream_job=None,
+)
+
+SCENARIOS = {scenario.name: scenario for scenario in (SYNTHETIC, MOVIELENS)}
