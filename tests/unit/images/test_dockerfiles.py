@@ -63,7 +63,9 @@ def test_a_failed_installation_fails_the_build() -> None:
     for name in ("torch", "operator"):
         runs = [line for line in "\n".join(_stages(name)).splitlines() if "uv pip install" in line]
         assert runs
-        assert [line for line in runs if "|| true" in line] == []
+        # Only what stands in brackets may fail: there are files in some packages that no Python compiles.
+        assert [line for line in runs if "||" in re.sub(r"\([^()]*\)", "", line)] == []
+        assert not any("uv pip install" in group for line in runs for group in re.findall(r"\([^()]*\)", line))
 
 
 def test_the_operators_image_asks_for_no_torch() -> None:
@@ -86,5 +88,6 @@ def test_a_context_of_the_whole_repository_holds_what_is_copied_and_no_more() ->
         if line.startswith("COPY ") and "--from=" not in line
         for source in line.split()[1:-1]
     }
-    assert copied == allowed
+    mounted = {source for stage in _stages("torch") for source in re.findall(r" /src/(\S+)", stage)}
+    assert copied | mounted == allowed
     assert "*" in lines
