@@ -1,0 +1,51 @@
+"""Started by torchrun: a few global batches, then this run's predictions and weights in a file. Arguments: data,
+optimiser of dense weights and tables (``SGD`` or ``Adam``), number of steps, file to write."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from recast_api.run import DataRef
+from recast_model.config import FoundationConfig
+from recast_model.embeddings import TableOptimizer
+from recast_model.foundation import FoundationModel
+from recast_model.losses import foundation_loss
+from recast_trainer.evaluation.scoring import score_foundation
+from recast_trainer.training.distributed import process_group
+from recast_trainer.training.loop import global_batches
+from recast_trainer.training.step import Learner
+from recast_trainer.training.stream import open_stream
+
+
+def main(data: Path, optimizer: str, steps: int, target: Path) -> None:
+    stream = open_stream(data, DataRef(path="set"))
+    config = FoundationConfig(
+        "DLRMv3", 1, 16, 2, 16, 16, 8, stream.dataset.content_dim, len(stream.items), stream.dataset.surface_names,
+        stream.dataset.tasks, dropout=0.0,
+    )  # fmt: skip
+    sgd = optimizer == "SGD"
+    with process_group() as group:
+        torch.manual_seed(0)
+        table = TableOptimizer("SGD", 0.1) if sgd else TableOptimizer(learning_rate=0.03)
+        model = FoundationModel(config, torch.from_numpy(stream.items.content_matrix()), table)
+        learner = Learner(model, group, 0.1 if sgd else 0.003, 0, warm_up=1)
+        if sgd:
+            learner.optimizer = torch.optim.SGD(learner.parameters, lr=0.1)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        requests = torch.arange(len(stream.table)).numpy()
+        for chunk in list(global_batches(requests, 7))[:steps]:  # odd, so that shares differ in size
+            batch = stream.batch(group.share(chunk), config.history_length, group)
+            learner.step(lambda batch=batch: foundation_loss(model(batch), batch).total)
+        scored, tae = score_foundation(model, stream, requests[:100], group)
+        if group.leads:
+            moved = {f"moved.{name}": value - before[name] for name, value in model.state_dict().items()}
+            outputs = {"logits": torch.from_numpy(scored.logits), "tae": torch.from_numpy(tae)}
+            save_file({name: value.contiguous() for name, value in (outputs | moved).items()}, target)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))

@@ -1,0 +1,138 @@
+"""A run that dies and resumes ends in the same bits as one that was never interrupted."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from trainer_support import order, write_synthetic
+
+from recast_api.run import TrainingRun
+from recast_trainer.run import foundation_config
+from recast_trainer.training.distributed import Group
+from recast_trainer.training.loop import FoundationRun, Trained
+from recast_trainer.training.stream import Stream, open_stream
+
+
+class CrashError(BaseException):
+    """Stands for the process dying; nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
+    root = tmp_path_factory.mktemp("resume")
+    write_synthetic(root / "data" / "set", hours=8, requests=24)
+    return order(root)
+
+
+@pytest.fixture(scope="module")
+def stream(run: TrainingRun) -> Stream:
+    return open_stream(Path(run.data_root) / "set", run.data)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(run: TrainingRun, stream: Stream, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Path]:
+    folder = tmp_path_factory.mktemp("whole")
+    return start(run, stream, folder).train(), folder
+
+
+def start(run: TrainingRun, stream: Stream, folder: Path) -> FoundationRun:
+    config = replace(foundation_config(run, stream), dropout=0.2)  # so that equality says something of randomness
+    return FoundationRun(stream, config, run.optimization, Group(), folder, "same")
+
+
+def state(trained: Trained) -> dict[str, torch.Tensor]:
+    return trained.model.state_dict()
+
+
+def same(one: tuple[Trained, Path], other: tuple[Trained, Path]) -> None:
+    assert state(one[0]).keys() == state(other[0]).keys()
+    for name, value in state(one[0]).items():
+        assert torch.equal(value, state(other[0])[name]), name
+    assert one[0].similarities == other[0].similarities
+    assert one[0].watermark == other[0].watermark
+    files = [{path.name: path.read_bytes() for path in (folder / "tae").iterdir()} for _, folder in (one, other)]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("segment", [1, 4])
+def test_a_run_killed_between_two_segments_ends_in_the_same_bits(
+    run: TrainingRun, stream: Stream, uninterrupted: tuple[Trained, Path], tmp_path: Path, segment: int
+) -> None:
+    dying = start(run, stream, tmp_path)
+    report = dying._progress
+
+    def die(*values: Any) -> None:
+        report(*values)
+        if dying.segment == segment:
+            raise CrashError
+
+    dying._progress = die  # type: ignore[method-assign]
+    with pytest.raises(CrashError):
+        dying.train()
+    same(uninterrupted, (start(run, stream, tmp_path).train(), tmp_path))
+
+
+def test_a_run_killed_while_it_learns_repeats_the_segment_without_doubling_a_row(
+    run: TrainingRun, stream: Stream, uninterrupted: tuple[Trained, Path], tmp_path: Path
+) -> None:
+    dying = start(run, stream, tmp_path)
+    step = dying.learner.step
+
+    def die(loss: Any) -> None:
+        if dying.segment == 3 and dying.learner.steps % 2:
+            raise CrashError
+        step(loss)
+
+    dying.learner.step = die  # type: ignore[method-assign]
+    with pytest.raises(CrashError):
+        dying.train()
+    assert (tmp_path / "tae" / "00003-prequential.parquet").exists()  # logged, not learned: the resume writes it again
+    same(uninterrupted, (start(run, stream, tmp_path).train(), tmp_path))
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_run_killed_while_it_writes_a_checkpoint_resumes_from_the_one_before(
+    run: TrainingRun,
+    stream: Stream,
+    uninterrupted: tuple[Trained, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+) -> None:
+    dying = start(run, stream, tmp_path)
+    save = dying.checkpoints.save
+
+    def die(*values: Any) -> Path:
+        if dying.segment == 3:
+            monkeypatch.setattr(os, call, lambda *_: (_ for _ in ()).throw(CrashError))
+        return save(*values)
+
+    dying.checkpoints.save = die  # type: ignore[method-assign]
+    with pytest.raises(CrashError):
+        dying.train()
+    monkeypatch.undo()
+    again = start(run, stream, tmp_path)
+    same(uninterrupted, (again.train(), tmp_path))
+
+
+def test_only_mature_labels_were_learned_and_the_rest_waits(run: TrainingRun, stream: Stream, tmp_path: Path) -> None:
+    trainer = start(run, stream, tmp_path)
+    seen: list[int] = []
+
+    for segment in range(3):
+        requests = stream.requests(segment)
+        trainer.watermark = stream.segments[segment].end - 1
+        before = trainer.learner.steps
+        waiting = {*trainer.pending.tolist(), *requests.tolist()}
+        trainer.learn(requests)
+        late = {index for index in waiting if stream.matured[index] > trainer.watermark}
+        assert set(trainer.pending.tolist()) == late
+        assert trainer.learner.steps > before
+        seen += sorted(waiting - late)
+    assert len(seen) == len(set(seen))  # each request is learned once
+    assert len(trainer.pending)  # the stream's label delays do reach over a segment's end

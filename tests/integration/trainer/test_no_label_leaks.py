@@ -1,0 +1,75 @@
+"""The proof of the leak rule. Labels are coin flips, each row has an item of its own, and a foundation with a large
+table rate memorises them: a probe that reads labels out of TAE finds nothing in the log, and much in TAE that are
+computed again after learning. The second half shows that the first could have failed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from trainer_support import order, write_memorisable
+
+from recast_api.run import RecastError
+from recast_trainer.evaluation.scoring import score_foundation
+from recast_trainer.run import foundation_config
+from recast_trainer.tae.log import TaeIndex, TaeRows, concatenate, read
+from recast_trainer.training.distributed import Group
+from recast_trainer.training.loop import FoundationRun
+from recast_trainer.training.stream import Stream, open_stream
+
+Log = tuple[Stream, FoundationRun, TaeRows]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Log:
+    root = tmp_path_factory.mktemp("leak")
+    write_memorisable(root / "data" / "set")
+    run = order(root, optimization={"batchSize": 8, "learningRate": "0.01"})
+    stream = open_stream(root / "data" / "set", run.data)
+    trainer = FoundationRun(stream, foundation_config(run, stream), run.optimization, Group(), root / "work")
+    trainer.train()
+    parts = read(root / "work" / "tae", "feed", "prequential")
+    return stream, trainer, concatenate([rows for _, rows in parts], 8)
+
+
+def probe_auc(tae: np.ndarray, labels: np.ndarray) -> float:
+    """How well a linear probe, fitted on one half, ranks the labels of the other; 0.5 knows nothing."""
+    random = np.random.default_rng(0).permutation(len(tae))
+    fit, test = random[::2], random[1::2]
+    inputs = np.concatenate([tae.astype(np.float64), np.ones((len(tae), 1))], axis=1)
+    scale = inputs.std(axis=0) + 1e-9
+    x = inputs / scale
+    weights = np.linalg.solve(x[fit].T @ x[fit] + 1e-2 * np.eye(x.shape[1]), x[fit].T @ (labels[fit] - 0.5))
+    rank = np.argsort(np.argsort(x[test] @ weights))
+    positive = labels[test] == 1
+    count = positive.sum()
+    return float((rank[positive].sum() - count * (count - 1) / 2) / (count * (~positive).sum()))
+
+
+def labels_of(stream: Stream, rows: TaeRows) -> np.ndarray:
+    order_of = np.argsort(stream.table.rows.row_ids)
+    place = order_of[np.searchsorted(stream.table.rows.row_ids[order_of], rows.row_ids)]
+    return stream.table.rows.labels[place, 0]
+
+
+def test_the_log_holds_nothing_of_the_labels_and_tae_made_after_learning_hold_them(trained: Log) -> None:
+    stream, trainer, rows = trained
+    learned = np.concatenate([stream.requests(segment) for segment in range(trainer.split.learn)])
+    scored, tae = score_foundation(trainer.model, stream, learned, Group())
+    assert scored.row_ids.tolist() == rows.row_ids.tolist()
+    # 700 test rows: the standard deviation of the AUC of a coin flip is 0.022.
+    assert abs(probe_auc(rows.tae, labels_of(stream, rows)) - 0.5) < 0.08
+    assert probe_auc(tae, scored.labels[:, 0]) > 0.7
+
+
+def test_the_pipeline_refuses_the_recomputed_vectors_that_hold_the_labels(trained: Log) -> None:
+    _, trainer, rows = trained
+    leaking = TaeRows(rows.row_ids, rows.available_at, np.full(len(rows), trainer.watermark), rows.tae)
+    with pytest.raises(RecastError) as caught:
+        TaeIndex(leaking).lookup(rows.row_ids, rows.available_at)
+    assert caught.value.termination.reason == "TaeLeak"
+
+
+def test_every_logged_row_was_made_before_its_label_and_later_than_all_that_was_learned(trained: Log) -> None:
+    _, trainer, rows = trained
+    assert (rows.cursor < rows.available_at).all()
+    assert len(np.unique(rows.cursor)) == trainer.split.learn  # the cursor moves with each segment

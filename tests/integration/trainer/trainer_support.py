@@ -1,0 +1,82 @@
+"""Small data sets and orders for the trainer's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recast_api.run import TrainingRun
+from recast_model.items import ItemTable
+from recast_trainer.data.schema import Dataset, Rows, SurfaceInfo
+from recast_trainer.data.synthetic import SyntheticConfig, SyntheticStream
+from recast_trainer.data.writing import DatasetWriter
+
+HOUR = 3_600_000
+START = 1_767_225_600_000
+
+
+def write_synthetic(folder: Path, *, hours: int = 10, requests: int = 40, seed: int = 0) -> Path:
+    """A small generated stream of three surfaces."""
+    stream = SyntheticStream(
+        SyntheticConfig(users=40, items=120, hours=hours, requests_per_hour=requests, slate=4, seed=seed)
+    )
+    parts = list(stream.segments())
+    writer = DatasetWriter(folder, stream.dataset)
+    writer.items(stream.items)
+    for start, rows in parts:
+        writer.segment(start, rows)
+    writer.finish()
+    return folder
+
+
+def write_memorisable(folder: Path, *, hours: int = 8, requests: int = 60, slate: int = 4) -> Path:
+    """Labels are coin flips and every row has an item of its own: nothing can be learned, everything memorised."""
+    random = np.random.default_rng(7)
+    count = hours * requests * slate
+    rows = np.arange(count)
+    request = rows // slate
+    times = START + (request // requests) * HOUR + (request % requests) * (HOUR // requests)
+    writer = DatasetWriter(
+        folder,
+        Dataset(name="coins", surfaces=[SurfaceInfo(name="feed", tasks=["click"])], content_dim=2),
+    )
+    writer.items(ItemTable(rows + 1, np.zeros((count, 2), np.float32)))
+    everything = Rows(
+        row_ids=rows, request_ids=request, users=random.integers(0, 20, hours * requests)[request], items=rows + 1,
+        surfaces=np.zeros(count, np.int64), event_times=times, available_at=times + 1000, positions=rows % slate,
+        labels=random.integers(0, 2, (count, 1)).astype(np.float32), label_mask=np.ones((count, 1), bool),
+        oracle=np.full((count, 1), np.nan, np.float32),
+    )  # fmt: skip
+    for hour in range(hours):
+        start = START + hour * HOUR
+        writer.segment(start, everything.take((times >= start) & (times < start + HOUR)))
+    writer.finish()
+    return folder
+
+
+def order(root: Path, number: int = 1, **changes: Any) -> TrainingRun:
+    """A foundation's run over the data set in ``root / "data" / "set"``."""
+    return TrainingRun.model_validate(
+        {
+            "kind": "FoundationModel", "namespace": "demo", "model": "home-fm", "uid": "u1", "number": number,
+            "attempt": 1, "jobName": f"fm-home-fm-r{number}-a1", "inputsHash": f"h{number}",
+            "modelsRoot": str(root / "models"), "dataRoot": str(root / "data"), "data": {"path": "set"},
+            "optimization": {"batchSize": 8, "learningRate": "0.003"},
+            "architecture": {"layers": 1, "dim": 16, "heads": 2, "historyLength": 16, "taeDim": 8},
+        }
+        | changes
+    )  # fmt: skip
+
+
+def expert_order(root: Path, foundation: dict[str, Any], number: int = 1, **changes: Any) -> TrainingRun:
+    """An expert's run for the surface "reels" on a landed foundation."""
+    expert = {
+        "surface": "reels", "tasks": [{"name": "click"}, {"name": "long_view", "weight": "0.5"}],
+        "architecture": {"dim": 16, "historyLength": 8}, "foundation": foundation,
+    } | changes.pop("expert", {})  # fmt: skip
+    return order(
+        root, number, kind="ExpertModel", model="reels", uid="u2", architecture=None, expert=expert,
+        jobName=f"em-reels-r{number}-a1", **changes,
+    )  # fmt: skip

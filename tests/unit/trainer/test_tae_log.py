@@ -1,0 +1,133 @@
+"""The TAE log gives back what was written, and never a row that may hold its label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recast_api.run import RecastError
+from recast_trainer.evaluation.burnin import first_usable, similarity
+from recast_trainer.tae.log import TaeIndex, TaeRows, concatenate, guard, read, write_segment
+
+
+def rows(ids: range, cursor: int = 100, available: int = 200) -> TaeRows:
+    count = len(ids)
+    return TaeRows(
+        np.array(ids, np.int64),
+        np.full(count, available, np.int64),
+        np.full(count, cursor, np.int64),
+        np.random.default_rng(0).normal(size=(count, 4)).astype(np.float16),
+    )
+
+
+def names(count: int) -> np.ndarray:
+    return np.array(["feed", "reels"])[np.arange(count) % 2]
+
+
+def test_a_surface_gets_its_own_rows_back_by_segment_bit_for_bit(tmp_path: Path) -> None:
+    first, second = rows(range(6)), rows(range(6, 10))
+    write_segment(tmp_path, 0, "prequential", first, names(6))
+    write_segment(tmp_path, 1, "prequential", second, names(4))
+    write_segment(tmp_path, 2, "tail", rows(range(10, 12)), names(2))
+    found = read(tmp_path, "reels", "prequential")
+    assert [segment for segment, _ in found] == [0, 1]
+    assert found[0][1].row_ids.tolist() == [1, 3, 5]
+    assert found[0][1].tae.tobytes() == first.tae[1::2].tobytes()
+    assert read(tmp_path, "push", "tail")[0][1].tae.shape == (0, 4)
+
+
+def test_writing_a_segment_again_replaces_it_so_that_no_row_is_doubled(tmp_path: Path) -> None:
+    for _ in range(2):
+        write_segment(tmp_path, 0, "prequential", rows(range(6)), names(6))
+    (only,) = read(tmp_path, "feed", "prequential")
+    assert only[1].row_ids.tolist() == [0, 2, 4]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@given(st.integers(0, 1000), st.integers(0, 1000))
+def test_the_guard_refuses_exactly_the_rows_whose_cursor_is_at_or_past_their_label(cursor: int, available: int) -> None:
+    one = rows(range(1), cursor, available)
+    if cursor < available:
+        guard(one.cursor, one.available_at, one.row_ids, "test")
+        return
+    with pytest.raises(RecastError, match="made after their label was learned") as caught:
+        guard(one.cursor, one.available_at, one.row_ids, "test")
+    assert caught.value.termination.reason == "TaeLeak"
+    assert not caught.value.termination.retryable
+
+
+def test_a_leaking_row_can_neither_be_written_nor_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaking = rows(range(2), cursor=200)
+    with pytest.raises(RecastError, match="TAE rows were made after"):
+        write_segment(tmp_path, 0, "prequential", leaking, names(2))
+    assert list(tmp_path.iterdir()) == []
+    with monkeypatch.context() as patch:  # a writer without a guard, such as another program
+        patch.setattr("recast_trainer.tae.log.guard", lambda *_: None)
+        write_segment(tmp_path, 0, "prequential", leaking, names(2))
+    with pytest.raises(RecastError) as caught:
+        read(tmp_path, "feed", "prequential")
+    assert caught.value.termination.reason == "TaeLeak"
+
+
+def test_a_log_that_lies_about_label_times_is_caught_against_the_data_set() -> None:
+    index = TaeIndex(rows(range(3), cursor=100, available=999))
+    ids = np.array([[0, 1], [2, 77]])
+    _, found = index.lookup(ids, np.full((2, 2), 101))
+    assert found.tolist() == [[True, True], [True, False]]
+    with pytest.raises(RecastError) as caught:
+        index.lookup(ids, np.array([[101, 101], [100, 101]]))
+    assert caught.value.termination.reason == "TaeLeak"
+
+
+def test_looking_up_gives_each_rows_own_vector_and_zeros_for_unknown_rows() -> None:
+    written = rows(range(5, 9))
+    index = TaeIndex(written.select(np.array([3, 1, 0, 2])))
+    tae, found = index.lookup(np.array([6, 0, 8]), np.full(3, 500))
+    assert found.tolist() == [True, False, True]
+    assert np.array_equal(tae[0], written.tae[1])
+    assert np.array_equal(tae[2], written.tae[3])
+    assert not tae[1].any()
+    assert not TaeIndex(concatenate([], 4)).lookup(np.array([1]), np.array([5]))[1].any()
+
+
+def test_a_row_named_twice_is_an_error() -> None:
+    with pytest.raises(RecastError, match="names a row twice"):
+        TaeIndex(concatenate([rows(range(3)), rows(range(2, 4))], 4))
+
+
+def test_a_truncated_file_is_named_and_is_not_worth_a_retry(tmp_path: Path) -> None:
+    path = write_segment(tmp_path, 0, "tail", rows(range(40)), names(40))
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(RecastError) as caught:
+        read(tmp_path, "feed", "tail")
+    assert caught.value.termination.reason == "TaeLogCorrupt"
+    assert path.name in caught.value.termination.message
+    assert not caught.value.termination.retryable
+
+
+def test_vectors_that_are_not_finite_are_never_logged(tmp_path: Path) -> None:
+    bad = rows(range(2))
+    bad.tae[1, 2] = np.inf
+    with pytest.raises(RecastError, match="not finite"):
+        write_segment(tmp_path, 0, "tail", bad, names(2))
+
+
+@pytest.mark.parametrize(
+    ("similarities", "first"),
+    [([], 0), ([0.95, 0.99], 0), ([0.2, 0.95], 1), ([0.95, 0.5, 0.95, 1.0], 2), ([0.99, 0.1], 2)],
+)
+def test_a_segment_is_burned_in_when_it_and_all_later_ones_resemble_the_final_version(
+    similarities: list[float], first: int
+) -> None:
+    assert first_usable(similarities) == first
+
+
+def test_similarity_is_one_for_a_scaled_copy_and_zero_for_orthogonal_vectors() -> None:
+    probe = np.eye(4, dtype=np.float32)
+    assert similarity(probe, 3 * probe) == pytest.approx(1)
+    assert similarity(probe, np.roll(probe, 1, axis=1)) == 0
+    assert similarity(probe, np.zeros_like(probe)) == 0

@@ -1,0 +1,1 @@
+"""How good a version is: normalised entropy, calibration, and paired comparison with the version that serves."""

@@ -1,0 +1,115 @@
+"""Figures for people: a landed version on data it never learned, and what the TAE are worth to each surface."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from recast_api.manifest import MANIFEST, Manifest, load_verified
+from recast_api.resources.version import Measurement
+from recast_api.run import DataRef, Optimization, RecastError
+from recast_model.artifact import load_expert, load_foundation
+from recast_model.config import ExpertConfig, ExpertTask
+from recast_trainer import clock
+from recast_trainer.evaluation.measure import Scored, measurements
+from recast_trainer.evaluation.scoring import absent, computed, score_expert, score_foundation
+from recast_trainer.tae import log as tae_log
+from recast_trainer.training.distributed import Group
+from recast_trainer.training.expert import ExpertRun, find_examples
+from recast_trainer.training.stream import Ints, Stream, open_stream
+
+ALONE = Group()
+EVERYTHING = DataRef(path="x")  # the window of a data set that is given by its folder
+
+
+def open_manifest(folder: Path) -> Manifest:
+    """A version's manifest with all bytes checked against it; nobody's pin is at hand to check the digest itself."""
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except FileNotFoundError as error:
+        raise RecastError("ArtifactMissing", f"no {MANIFEST} in {folder}; give the folder of a version") from error
+    return load_verified(folder, manifest.digest)
+
+
+def evaluate(artifact: Path, foundation: Path | None, data: Path) -> list[Measurement]:
+    """Measure a version on all requests after its watermark, print a table and return it."""
+    manifest, stream = open_manifest(artifact), open_stream(data, EVERYTHING)
+    if manifest.kind == "FoundationModel":
+        bundle = load_foundation(artifact, manifest)
+        requests = _after(stream, clock.from_rfc3339(manifest.watermark))
+        scored, _ = score_foundation(bundle.model, stream.read_by(bundle.items), requests, ALONE)
+        found = measurements(scored, bundle.config.surfaces, bundle.config.tasks)
+    else:
+        if foundation is None:
+            raise RecastError("BadRun", "an expert is measured with its foundation: give --foundation")
+        expert = load_expert(artifact, manifest)
+        lender_manifest = open_manifest(foundation)
+        if manifest.foundation is None or manifest.foundation.digest != lender_manifest.digest:
+            raise RecastError("PairMismatch", f"{artifact} was trained with another foundation than {foundation}")
+        lender = load_foundation(foundation, lender_manifest)
+        tae = computed(lender.model, stream.read_by(lender.items), ALONE)
+        watermark = max(clock.from_rfc3339(m.watermark) for m in (manifest, lender_manifest))
+        own = stream.table.on_surface(expert.config.surface_index)
+        requests = np.intersect1d(own, _after(stream, watermark))
+        read = stream.read_by(expert.items, by_surface=True)
+        found = _own(score_expert(expert.model, read, requests, tae, ALONE), expert.config)
+    print(f"{'surface':16}{'task':16}{'rows':>9}{'NE':>9}{'calibration':>13}")
+    for item in found:
+        print(
+            f"{item.surface:16}{item.task:16}{item.rows:9,}{float(item.ne):9.4f}{float(item.calibration):13.3f}",
+            flush=True,
+        )
+    return found
+
+
+def compare(foundation: Path, data: Path, *, epochs: int, batch_size: int, seed: int) -> None:
+    """Train each surface's expert twice, with TAE and with the absent vector alone, and print NE on the held-out tail.
+
+    Both have the same architecture, data, order and seed. The base rate has NE 1 by definition.
+    """
+    manifest, data_stream = open_manifest(foundation), open_stream(data, EVERYTHING)
+    bundle = load_foundation(foundation, manifest)
+    stream = data_stream.read_by(bundle.items, by_surface=True)
+    settings = Optimization(batch_size=batch_size, learning_rate="0.003", epochs=epochs, seed=seed)
+    rows = []
+    for surface in bundle.config.surfaces:
+        tasks = stream.dataset.tasks_of(surface)
+        config = ExpertConfig(
+            layers=1, dim=32, heads=2, history_length=32, attn_norm_len=32, tae_dim=bundle.config.tae_dim,
+            content_dim=bundle.config.content_dim, item_count=bundle.config.item_count, surface=surface,
+            surfaces=bundle.config.surfaces, event_tasks=bundle.config.tasks,
+            tasks=tuple(ExpertTask(task) for task in tasks),
+        )  # fmt: skip
+        found = find_examples(stream, foundation / tae_log.FOLDER, surface, config.tae_dim, ALONE.device)
+        results: list[Scored] = []
+        for source in (found.tae, absent(config.tae_dim)):
+            print(f"{surface}: {'with' if not results else 'without'} TAE", flush=True)
+            model = ExpertRun(stream, config, settings, ALONE, replace(found, tae=source)).train()
+            results.append(score_expert(model, stream, found.held_out, source, ALONE))
+        without = {task: results[1].logits[:, column] for column, task in enumerate(tasks)}
+        rows += _own(results[0], config, without)
+    print(f"\n{'surface':12}{'task':12}{'rows':>8}{'base rate':>11}{'without':>9}{'with TAE':>9}  change [95 % bounds]")
+    for item in rows:
+        change = [
+            float(value or "nan") * 100 for value in (item.ne_increase, item.ne_increase_low, item.ne_increase_high)
+        ]
+        print(
+            f"{item.surface:12}{item.task:12}{item.rows:8,}{1:11.4f}{float(item.baseline_ne or 'nan'):9.4f}"
+            f"{float(item.ne):9.4f}  {change[0]:+.2f} % [{change[1]:+.2f}, {change[2]:+.2f}]"
+        )
+
+
+def _after(stream: Stream, watermark: int) -> Ints:
+    """Requests none of whose labels were known at the watermark."""
+    first = np.minimum.reduceat(stream.table.rows.available_at, stream.table.starts)
+    found = np.flatnonzero(first > watermark)
+    if not len(found):
+        raise RecastError("NothingToMeasure", "the version has learned all of this data; give newer data")
+    return found
+
+
+def _own(scored: Scored, config: ExpertConfig, baseline: dict[str, np.ndarray] | None = None) -> list[Measurement]:
+    alone = replace(scored, surfaces=np.zeros_like(scored.surfaces))
+    return measurements(alone, [config.surface], [task.name for task in config.tasks], baseline)

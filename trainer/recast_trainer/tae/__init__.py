@@ -1,0 +1,1 @@
+"""The TAE log: how a foundation's embeddings reach experts without the labels they were trained on."""

@@ -1,0 +1,83 @@
+"""Atomic checkpoints: a folder a checkpoint, complete when it has its name, the last two kept.
+
+``state.json`` holds the cursor, the metric state and the SHA-256 of ``tensors.safetensors``; nothing that is loaded can
+run code. Randomness needs no state of its own: the loop derives it from (seed, step, rank).
+A crash at any point leaves the previous checkpoint; a file damaged later is found by its hash and passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from recast_api.manifest import sha256_file
+from recast_trainer.files import replace, sync_tree
+
+KEEP = 2
+TENSORS = "tensors.safetensors"
+STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where a run stands. All that follows is a function of this, the tensors and the data."""
+
+    fingerprint: str
+    """Of everything that must not change between attempts; a checkpoint of another configuration is not used."""
+    segment: int
+    """Segments done."""
+    step: int
+    """Global batches done."""
+    watermark: int
+    """Availability time in ms up to which labels were learned."""
+    pending: list[int] = field(default_factory=list)
+    """Requests seen whose labels are not mature yet, by index in the data."""
+    metrics: list[list[float]] = field(default_factory=list)
+
+
+class Checkpoints:
+    """The checkpoints of one run in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, cursor: Cursor, tensors: Mapping[str, torch.Tensor]) -> Path:
+        """Write one checkpoint whole and drop all but the newest :data:`KEEP`."""
+        final = self.folder / f"{cursor.segment:06d}"
+        temporary = final.with_name(final.name + ".incomplete")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary / TENSORS)
+        state = {"cursor": asdict(cursor), "sha256": sha256_file(temporary / TENSORS)}
+        (temporary / STATE).write_text(json.dumps(state))
+        sync_tree(temporary)
+        shutil.rmtree(final, ignore_errors=True)
+        replace(temporary, final)
+        for old in self._complete()[:-KEEP]:
+            shutil.rmtree(old, ignore_errors=True)
+        return final
+
+    def load(self, fingerprint: str) -> tuple[Cursor, dict[str, torch.Tensor]] | None:
+        """The newest checkpoint that is whole and of this configuration, or None."""
+        for folder in reversed(self._complete()):
+            try:
+                state: dict[str, Any] = json.loads((folder / STATE).read_text())
+                cursor = Cursor(**state["cursor"])
+                if cursor.fingerprint != fingerprint or sha256_file(folder / TENSORS) != state["sha256"]:
+                    continue
+                return cursor, load_file(folder / TENSORS)
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return None
+
+    def _complete(self) -> list[Path]:
+        if not self.folder.exists():
+            return []
+        return sorted(path for path in self.folder.iterdir() if path.is_dir() and path.name.isdigit())

@@ -1,0 +1,86 @@
+"""The processes of one run as a group that shares work and gathers results; one process alone is a group of one.
+
+torchrun sets the environment. Only tensors travel, never pickled objects. Sums of gradients and the exchange of table
+rows are in :mod:`recast_model.distributed`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from recast_model.distributed import gather_rows
+
+CPU = torch.device("cpu")
+PEER_TIMEOUT = timedelta(seconds=300)
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process's place among the run's processes."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = CPU
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes what is shared: artefact, log, checkpoint, version."""
+        return self.rank == 0
+
+    def share(self, things: NDArray[np.int64]) -> NDArray[np.int64]:
+        """This process's contiguous part; parts differ by at most one in length."""
+        return things[len(things) * self.rank // self.size : len(things) * (self.rank + 1) // self.size]
+
+    def gather(self, index: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """All processes' ``index`` (K,) int64 and ``rows`` (K, D) joined in rank order; K may differ."""
+        if self.size == 1:
+            return index, rows
+        joined = gather_rows(index.to(self.device), rows.to(self.device))
+        return joined[0].cpu(), joined[1].cpu()
+
+    def largest(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The elementwise maximum over all processes, on the CPU."""
+        if self.size > 1:
+            moved = tensor.to(self.device)
+            dist.all_reduce(moved, op=dist.ReduceOp.MAX)
+            return moved.cpu()
+        return tensor
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def say(self, text: str) -> None:
+        """A line for people, once however many processes there are."""
+        if self.leads:
+            print(text, flush=True)
+
+
+@contextmanager
+def process_group() -> Iterator[Group]:
+    """Join the group that torchrun describes in the environment, and leave it at the end."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)  # as torchrun has it; threads that wait for each other on a busy node cost tenfold
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if size == 1:
+        yield Group(device=device)
+        return
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=PEER_TIMEOUT)
+    try:
+        yield Group(rank, size, device)
+    finally:
+        dist.destroy_process_group()

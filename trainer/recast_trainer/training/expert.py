@@ -1,0 +1,125 @@
+"""The expert's loop: usable rows of the TAE log in time order, then the frozen tail's older half as the last phase.
+
+The tail is embedded by the landed foundation, the one that will serve; ending on it moves the expert from the
+embeddings of a foundation in motion to those it will really be given. The tail's newer half is held out.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recast_api.run import Optimization, RecastError
+from recast_model.batch import RequestBatch
+from recast_model.config import ExpertConfig
+from recast_model.embeddings import TableOptimizer
+from recast_model.expert import ExpertModel
+from recast_model.losses import expert_loss
+from recast_trainer.evaluation.scoring import TaeSource, logged
+from recast_trainer.tae import log as tae_log
+from recast_trainer.training.distributed import Group
+from recast_trainer.training.loop import global_batches
+from recast_trainer.training.step import Learner
+from recast_trainer.training.stream import Ints, Stream
+
+MIN_USABLE_ROWS = 200
+WARM_UP_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A surface's requests that the log covers, as indices into the stream, in time order."""
+
+    prequential: Ints
+    last_phase: Ints
+    held_out: Ints
+    watermark: int
+    """ms; labels available up to here may be learned. Held-out requests are all later."""
+    tae: TaeSource
+
+
+def find_examples(stream: Stream, folder: Path, surface: str, tae_dim: int, device: torch.device) -> Examples:
+    """Join a foundation's TAE log with the data. Raises ``TooFewRows``, ``TaeLeak`` or ``TaeLogCorrupt``."""
+    prequential = tae_log.read(folder, surface, "prequential")
+    tail = tae_log.read(folder, surface, "tail")
+    older, newer = tail[: (len(tail) + 1) // 2], tail[(len(tail) + 1) // 2 :]
+    index = tae_log.TaeIndex(tae_log.concatenate([rows for _, rows in [*prequential, *tail]], tae_dim))
+    own = stream.table.on_surface(stream.dataset.surface_names.index(surface))
+    held_out = _covered(stream, own, newer)
+    watermark = int(stream.table.rows.event_times[stream.table.starts[held_out]].min()) - 1 if len(held_out) else 0
+    mature = own[stream.matured[own] <= watermark]
+    found = Examples(
+        _covered(stream, mature, prequential), _covered(stream, mature, older), held_out, watermark,
+        logged(index, device),
+    )  # fmt: skip
+    learnable = int(stream.table.counts[np.concatenate([found.prequential, found.last_phase])].sum())
+    if learnable < MIN_USABLE_ROWS or not len(held_out):
+        raise RecastError(
+            "TooFewRows",
+            f'the foundation\'s log holds {learnable} usable rows of surface "{surface}" to learn from and '
+            f"{int(stream.table.counts[held_out].sum())} to measure on; at least {MIN_USABLE_ROWS} and 1 are needed: "
+            "train the foundation on more data, or let spec.data cover what it learned",
+        )
+    return found
+
+
+def _covered(stream: Stream, requests: Ints, parts: list[tuple[int, tae_log.TaeRows]]) -> Ints:
+    """The requests all of whose rows are in these parts of the log."""
+    if not len(requests):
+        return requests
+    known = np.unique(np.concatenate([rows.row_ids for _, rows in parts])) if parts else np.empty(0, np.int64)
+    there = np.isin(stream.table.rows.row_ids[stream.rows_of(requests)], known)
+    counts = stream.table.counts[requests]
+    whole: NDArray[np.bool_] = np.logical_and.reduceat(there, np.cumsum(counts) - counts)
+    return requests[whole]
+
+
+class ExpertRun:
+    """One expert from its examples. ``stream`` is read by the foundation's items, with per-surface histories."""
+
+    def __init__(
+        self, stream: Stream, config: ExpertConfig, optimization: Optimization, group: Group, examples: Examples
+    ) -> None:
+        self.stream, self.config, self.group = stream, config, group
+        self.optimization, self.examples = optimization, examples
+        torch.manual_seed(optimization.seed)
+        rate = float(optimization.learning_rate)
+        self.model = ExpertModel(
+            config,
+            torch.from_numpy(stream.items.content_matrix()),
+            TableOptimizer(learning_rate=rate),
+            group.device,
+        )
+        self.learner = Learner(self.model, group, rate, optimization.seed, WARM_UP_STEPS)
+
+    def train(self) -> ExpertModel:
+        """All epochs over the prequential rows, then the last phase once."""
+        begun = time.monotonic()
+        for epoch in range(self.optimization.epochs):
+            loss = self._learn(self.examples.prequential)
+            self._progress(f"epoch {epoch + 1}/{self.optimization.epochs}", loss, time.monotonic() - begun)
+        loss = self._learn(self.examples.last_phase)
+        self._progress("last phase", loss, time.monotonic() - begun)
+        return self.model
+
+    def _learn(self, requests: Ints) -> float:
+        sums = torch.zeros(2, dtype=torch.float64)  # log loss, labels
+        for chunk in global_batches(requests, self.optimization.batch_size):
+            index = self.group.share(chunk)
+            batch = self.stream.batch(index, self.config.history_length, self.group)
+            self.learner.step(lambda batch=batch, index=index: self._loss(batch, index, sums))  # type: ignore[misc]
+        return float(sums[0] / sums[1].clamp(min=1))
+
+    def _loss(self, batch: RequestBatch, index: Ints, sums: torch.Tensor) -> torch.Tensor:
+        tae, present = self.examples.tae(batch, index)
+        found = expert_loss(self.model(batch, tae.float(), present), batch, self.config.task_columns)
+        sums += torch.stack([found.main_sum, found.valid]).to(sums)
+        return found.total
+
+    def _progress(self, what: str, loss: float, seconds: float) -> None:
+        self.group.say(f"{what}  log loss {loss:.4f}  {self.learner.steps} steps  {seconds:.0f} s")

@@ -1,0 +1,166 @@
+"""The foundation's loop: for each hour of data embed, log, then learn; at the end score the tail, never learned.
+
+Two times rule it. A segment is embedded by a model that has learned only labels available before the segment began
+(the *cursor*), and a request is learned only once its last label is mature. What is not mature waits in ``pending``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recast_api.run import Optimization
+from recast_model.config import FoundationConfig
+from recast_model.embeddings import TableOptimizer
+from recast_model.foundation import FoundationModel
+from recast_model.losses import foundation_loss
+from recast_trainer.evaluation.burnin import similarity
+from recast_trainer.evaluation.measure import Scored
+from recast_trainer.evaluation.metrics import RunningEntropy
+from recast_trainer.evaluation.scoring import score_foundation
+from recast_trainer.tae import log as tae_log
+from recast_trainer.training.checkpoint import Checkpoints, Cursor
+from recast_trainer.training.distributed import Group
+from recast_trainer.training.split import Split, split
+from recast_trainer.training.step import Learner
+from recast_trainer.training.stream import Ints, Stream
+
+PROBES = 64
+"""Requests whose TAE tell when the embedding has settled."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A foundation at the end of its stream."""
+
+    model: FoundationModel
+    watermark: int
+    """ms; labels available up to here were learned, none later."""
+    similarities: list[float]
+    """For each learned segment, how like the final version the model was that embedded it."""
+    tail: Scored
+    finite: bool
+    split: Split
+
+
+class FoundationRun:
+    """One run over a stream; ``folder`` holds its checkpoints and, until it lands, its TAE log."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        config: FoundationConfig,
+        optimization: Optimization,
+        group: Group,
+        folder: Path,
+        fingerprint: str = "",
+    ) -> None:
+        self.stream, self.config, self.group, self.optimization = stream, config, group, optimization
+        self.split = split(len(stream.segments))
+        self.logs, self.checkpoints = folder / tae_log.FOLDER, Checkpoints(folder / "checkpoints")
+        self.fingerprint = fingerprint
+        torch.manual_seed(optimization.seed)
+        rate = float(optimization.learning_rate)
+        self.model = FoundationModel(
+            config,
+            torch.from_numpy(stream.items.content_matrix()),
+            TableOptimizer(learning_rate=rate),
+            group.device,
+        )
+        self.learner = Learner(self.model, group, rate, optimization.seed)
+        self.entropy = RunningEntropy(len(config.tasks))
+        self.segment, self.watermark = 0, stream.segments[0].start - 1
+        self.pending: Ints = np.empty(0, np.int64)
+        self.probes = np.zeros((self.split.learn, *self._probe().shape), np.float32)
+
+    def train(self) -> Trained:
+        """Run, or go on from the newest checkpoint, to the end of the stream."""
+        self._resume()
+        begun, first = time.monotonic(), self.segment
+        learned = 0
+        while self.segment < self.split.learn:
+            requests = self.stream.requests(self.segment)
+            self.probes[self.segment] = self._probe()
+            scored = self._log(self.segment, requests, "prequential")
+            self.entropy.add(scored.logits, scored.labels, scored.mask)
+            learned += len(scored.row_ids)
+            self.watermark = self.stream.segments[self.segment].end - 1
+            self.learn(requests)
+            self.segment += 1
+            self._save()
+            self._progress(learned, time.monotonic() - begun, self.segment - first)
+        tail = [self._log(index, self.stream.requests(index), "tail") for index in self._tail()]
+        final = self._probe()
+        similarities = [similarity(probe, final) for probe in self.probes]
+        whole = Scored.concatenate(tail)
+        return Trained(self.model, self.watermark, similarities, whole, self.learner.finite(), self.split)
+
+    def learn(self, requests: Ints) -> None:
+        """Learn from ``requests`` and from those that waited, as far as their labels are mature at the watermark."""
+        waiting = np.concatenate([self.pending, requests])
+        mature = self.stream.matured[waiting] <= self.watermark
+        ready, self.pending = waiting[mature], waiting[~mature]
+        for chunk in global_batches(ready, self.optimization.batch_size):
+            batch = self.stream.batch(self.group.share(chunk), self.config.history_length, self.group)
+            self.learner.step(lambda batch=batch: foundation_loss(self.model(batch), batch).total)  # type: ignore[misc]
+
+    def _log(self, index: int, requests: Ints, phase: tae_log.Phase) -> Scored:
+        scored, tae = score_foundation(self.model, self.stream, requests, self.group)
+        if self.group.leads:
+            names = np.array(self.config.surfaces)[scored.surfaces]
+            cursor = np.full(len(tae), self.watermark, np.int64)
+            rows = tae_log.TaeRows(scored.row_ids, scored.available_at, cursor, tae)
+            tae_log.write_segment(self.logs, index, phase, rows, names)
+        return scored
+
+    def _tail(self) -> range:
+        return range(self.split.learn, self.split.end)
+
+    def _probe(self) -> NDArray[np.float32]:
+        """TAE (P, D) of the tail's first requests; their inputs alone, no label."""
+        requests = self.stream.requests(self.split.learn)[:PROBES]
+        return score_foundation(self.model, self.stream, requests, self.group)[1].astype(np.float32)
+
+    def _save(self) -> None:
+        if self.group.leads:
+            cursor = Cursor(
+                self.fingerprint,
+                self.segment,
+                self.learner.steps,
+                self.watermark,
+                self.pending.tolist(),
+                self.entropy.sums.tolist(),
+            )
+            self.checkpoints.save(cursor, self.learner.state() | {"probes": torch.from_numpy(self.probes)})
+        self.group.barrier()
+
+    def _resume(self) -> None:
+        found = self.checkpoints.load(self.fingerprint)
+        if found is None:
+            return
+        cursor, tensors = found
+        self.probes = tensors.pop("probes").numpy().copy()
+        self.learner.restore(tensors, cursor.step)
+        self.segment, self.watermark = cursor.segment, cursor.watermark
+        self.pending = np.array(cursor.pending, np.int64)
+        self.entropy.sums = np.array(cursor.metrics, np.float64)
+        self.group.say(f"resumed after segment {self.segment}/{self.split.learn}")
+
+    def _progress(self, rows: int, seconds: float, done: int) -> None:
+        left = seconds / done * (self.split.learn - self.segment)
+        self.group.say(
+            f"segment {self.segment}/{self.split.learn} {self.stream.segments[self.segment - 1].name}  "
+            f"{rows / seconds:,.0f} rows/s  NE so far {self.entropy.mean():.4f}  {left:.0f} s left"
+        )
+
+
+def global_batches(requests: Ints, size: int) -> Iterator[Ints]:
+    """``requests`` in order, in batches as even as can be and none above ``size``."""
+    if len(requests):
+        yield from np.array_split(requests, -(-len(requests) // size))

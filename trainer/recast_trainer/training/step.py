@@ -1,0 +1,103 @@
+"""One update from one global batch, the same whether one process computes it or several.
+
+Each process sees its share of the requests and divides its summed loss by the *global* number of valid labels, so the
+sum of gradients over processes is the gradient of the global batch. Randomness is a function of (seed, step, rank),
+so a resumed run draws what an uninterrupted one would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from recast_api.run import RecastError
+from recast_model.distributed import sum_gradients
+from recast_model.embeddings import EmbeddingTable
+from recast_trainer.training.distributed import Group
+
+MAX_NORM = 1.0
+WARM_UP_STEPS = 100
+
+
+def rate_factor(step: int, warm_up: int) -> float:
+    """Share of the learning rate at a step, from 0 on: a linear rise, then the inverse square root (arXiv 1706.03762).
+
+    It needs no end, as a stream has none, and its fall lets the embedding settle: more of the TAE log is usable.
+    """
+    return float(min((step + 1) / warm_up, (warm_up / (step + 1)) ** 0.5))
+
+
+class Learner:
+    """A model with its dense optimiser and its fused tables."""
+
+    def __init__(
+        self, model: nn.Module, group: Group, learning_rate: float, seed: int, warm_up: int = WARM_UP_STEPS
+    ) -> None:
+        self.model, self.group, self.seed = model, group, seed
+        self.learning_rate, self.warm_up = learning_rate, warm_up
+        self.tables = [module for module in model.modules() if isinstance(module, EmbeddingTable)]
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, weight_decay=0.01)
+        self.steps = 0
+
+    def step(self, loss_of_share: Callable[[], Tensor]) -> None:
+        """Learn from one global batch; every process must call it. Raises ``NotFinite`` before anything is changed.
+
+        ``loss_of_share`` gives this process's summed loss over the global count of labels.
+        """
+        torch.manual_seed((self.seed * 1_000_003 + self.steps) * 1_009 + self.group.rank)
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss_of_share().backward()  # type: ignore[no-untyped-call]
+        for parameter in self.parameters:
+            if parameter.grad is None:  # as sum_gradients does, so that weight decay does not depend on the group
+                parameter.grad = torch.zeros_like(parameter)
+        sum_gradients(self.parameters)
+        norm = nn.utils.clip_grad_norm_(self.parameters, MAX_NORM)
+        if not torch.isfinite(norm):
+            for table in self.tables:
+                table.discard()
+            raise RecastError(
+                "NotFinite",
+                f"the gradient of step {self.steps} is not finite; the model was left as it was. "
+                "Lower spec.training.learningRate",
+            )
+        for table in self.tables:
+            table.step()
+        for settings in self.optimizer.param_groups:
+            settings["lr"] = self.learning_rate * rate_factor(self.steps, self.warm_up)
+        self.optimizer.step()
+        self.steps += 1
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, tables and both optimisers' state, by name: all that the next step depends on beside the data."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for index, table in enumerate(self.tables):
+            tensors |= {f"table.{index}.{name}": value for name, value in table.optimizer_state().items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{name}": value for name, value in values.items()}
+        return tensors
+
+    def restore(self, tensors: dict[str, Tensor], steps: int) -> None:
+        """Continue from what :meth:`state` gave."""
+        self.model.load_state_dict(_below("model.", tensors))
+        for index, table in enumerate(self.tables):
+            table.load_optimizer_state(_below(f"table.{index}.", tensors))
+        state = self.optimizer.state_dict()
+        state["state"] = {
+            index: values
+            for index in range(len(self.parameters))
+            if (values := {name: value.clone() for name, value in _below(f"adam.{index}.", tensors).items()})
+        }
+        self.optimizer.load_state_dict(state)
+        self.steps = steps
+
+    def finite(self) -> bool:
+        """Whether every weight is finite."""
+        return all(bool(torch.isfinite(tensor).all()) for tensor in self.model.state_dict().values())
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

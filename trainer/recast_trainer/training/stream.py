@@ -1,0 +1,101 @@
+"""The run's data in time order: which requests each segment holds, when their labels mature, and batches of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recast_api.run import DataRef, RecastError
+from recast_model.batch import RequestBatch
+from recast_model.history import HistorySnapshot
+from recast_model.items import ItemTable
+from recast_trainer.clock import duration_ms, from_rfc3339
+from recast_trainer.data.histories import EventLog
+from recast_trainer.data.requests import RequestTable
+from recast_trainer.data.schema import Dataset, Rows
+from recast_trainer.data.segments import Segment, list_segments, load_dataset, load_items, read_segment
+from recast_trainer.training.distributed import Group
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """All requests of the run's window. ``matured`` (Q,) is when a request's last label was known.
+
+    Histories hide what was not available at a request's time, however early it was read.
+    """
+
+    dataset: Dataset
+    segments: list[Segment]
+    items: ItemTable
+    table: RequestTable
+    log: EventLog
+    matured: Ints
+
+    @property
+    def end(self) -> int:
+        """End of the last segment, ms."""
+        return self.segments[-1].end
+
+    def requests(self, segment: int) -> Ints:
+        """Indices of the requests shown within a segment, in time order."""
+        times = self.table.rows.event_times[self.table.starts]
+        first, last = np.searchsorted(times, [self.segments[segment].start, self.segments[segment].end])
+        return np.arange(first, last)
+
+    def requests_from(self, segment: int) -> Ints:
+        """Indices of all requests from a segment's start on."""
+        times = self.table.rows.event_times[self.table.starts]
+        return np.arange(np.searchsorted(times, self.segments[segment].start), len(self.table))
+
+    def rows_of(self, requests: Ints) -> Ints:
+        """Positions in ``table.rows`` of the requests' rows, request after request: the order of a batch's mask."""
+        counts = self.table.counts[requests]
+        offsets = np.cumsum(counts) - counts
+        return np.repeat(self.table.starts[requests] - offsets, counts) + np.arange(counts.sum())
+
+    def batch(self, requests: Ints, history_length: int, group: Group) -> RequestBatch:
+        """The requests as tensors on the group's device."""
+        return RequestBatch.from_arrays(self.table.batch(requests, self.log, history_length)).to(group.device)
+
+    def read_by(self, items: ItemTable, *, by_surface: bool = False) -> Stream:
+        """The same requests as a model with its own item table sees them, with whole or per-surface histories."""
+        log = event_log(self.dataset, items, by_surface=by_surface)
+        log.add(self.table.rows)
+        return Stream(self.dataset, self.segments, items, RequestTable(self.table.rows, items), log, self.matured)
+
+    def snapshot(self, history_length: int) -> HistorySnapshot:
+        """Users' histories at the end of the data, for servers."""
+        log = self.log
+        if log.by_surface:
+            log = event_log(self.dataset, self.items)
+            log.add(self.table.rows)
+        return log.snapshot(history_length, self.end)
+
+
+def event_log(dataset: Dataset, items: ItemTable, *, by_surface: bool = False) -> EventLog:
+    """An empty log that takes up what this data set counts as history."""
+    return EventLog(items, by_surface=by_surface, engagements_only=dataset.history == "Engagements")
+
+
+def open_stream(folder: Path, data: DataRef) -> Stream:
+    """Read a data set's window. Raises the errors of :mod:`recast_trainer.data.segments`, naming file and remedy."""
+    dataset = load_dataset(folder)
+    items = load_items(folder, dataset)
+    segments = list_segments(
+        folder,
+        dataset,
+        from_rfc3339(data.until) if data.until else None,
+        duration_ms(data.window) if data.window else None,
+    )
+    rows = Rows.concatenate([read_segment(segment, dataset) for segment in segments])
+    if not len(rows):
+        raise RecastError("DataNotFound", f"the {len(segments)} segments of {folder} hold no rows; fix spec.data")
+    log = event_log(dataset, items)
+    log.add(rows)
+    table = RequestTable(rows, items)
+    return Stream(dataset, segments, items, table, log, np.maximum.reduceat(table.rows.available_at, table.starts))
