@@ -1,0 +1,90 @@
+"""The command line of ``kubectl recast``: status, why, timeline. Everything it does is reading."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from rich.console import Console
+
+from recast_cli import tree, why
+from recast_cli.cluster import Cluster, ClusterError
+from recast_cli.timeline import Line, Timeline
+
+STYLES = {"plain": "", "good": "green", "bad": "bold red", "wait": "yellow"}
+
+
+def format_line(line: Line, seconds: float) -> str:
+    """``03:12 home-fm    v2 accepted …`` with the time since the view began."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes:02d}:{rest:02d} {line.subject:<10} {line.text}"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The plugin's arguments; the connection flags are accepted before and after the verb, as kubectl's are."""
+    connection = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    connection.add_argument("-n", "--namespace", help="namespace to read (default: the context's)")
+    connection.add_argument("--context", help="context of the kubeconfig")
+    connection.add_argument("--kubeconfig", help="kubeconfig file (default: $KUBECONFIG, then ~/.kube/config)")
+    top = argparse.ArgumentParser(
+        prog="kubectl recast", description="What Recast does and why. Reads only.", parents=[connection]
+    )
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="{status,why,timeline}")
+    status = verbs.add_parser(
+        "status", parents=[connection], help="the tree: foundation, versions, experts, revisions, weights"
+    )
+    status.add_argument("foundation", nargs="?", help="only this FoundationModel")
+    reason = verbs.add_parser(
+        "why", parents=[connection], help="which policy, which measurement, what next, for one expert"
+    )
+    reason.add_argument("expert", help="name of an ExpertModel")
+    verbs.add_parser("timeline", parents=[connection], help="follow transitions as they happen, one line each")
+    return top
+
+
+def follow(cluster: Cluster, console: Console) -> None:
+    """Print transitions until interrupted."""
+    timeline, began = Timeline(), time.monotonic()
+    for change in cluster.watch(threading.Event()):
+        for line in timeline.feed(change.resource, deleted=change.deleted):
+            console.print(
+                format_line(line, time.monotonic() - began), style=STYLES[line.tone], markup=False, highlight=False
+            )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb; exits 1 with one line on standard error where the cluster or the name cannot be found."""
+    options = parser().parse_args(arguments)
+    console = Console(soft_wrap=True)
+    try:
+        cluster = Cluster.connect(
+            getattr(options, "kubeconfig", None), getattr(options, "context", None), getattr(options, "namespace", None)
+        )
+        match options.verb:
+            case "status":
+                trees = tree.render(cluster.world(), datetime.now(UTC), options.foundation)
+                if not trees:
+                    console.print(
+                        f"nothing of Recast in namespace {cluster.namespace}; try -n <namespace>", markup=False
+                    )
+                for entry in trees:
+                    console.print(entry)
+            case "why":
+                console.print(
+                    why.render(cluster.world(), options.expert, datetime.now(UTC)), markup=False, highlight=False
+                )
+            case "timeline":
+                follow(cluster, console)
+    except (ClusterError, LookupError) as error:
+        print(f"kubectl recast: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
