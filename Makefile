@@ -1,0 +1,53 @@
+# Every command there is. `make` alone lists them.
+# Nothing here uses an ambient KUBECONFIG: `make demo CONTEXT=<name>` opts in to a cluster of yours.
+
+PYTHON ?= python3
+VENV   := .venv/bin
+export CONTEXT CONFIRM DATA
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-down test lint fmt crds cluster cluster-down images tools doctor venv
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+demo: ## the whole loop on a real Kubernetes; DATA=movielens for real people's data, CONTEXT=<name> for your cluster
+	@$(PYTHON) -m dev.launch demo
+
+demo-down: ## remove everything that the demo made
+	@$(PYTHON) -m dev.launch demo-down
+
+test: ## every test: unit, integration with a real kube-apiserver, end to end on the real node
+	@$(PYTHON) -m dev.launch test
+
+lint: venv ## ruff, mypy --strict, import-linter, generated files up to date
+	@$(VENV)/ruff check .
+	@$(VENV)/ruff format --check .
+	@$(VENV)/mypy api cli model operator server trainer dev
+	@$(VENV)/lint-imports
+	@$(VENV)/python -m recast_api.crd --check
+
+fmt: venv ## format the code
+	@$(VENV)/ruff check --fix .
+	@$(VENV)/ruff format .
+
+crds: venv ## write crds/ anew from the pydantic models
+	@$(VENV)/python -m recast_api.crd
+
+cluster: ## start the single-node Kubernetes; kubeconfig at .cluster/kubeconfig
+	@$(PYTHON) -m dev.cluster up
+
+cluster-down: ## stop it and remove what it made
+	@$(PYTHON) -m dev.cluster down
+
+images: ## build the images and load them into the node, without a registry
+	@$(PYTHON) -m dev.cluster images
+
+tools: ## build or find Kubernetes, etcd, Helm, containerd, Prometheus
+	@$(PYTHON) -m dev.cluster tools
+
+doctor: ## say all that this machine lacks, each with its fix
+	@$(PYTHON) -m dev.doctor
+
+venv:
+	@$(PYTHON) -m dev.bootstrap
