@@ -1,4 +1,4 @@
-"""Makes ``.venv`` what ``pyproject.toml`` and ``constraints.txt`` say, with uv where it is there and pip where not.
+"""Makes ``.venv`` what ``pyproject.toml`` and ``constraints.txt`` say, by uv, which pip fetches where it is not there.
 
 Plain Python 3.11 or newer, standard library only: it runs before anything is installed. A stamp in the environment
 holds the hash of what it was made from, so that a second call costs nothing.
@@ -7,7 +7,6 @@ holds the hash of what it was made from, so that a second call costs nothing.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -28,15 +27,17 @@ def wanted() -> str:
 
 
 def commands(uv: str | None) -> list[list[str]]:
-    """What to run, in order; ``uv`` is its path or None."""
-    install = ["-c", "constraints.txt", "pip", "-e", f".[{EXTRAS}]"]
-    python = str(VENV / "bin" / "python")
+    """What to run, in order; ``uv`` is its path or None. Without one it is fetched first: pip takes minutes longer."""
+    python = VENV / "bin" / "python"
+    install = ["pip", "install", "--python", str(python), "-c", "constraints.txt", "pip", "-e", f".[{EXTRAS}]"]
     if uv:
-        make = [] if (VENV / "bin" / "python").exists() else [[uv, "venv", "--python", sys.executable, str(VENV)]]
-        return [*make, [uv, "pip", "install", "--python", python, *install]]
+        make = [] if python.exists() else [[uv, "venv", "--python", sys.executable, str(VENV)]]
+        return [*make, [uv, *install]]
+    own = str(VENV / "bin" / "uv")
     return [
-        [sys.executable, "-m", "venv", str(VENV)],  # on an environment of uv's this adds the pip that it lacks
-        [python, "-m", "pip", "install", "--progress-bar", "off", *install],
+        [sys.executable, "-m", "venv", str(VENV)],
+        [str(python), "-m", "pip", "install", "--quiet", "--progress-bar", "off", "uv"],
+        [own, *install],
     ]
 
 
@@ -51,9 +52,8 @@ def main() -> int:
     if STAMP.exists() and STAMP.read_text() == hash_now:
         return 0
     STAMP.unlink(missing_ok=True)
-    environment = {**os.environ, "UV_LINK_MODE": os.environ.get("UV_LINK_MODE", "copy")}
     for command in commands(_uv()):
-        done = subprocess.run(command, cwd=REPOSITORY, env=environment, check=False)
+        done = subprocess.run(command, cwd=REPOSITORY, check=False)
         if done.returncode:
             print(f"bootstrap: {' '.join(command[:4])} … failed with {done.returncode}", file=sys.stderr)
             return done.returncode

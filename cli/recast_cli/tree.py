@@ -99,11 +99,8 @@ def _expert(parent: Tree, expert: ExpertModel, now: datetime) -> None:
     if status.failed_revisions:
         failed = status.failed_revisions[-1]
         since = words.age(failed.time, now)
-        branch.add(
-            Text(
-                f"v{failed.version}@fm{failed.foundation_version} rolled back {since} ago: {failed.reason}", style="red"
-            )
-        )
+        pair = f"v{failed.version}@fm{failed.foundation_version}"
+        branch.add(Text(f"{pair}  {failed.revision}  rolled back {since} ago: {failed.reason}", style="red"))
 
 
 def _line(text: str, conditions: list[Condition]) -> Text:

@@ -1,5 +1,6 @@
 """Started by torchrun: a few global batches, then this run's predictions and weights in a file. Arguments: data,
-optimiser of dense weights and tables (``SGD`` or ``Adam``), number of steps, file to write."""
+optimiser of dense weights and tables (``SGD`` or ``Adam``), number of steps, requests
+in a global batch, file to write."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from recast_trainer.training.step import Learner
 from recast_trainer.training.stream import open_stream
 
 
-def main(data: Path, optimizer: str, steps: int, target: Path) -> None:
+def main(data: Path, optimizer: str, steps: int, size: int, target: Path) -> None:
     stream = open_stream(data, DataRef(path="set"))
     config = FoundationConfig(
         "DLRMv3", 1, 16, 2, 16, 16, 8, stream.dataset.content_dim, len(stream.items), stream.dataset.surface_names,
@@ -37,8 +38,8 @@ def main(data: Path, optimizer: str, steps: int, target: Path) -> None:
             learner.optimizer = torch.optim.SGD(learner.parameters, lr=0.1)
         before = {name: value.clone() for name, value in model.state_dict().items()}
         requests = torch.arange(len(stream.table)).numpy()
-        for chunk in list(global_batches(requests, 7))[:steps]:  # odd, so that shares differ in size
-            batch = stream.batch(group.share(chunk), config.history_length, group)
+        for chunk in list(global_batches(requests, size))[:steps]:
+            _, batch = stream.share(chunk, config.history_length, group)
             learner.step(lambda batch=batch: foundation_loss(model(batch), batch).total)
         scored, tae = score_foundation(model, stream, requests[:100], group)
         if group.leads:
@@ -48,4 +49,4 @@ def main(data: Path, optimizer: str, steps: int, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]))

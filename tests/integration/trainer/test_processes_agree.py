@@ -20,10 +20,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_synthetic(tmp_path_factory.mktemp("equality") / "set")
 
 
-def start(processes: int, data: Path, optimizer: str, steps: int, target: Path) -> dict[str, torch.Tensor]:
+def start(
+    processes: int, data: Path, optimizer: str, steps: int, target: Path, size: int = 7
+) -> dict[str, torch.Tensor]:
+    """``size`` requests in a global batch: odd, so that shares differ."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-        str(WORKER), str(data), optimizer, str(steps), str(target),
+        str(WORKER), str(data), optimizer, str(steps), str(size), str(target),
     ]  # fmt: skip
     path = os.pathsep.join(entry for entry in sys.path if entry)
     done = subprocess.run(
@@ -52,3 +55,10 @@ def test_with_plain_gradient_descent_the_first_update_has_the_same_size_and_is_n
         ratio = float(two[name].norm() / one[name].norm())
         assert ratio == pytest.approx(1.0, abs=1e-3), name
         assert (one[name] - two[name]).norm() <= 1e-3 * one[name].norm(), name
+
+
+def test_a_global_batch_of_fewer_requests_than_processes_is_learned_all_the_same(data: Path, tmp_path: Path) -> None:
+    one = start(1, data, "Adam", 12, tmp_path / "one", size=1)
+    two = start(2, data, "Adam", 12, tmp_path / "two", size=1)
+    assert one["moved.tokens.items.weight"].abs().max() > 1e-4
+    assert (one["logits"] - two["logits"]).abs().max() <= 1e-4

@@ -110,8 +110,7 @@ class ExpertRun:
     def _learn(self, requests: Ints) -> float:
         sums = torch.zeros(2, dtype=torch.float64)  # log loss, labels
         for chunk in global_batches(requests, self.optimization.batch_size):
-            index = self.group.share(chunk)
-            batch = self.stream.batch(index, self.config.history_length, self.group)
+            index, batch = self.stream.share(chunk, self.config.history_length, self.group)
             self.learner.step(lambda batch=batch, index=index: self._loss(batch, index, sums))  # type: ignore[misc]
         return float(sums[0] / sums[1].clamp(min=1))
 

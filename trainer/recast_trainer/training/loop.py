@@ -107,7 +107,7 @@ class FoundationRun:
         mature = self.stream.matured[waiting] <= self.watermark
         ready, self.pending = waiting[mature], waiting[~mature]
         for chunk in global_batches(ready, self.optimization.batch_size):
-            batch = self.stream.batch(self.group.share(chunk), self.config.history_length, self.group)
+            _, batch = self.stream.share(chunk, self.config.history_length, self.group)
             self.learner.step(lambda batch=batch: foundation_loss(self.model(batch), batch).total)  # type: ignore[misc]
 
     def _log(self, index: int, requests: Ints, phase: tae_log.Phase) -> Scored:

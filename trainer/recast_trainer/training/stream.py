@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from recast_api.run import DataRef, RecastError
@@ -61,6 +62,19 @@ class Stream:
     def batch(self, requests: Ints, history_length: int, group: Group) -> RequestBatch:
         """The requests as tensors on the group's device."""
         return RequestBatch.from_arrays(self.table.batch(requests, self.log, history_length)).to(group.device)
+
+    def share(self, requests: Ints, history_length: int, group: Group) -> tuple[Ints, RequestBatch]:
+        """This process's part of a global batch: which requests, and their tensors.
+
+        A process for which none is left takes the first one with no label counted, since every process must take part
+        in the exchange of gradients.
+        """
+        index = group.share(requests)
+        if len(index):
+            return index, self.batch(index, history_length, group)
+        batch = self.batch(requests[:1], history_length, group)
+        assert batch.label_mask is not None
+        return requests[:1], replace(batch, label_mask=torch.zeros_like(batch.label_mask))
 
     def read_by(self, items: ItemTable, *, by_surface: bool = False) -> Stream:
         """The same requests as a model with its own item table sees them, with whole or per-surface histories."""
