@@ -23,7 +23,7 @@ from dev.cluster.oci import Layout, Storage
 from dev.cluster.paths import REPO, STATE, cache, content_hash, lock
 from dev.cluster.progress import say, step
 
-NEEDED_GIB = 14
+NEEDED_GIB = 12
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _IN_BUILD = "/run/host-certificates.crt"
 

@@ -20,7 +20,7 @@ from dev.cluster.paths import REPO, STATE, direct_environment, lock
 from dev.cluster.pki import Authority, Identity
 from dev.cluster.progress import say
 
-NEEDED_GIB = 20
+NEEDED_GIB = 14
 
 
 def wait(condition: Callable[[], bool], seconds: float, what: str) -> None:

@@ -29,6 +29,9 @@ _LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 Json = dict[str, Any]
 
+KEPT = 2
+"""Images of one name that stay in the layout."""
+
 
 class _Hashing(io.RawIOBase):
     """A file that knows the digest and size of what passed through it."""
@@ -126,6 +129,16 @@ def _opaque(path: Path) -> bool:
         return False
 
 
+def _newest(entries: list[Json]) -> list[Json]:
+    """The images to keep: the newest few of each name. Two checkouts share them; more would only fill the disk."""
+    kept: list[Json] = []
+    for entry in reversed(entries):
+        name = entry["annotations"][_REF].rpartition(":")[0]
+        if sum(other["annotations"][_REF].rpartition(":")[0] == name for other in kept) < KEPT:
+            kept.append(entry)
+    return kept[::-1]
+
+
 class Layout:
     """An OCI image layout in a folder."""
 
@@ -190,7 +203,15 @@ class Layout:
         }
         entry = {"mediaType": _MANIFEST, **self._put(manifest), "annotations": {_REF: ref}}
         others = [other for other in self._index() if other["annotations"][_REF] != ref]
-        self._save("index.json", {"schemaVersion": 2, "manifests": [*others, entry]})
+        self._save("index.json", {"schemaVersion": 2, "manifests": _newest([*others, entry])})
+        self._collect()
+
+    def _collect(self) -> None:
+        """Delete the blobs that no image here is made of."""
+        needed = {self._blob(digest) for digest in self._closure(self._index())}
+        for blob in (self._root / "blobs" / "sha256").iterdir():
+            if blob not in needed:
+                blob.unlink()
 
     def send(self, refs: list[str], ctr: str) -> None:
         """Stream images to a containerd, without the blobs that it has."""

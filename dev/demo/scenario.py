@@ -47,7 +47,7 @@ class Scenario:
 SYNTHETIC = Scenario(
     name="synthetic",
     folder=".",
-    experts=(Expert("reels", 16), Expert("feed", 10), Expert("ads", 10)),
+    experts=(Expert("reels", 12), Expert("feed", 8), Expert("ads", 8)),
     pilot="reels",
     worse="feed",
     stream_job="01-stream.yaml",
@@ -57,7 +57,7 @@ SYNTHETIC = Scenario(
 MOVIELENS = Scenario(
     name="movielens",
     folder="movielens",
-    experts=(Expert("drama", 16), Expert("comedy", 10), Expert("action", 10)),
+    experts=(Expert("drama", 12), Expert("comedy", 8), Expert("action", 8)),
     pilot="drama",
     worse="comedy",
     stream_job=None,

@@ -19,7 +19,7 @@ from dev.demo import facts, install, reconcile, show
 from dev.demo.live import Live
 from dev.demo.questions import Question
 from dev.demo.scenario import Scenario
-from dev.demo.target import Cluster
+from dev.demo.target import STATE, Cluster
 from dev.demo.traffic import Counts, Traffic
 from recast_api import names
 from recast_cli.cluster import Cluster as Reader
@@ -29,9 +29,10 @@ from recast_cli.world import World
 FRESH_TAE_MIN = 0.95
 TRAFFIC_LINE_SECONDS = 20
 SETTLE_SECONDS = 30
+FAILURES = STATE / "failures.jsonl"
 NOT_RETRIED_SECONDS = 8
 
-FIRST_VERSION, EXPERT_READY, REFRESHED, ROLLED_BACK, JUDGED, RETIRED = 180, 180, 300, 120, 150, 60
+FIRST_VERSION, EXPERT_READY, REFRESHED, ROLLED_BACK, JUDGED, RETIRED = 300, 300, 600, 240, 300, 120
 
 
 @dataclass(frozen=True)
@@ -244,6 +245,7 @@ class Story:
             self._last_traffic_line = now
             text = counts.sentence(self.bad_revisions).removeprefix("traffic").strip()
             self.live.say(Line("traffic", text))
+            FAILURES.write_text("".join(json.dumps(failure) + "\n" for failure in counts.failures))
 
 
 def client_command(cluster: Cluster) -> list[str]:

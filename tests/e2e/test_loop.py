@@ -18,7 +18,7 @@ from dev.demo.traffic import Counts
 from recast_api import names
 from recast_cli import words
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 EXPERTS = ("reels", "feed", "ads")
 
 

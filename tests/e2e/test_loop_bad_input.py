@@ -17,7 +17,7 @@ from recast_api import names
 from recast_api.resources import FailedRevision
 from recast_cli.world import World
 
-pytestmark = [pytest.mark.e2e, pytest.mark.disruptive, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.disruptive, pytest.mark.timeout(1200)]
 
 NO_IMAGE = "recast.local/nobody:built-this"
 QUICKLY = {"steps": [{"setWeight": 50, "pause": "1s"}], "analysis": [], "progressDeadlineSeconds": 30}

@@ -14,7 +14,7 @@ from recast_api import names
 from recast_api.resources import ExpertModelStatus
 from recast_cli.world import World
 
-pytestmark = [pytest.mark.e2e, pytest.mark.disruptive, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.disruptive, pytest.mark.timeout(1200)]
 
 EXPERT = "feed"
 
