@@ -29,7 +29,8 @@ def wanted() -> str:
 def commands(uv: str | None) -> list[list[str]]:
     """What to run, in order; ``uv`` is its path or None. Without one it is fetched first: pip takes minutes longer."""
     python = VENV / "bin" / "python"
-    install = ["pip", "install", "--python", str(python), "-c", "constraints.txt", "pip", "-e", f".[{EXTRAS}]"]
+    wanted_here = ["-c", "constraints.txt", "pip", "-e", f".[{EXTRAS}]"]
+    install = ["pip", "install", "--quiet", "--python", str(python), *wanted_here]
     if uv:
         make = [] if python.exists() else [[uv, "venv", "--python", sys.executable, str(VENV)]]
         return [*make, [uv, *install]]

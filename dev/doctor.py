@@ -19,7 +19,7 @@ from dev.machine import Facts, collect
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_GO = (1, 26)
-MACHINES = ("x86_64", "aarch64")
+MACHINES = ("x86_64",)
 MEMORY_GIB = 6
 COMFORTABLE_MEMORY_GIB = 12
 NEEDED_GIB = {"cache": 12.0, "cluster": 14.0, "python": 6.0, "go": 5.0}

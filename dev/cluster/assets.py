@@ -55,13 +55,16 @@ def _go_env() -> dict[str, str]:
 
 
 def _build(out: Path, package: str, flags: str = "-s -w") -> None:
-    subprocess.run([go(), "build", "-ldflags", flags, "-o", str(out), package], cwd=MODULE, env=_go_env(), check=True)
+    command = [go(), "build", "-ldflags", flags, "-o", str(out), package]
+    built = subprocess.run(command, cwd=MODULE, env=_go_env(), stderr=subprocess.PIPE, text=True)
+    if built.returncode:
+        raise SetupError(f"`go build {package}` failed:\n{built.stderr[-4000:]}")
 
 
 def binaries() -> Path:
     """A folder with every Kubernetes component, etcd, CoreDNS, kubectl, Helm and the pause program; built when missing.
 
-    Raises :class:`SetupError` without a Go toolchain, ``CalledProcessError`` when the build fails.
+    Raises :class:`SetupError` without a Go toolchain and when the build fails.
     """
     version = subprocess.run([go(), "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout.strip()
     sources = sorted(path for path in MODULE.rglob("*") if path.is_file())
