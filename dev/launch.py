@@ -93,7 +93,10 @@ def demo(environment: Mapping[str, str]) -> int:
         return 1
     Preparation().run([VENV, TOOLS, NODE, IMAGES] if mine else [VENV, TOOLS])
     data = environment.get("DATA") or "synthetic"
-    return subprocess.run([PYTHON, "-m", "dev.demo", "run", "--data", data], cwd=REPOSITORY, check=False).returncode
+    code = subprocess.run([PYTHON, "-m", "dev.demo", "run", "--data", data], cwd=REPOSITORY, check=False).returncode
+    if mine:
+        _empty_build_storage()
+    return code
 
 
 def demo_down(environment: Mapping[str, str]) -> int:
@@ -129,9 +132,17 @@ def test(environment: Mapping[str, str], extra: Sequence[str]) -> int:
         print(f"{tier} does not run: {why}", flush=True)
     folders = [f"tests/{tier}" for tier in TIERS if tier not in left_out]
     code = subprocess.run([PYTHON, "-m", "pytest", *folders, *extra], cwd=REPOSITORY, check=False).returncode
+    if not left_out:
+        _empty_build_storage()
     for tier, why in left_out.items():
         print(f"NOT RUN: tests/{tier}: {why}", file=sys.stderr)
     return code
+
+
+def _empty_build_storage() -> None:
+    """Everything built is in the node and in the cache by now; gigabytes need not lie there a third time."""
+    command = [sys.executable, "-m", "dev.cluster", "images", "--prune"]
+    subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=False)  # pytest's closing line stays the last
 
 
 def _doctor() -> int:

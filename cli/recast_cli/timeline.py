@@ -15,11 +15,13 @@ from recast_api.resources import (
     Condition,
     ExpertModel,
     ExpertModelStatus,
+    FailedRevision,
     FoundationModel,
     FoundationModelStatus,
     MetricName,
     ModelVersion,
     RunStatus,
+    Verdict,
 )
 from recast_cli import words
 from recast_cli.world import Resource
@@ -128,9 +130,9 @@ def version_lines(before: ModelVersion | None, after: ModelVersion) -> list[Line
             detail = words.quality(after) or entry.message
             lines.append(Line(name, f"v{number} accepted   {detail}", "good"))
         elif entry.type == "Accepted" and entry.status == "False":
-            lines.append(Line(name, f"v{number} REJECTED   {entry.reason}: {entry.message}", "bad"))
+            lines.append(Line(name, f"v{number} REJECTED   {entry.reason}: {words.headline(entry.message)}", "bad"))
         elif entry.type == "Retired" and entry.status == "True":
-            lines.append(Line(name, f"v{number} retired   {entry.message}"))
+            lines.append(Line(name, f"v{number} retired   {words.headline(entry.message)}"))
     return lines
 
 
@@ -158,7 +160,7 @@ def _canary_lines(name: str, old: ExpertModelStatus, new: ExpertModelStatus) -> 
     known = {(entry.revision, entry.time) for entry in old.failed_revisions}
     for failed in new.failed_revisions:
         if (failed.revision, failed.time) not in known:
-            text = f"v{failed.version}@fm{failed.foundation_version} ROLLED BACK   {failed.reason}: {failed.message}"
+            text = f"v{failed.version}@fm{failed.foundation_version} ROLLED BACK   {failed.reason}: {_verdicts(failed)}"
             lines.append(Line(name, text, "bad"))
     canary, was = new.canary, old.canary
     if canary:
@@ -181,6 +183,16 @@ def _canary_lines(name: str, old: ExpertModelStatus, new: ExpertModelStatus) -> 
             last = f"   {_figures(old.canary)}" if old.canary and old.canary.revision == new.stable.revision else ""
             lines.append(Line(name, f"{words.pair(new.stable)} PROMOTED (was {words.pair(old.stable)}){last}", "good"))
     return lines
+
+
+def _verdicts(failed: FailedRevision) -> str:
+    """``error-rate 0.197 (max 0.01), 312 requests`` for what failed; else the message's first sentence."""
+    failing = [
+        f"{result.metric.value} {result.value} ({result.bound}), {result.samples} requests"
+        for result in failed.results
+        if result.verdict is Verdict.FAILURE
+    ]
+    return "; ".join(failing) or words.headline(failed.message)
 
 
 def _figures(canary: CanaryStatus) -> str:
@@ -210,5 +222,9 @@ def _condition_lines(before: Sequence[Line], name: str, old: list[Condition], ne
         fresh = known is None or (known.status, known.reason) != (entry.status, entry.reason)
         rejection = "is rejected: " in entry.message  # the version's own line tells it
         if fresh and not rejection and not any(entry.reason in line.text for line in (*before, *lines)):
-            lines.append(Line(name, f"{entry.reason}: {entry.message}", "bad" if entry.type != "Ready" else "wait"))
+            lines.append(
+                Line(
+                    name, f"{entry.reason}: {words.headline(entry.message)}", "bad" if entry.type != "Ready" else "wait"
+                )
+            )
     return lines

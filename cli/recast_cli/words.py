@@ -46,6 +46,11 @@ def measured(result: MetricResult) -> str:
     return f"{result.metric.value} {result.verdict.value}: {value}{against}{bound}, {result.samples}{needed} requests"
 
 
+def headline(message: str) -> str:
+    """A message's first sentence: what happened; the rest, what to do, stands in the status."""
+    return message.split(". ", 1)[0].rstrip(".")
+
+
 def instant(timestamp: str) -> datetime:
     """The moment an API timestamp names."""
     return datetime.fromisoformat(timestamp)

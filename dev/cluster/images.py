@@ -41,6 +41,8 @@ class Image:
     base: str = ""
     builder: str = ""
     target: str = ""
+    kept: bool = False
+    """Whether it stays in the layout though no pod runs it: too dear to be built again once the storage is emptied."""
     loaded: bool = True
     """Whether pods run it; the others are only built upon."""
     usually: float = 10
@@ -59,6 +61,7 @@ IMAGES = {
             extras=("trainer", "server"),
             base="base",
             builder="builder",
+            kept=True,
             loaded=False,
             usually=150,
         ),
@@ -173,7 +176,7 @@ class Builder:
         )
 
     def _run(self, verb: str, *arguments: str) -> str:
-        policy = self._policy if verb in ("build", "push", "from", "commit") else []
+        policy = self._policy if verb in ("build", "from", "commit", "pull") else []
         out = self._buildah(verb, *policy, *arguments)
         if out.returncode:
             words = " ".join([verb, *arguments])[:300]
@@ -222,6 +225,11 @@ class Builder:
                 command += ["--build-arg", f"{key}={os.environ[key]}"]
         self._run("build", *command, str(context))
 
+    def take_back(self, ref: str, name: str) -> None:
+        """Bring an image from the layout into the storage."""
+        pulled = self._run("pull", "--quiet", f"oci:{self.layout.root}:{ref}").split()[-1]
+        self._run("tag", pulled, name)
+
     def empty(self) -> None:
         """Give the build storage back; the finished images stay in the layout."""
         self._buildah("rmi", "--all", "--force")
@@ -243,7 +251,10 @@ def ensure(builder: Builder, image: Image, *, final: bool) -> None:
     ref, name = reference(image), local(image)
     if (final and builder.layout.has(ref)) or (not final and builder.has(name)):
         return
-    if not builder.has(name):
+    if not builder.has(name) and builder.layout.has(ref):
+        with step(f"taking image {image.name} back to build upon it", image.usually / 4):
+            builder.take_back(ref, name)
+    elif not builder.has(name):
         for below in (image.base, image.builder):
             if below:
                 ensure(builder, IMAGES[below], final=False)
@@ -257,12 +268,12 @@ def ensure(builder: Builder, image: Image, *, final: bool) -> None:
                     if image.builder:
                         arguments["BUILDER"] = local(IMAGES[image.builder])
                     builder.build(image, REPO / image.folder / "Dockerfile", Path(folder), name, arguments)
-    if final:
+    if final or image.kept:
         with step(f"storing image {image.name}", image.usually / 4):
             builder.layout.add(builder.storage, name, ref)
 
 
-def build(names: list[str], *, prune: bool = False) -> dict[str, str]:
+def build(names: list[str]) -> dict[str, str]:
     """Build what is missing; the references by name."""
     free = shutil.disk_usage(cache()).free / 2**30
     missing = [name for name in names if not Builder().layout.has(reference(IMAGES[name]))]
@@ -272,8 +283,6 @@ def build(names: list[str], *, prune: bool = False) -> dict[str, str]:
     with lock("images"):
         for name in names:
             ensure(builder, IMAGES[name], final=True)
-        if prune:
-            builder.empty()
     return {name: reference(IMAGES[name]) for name in names}
 
 
@@ -309,7 +318,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = [image.name for image in IMAGES.values() if image.loaded]
     parser.add_argument("names", nargs="*", default=default, help=f"which ({', '.join(default)})")
     parser.add_argument("--no-load", action="store_true", help="build only: the node need not run")
-    parser.add_argument("--prune", action="store_true", help="empty the build storage afterwards")
+    parser.add_argument("--prune", action="store_true", help="only empty the build storage; finished images stay")
     parser.add_argument("--json", action="store_true", help="print references as JSON")
     parser.add_argument("--file", type=Path, help="another Dockerfile to build, with --name and --base")
     parser.add_argument("--name", help="its image's name")
@@ -318,10 +327,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Build and load; the references go to stdout and ``.cluster/images.json``."""
+    if arguments.prune:
+        with lock("images"):
+            Builder().empty()
+        return 0
     if arguments.file:
         refs = {arguments.name: build_extra(arguments.name, arguments.file.resolve(), arguments.base)}
     else:
-        refs = build(arguments.names, prune=arguments.prune)
+        refs = build(arguments.names)
     if not arguments.no_load:
         load_into_node(list(refs.values()))
     record = STATE / "images.json"

@@ -143,18 +143,18 @@ class Layout:
     """An OCI image layout in a folder."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
         (root / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
 
     def _load(self, name: str, default: Json) -> Json:
-        file = self._root / name
+        file = self.root / name
         loaded: Json = json.loads(file.read_text()) if file.exists() else default
         return loaded
 
     def _save(self, name: str, content: Json) -> None:
-        scratch = self._root / f"{name}.new"
+        scratch = self.root / f"{name}.new"
         scratch.write_text(json.dumps(content, indent=1))
-        os.replace(scratch, self._root / name)
+        os.replace(scratch, self.root / name)
 
     def _index(self) -> list[Json]:
         entries: list[Json] = self._load("index.json", {"manifests": []})["manifests"]
@@ -165,7 +165,7 @@ class Layout:
         return any(entry["annotations"][_REF] == ref for entry in self._index())
 
     def _blob(self, digest: str) -> Path:
-        return self._root / "blobs" / digest.replace(":", "/")
+        return self.root / "blobs" / digest.replace(":", "/")
 
     def _put(self, content: Json) -> Json:
         data = json.dumps(content, sort_keys=True).encode()
@@ -177,7 +177,7 @@ class Layout:
         known = self._load("layers.json", {})
         key = layer["diff-digest"]
         if key not in known or not self._blob(known[key]["digest"]).exists():
-            scratch = self._root / "layer.incomplete"
+            scratch = self.root / "layer.incomplete"
             with _Hashing(scratch) as stream:
                 pack(storage.diff(layer), stream)
             os.replace(scratch, self._blob(stream.digest))
@@ -209,7 +209,7 @@ class Layout:
     def _collect(self) -> None:
         """Delete the blobs that no image here is made of."""
         needed = {self._blob(digest) for digest in self._closure(self._index())}
-        for blob in (self._root / "blobs" / "sha256").iterdir():
+        for blob in (self.root / "blobs" / "sha256").iterdir():
             if blob not in needed:
                 blob.unlink()
 
