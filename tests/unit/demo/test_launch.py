@@ -54,7 +54,6 @@ class Machine:
 
     def _run(self, command: Sequence[str], **_: Any) -> subprocess.CompletedProcess[str]:
         if "pytest" in command:
-            if "pytest" in command:
             self.pytest.append(command[3:])
         else:
             self.emptied += list(command[2:]) == ["dev.cluster", "images", "--prune"]
