@@ -50,7 +50,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         if options.verb == "down":
-            install.uninstall(choose(os.environ))
+            install.uninstall(choose(os.environ, install=False))
             return 0
         return run(options.data)
     except (TargetError, WaitError) as error:

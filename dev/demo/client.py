@@ -100,6 +100,8 @@ class Client:
             delay = began + number / target.rate - clock()
             if delay > 0:
                 await asyncio.sleep(delay)
+                if self._stopping.is_set():  # one more would be sent after stop() has counted those in flight
+                    return
             number += 1
             if len(self._running) >= IN_FLIGHT:
                 self.not_sent += 1

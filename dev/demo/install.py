@@ -21,6 +21,7 @@ from dev.demo.target import (
     Cluster,
     TargetError,
 )
+from dev.demo.volumes import recycle
 
 _LOADER = "loader"
 _FINISHED_SECONDS = 240
@@ -141,7 +142,12 @@ def forget(cluster: Cluster) -> None:
     print("removing the models of the last time …", flush=True)
     for kind in ("expertmodels", "foundationmodels", "modelversions"):
         cluster.run("delete", kind, "-n", cluster.namespace, "--all", "--timeout=60s", check=False)
+    release = ("--type=merge", "-p", '{"metadata": {"finalizers": null}}')
+    left = cluster.run("get", "foundationmodels,modelversions", "-n", cluster.namespace, "-o", "name", check=False)
+    for name in left.split():  # no operator lives that could let them go
+        cluster.run("patch", name, "-n", cluster.namespace, *release, check=False)
     cluster.run("delete", "namespace", cluster.namespace, "--ignore-not-found", "--timeout=120s")
+    recycle(cluster)
 
 
 def uninstall(cluster: Cluster) -> None:

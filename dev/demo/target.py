@@ -71,13 +71,16 @@ class Cluster:
         return done.stdout
 
 
-def choose(environment: Mapping[str, str]) -> Cluster:
-    """The cluster that the environment asks for: ours, or CONTEXT's after it was confirmed."""
+def choose(environment: Mapping[str, str], *, install: bool = True) -> Cluster:
+    """The cluster that the environment asks for: ours, or CONTEXT's after it was confirmed.
+
+    ``install=False`` is for taking down: then no image need be known. Raises :class:`TargetError`.
+    """
     context = environment.get("CONTEXT", "")
     if not context:
         _announce_ignored(environment)
-        return _ours(environment)
-    cluster = _named(context, environment)
+        return _ours(environment, install)
+    cluster = _named(context, environment, install)
     _confirm(context, cluster, environment)
     refuse_foreign(cluster)
     return cluster
@@ -91,26 +94,26 @@ def _announce_ignored(environment: Mapping[str, str]) -> None:
         print(f"{entry} is ignored: this uses the cluster of `make cluster`. To use another: make demo CONTEXT=<name>")
 
 
-def _ours(environment: Mapping[str, str]) -> Cluster:
+def _ours(environment: Mapping[str, str], install: bool) -> Cluster:
     if not OUR_KUBECONFIG.exists():
         raise TargetError(f"{OUR_KUBECONFIG} is not there: run make cluster")
     return Cluster(
         kubeconfig=OUR_KUBECONFIG,
         kubectl=_binary("kubectl", environment),
         helm=_binary("helm", environment),
-        images=_overrides(environment) or _built_images(),
+        images=_overrides(environment) or (_built_images() if install else {}),
         storage_class="recast-local",
         prometheus_url="http://prometheus.recast-monitoring.svc:9090",
         ours=True,
     )
 
 
-def _named(context: str, environment: Mapping[str, str]) -> Cluster:
+def _named(context: str, environment: Mapping[str, str], install: bool) -> Cluster:
     kubectl = _binary("kubectl", environment)
     images = _overrides(environment)
     missing = [variable(part) for part in PARTS if part not in images]
     missing += [name for name in ("STORAGE_CLASS", "PROMETHEUS_URL") if not environment.get(name)]
-    if missing:
+    if install and missing:
         raise TargetError(
             f"CONTEXT={context} also needs {', '.join(missing)}: images that its nodes can pull, a storage class whose "
             "volumes several pods can mount (ReadWriteMany), and the URL at which its pods reach Prometheus"
@@ -128,8 +131,8 @@ def _named(context: str, environment: Mapping[str, str]) -> Cluster:
         kubectl=kubectl,
         helm=_binary("helm", environment),
         images=images,
-        storage_class=environment["STORAGE_CLASS"],
-        prometheus_url=environment["PROMETHEUS_URL"],
+        storage_class=environment.get("STORAGE_CLASS", ""),
+        prometheus_url=environment.get("PROMETHEUS_URL", ""),
         ours=False,
     )
 
@@ -141,7 +144,7 @@ def _confirm(context: str, cluster: Cluster, environment: Mapping[str, str]) -> 
     print(f"server   {view['clusters'][0]['cluster']['server']}")
     print(f"user     {view['contexts'][0]['context'].get('user', '')}")
     print(f"nodes    {len(nodes)}: {', '.join(nodes[:5])}{', …' if len(nodes) > 5 else ''}")
-    print(f"The demo uses the namespaces {NAMESPACE} and {SYSTEM_NAMESPACE} and installs three CRDs and a ClusterRole.")
+    print(f"The demo uses the namespaces {NAMESPACE} and {SYSTEM_NAMESPACE} and installs CRDs and admission policies.")
     answer = environment.get("CONFIRM", "")
     if not answer and sys.stdin.isatty():
         answer = input("Type the context's name to go on: ").strip()

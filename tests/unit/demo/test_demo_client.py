@@ -78,6 +78,29 @@ async def test_good_answers_are_counted_by_revision_and_tae_over_short_and_kept_
     assert client.failures == []
 
 
+async def test_nothing_is_sent_once_stop_has_counted_what_is_in_flight() -> None:
+    asked = 0
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        request = await read(reader)
+        asked += 1
+        writer.write(reply(request, close=True))
+        writer.close()
+
+    client = Client()
+    async with served(handler) as port:
+        drive = asyncio.create_task(client.drive(target(port, rate=5)))
+        async with asyncio.timeout(20):
+            while not client.counts.total():
+                await asyncio.sleep(0.005)
+            await client.stop()  # the drive sleeps until the next request is due
+            counted = client.counts.total()
+            await drive
+    assert (client.counts.total(), asked) == (counted, counted)
+    assert client._running == set()
+
+
 async def test_a_server_that_never_answers_does_not_slow_the_schedule_down() -> None:
     asked = 0
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dev.demo import facts, questions, reconcile, render, scenario, target
+from dev.demo import facts, questions, reconcile, render, scenario, target, volumes
 from dev.demo.traffic import Counts, reports
 from recast_api.resources import ExpertModel, FoundationModel
 from recast_cli.world import World, parse
@@ -222,3 +222,16 @@ def test_questions_are_sorted_by_surface_and_the_newest_are_kept() -> None:
     found = questions.by_surface([*lines, '{"surface": "feed", "user": 1, "candidates": [2]}'])
     assert found["feed"] == [{"user": 1, "candidates": [2]}]
     assert [entry["user"] for entry in found["ads"]] == list(range(100, 300))
+
+
+@pytest.mark.parametrize(
+    ("phase", "inside", "taken"), [("Released", True, True), ("Bound", True, False), ("Released", False, False)]
+)
+def test_only_released_folders_of_our_own_are_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, inside: bool, taken: bool
+) -> None:
+    monkeypatch.setattr(volumes, "FOLDERS", tmp_path if inside else tmp_path / "elsewhere")
+    folder = tmp_path / "3"
+    folder.mkdir()
+    volume = {"spec": {"hostPath": {"path": str(folder)}}, "status": {"phase": phase}}
+    assert volumes.abandoned(volume) == (folder if taken else None)
