@@ -264,11 +264,23 @@ def down(state: Path = STATE) -> None:
 def _down(layout: Layout) -> None:
     state = layout.state
     _stop(layout)
-    _cgroups(layout, _remove_cgroup)
-    shutil.rmtree(state, ignore_errors=True)
-    left: list[str] = [str(state)] if state.exists() else []
-    _cgroups(layout, lambda path: left.append(str(path)) if path.exists() else None)
+
+    def removed() -> bool:  # the kernel may still be reaping pods that were killed with the node
+        _cgroups(layout, _remove_cgroup)
+        shutil.rmtree(state, ignore_errors=True)
+        return not _left(layout)
+
+    with contextlib.suppress(assets.SetupError):
+        wait(removed, 20, "the pods' last processes")
+    left = _left(layout)
     say("cluster removed" if not left else "could not remove: " + ", ".join(left))
+
+
+def _left(layout: Layout) -> list[str]:
+    """What ``down`` has not removed."""
+    left = [str(layout.state)] if layout.state.exists() else []
+    _cgroups(layout, lambda path: left.append(str(path)) if path.exists() else None)
+    return left
 
 
 def tails(layout: Layout, lines: int = 6) -> str:
