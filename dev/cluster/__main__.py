@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from dev.cluster import assets, lifecycle
+from dev.cluster import assets, images, lifecycle
 from dev.cluster.layout import load
 from dev.cluster.paths import STATE
 
@@ -23,10 +23,7 @@ def main() -> int:
     verbs.add_parser("logs", help="the end of every component's log, and a tarball of all")
     run = verbs.add_parser("exec", help="run a command with this cluster's kubeconfig and tools")
     run.add_argument("command", nargs=argparse.REMAINDER)
-    if (STATE.parent / "dev" / "cluster" / "images.py").exists():
-        from dev.cluster import images
-
-        images.add_arguments(verbs.add_parser("images", help="build the project's images and load them into the node"))
+    images.add_arguments(verbs.add_parser("images", help="build the project's images and load them into the node"))
     arguments = parser.parse_args()
     try:
         match arguments.verb:

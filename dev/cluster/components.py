@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from dev.cluster.layout import API_PORT, NODE, PROMETHEUS_PORT, Layout
@@ -22,17 +22,14 @@ class Component:
     """``tcp:host:port``, ``unix:path``, ``http:url`` or ``https:url``: what answers when it is ready."""
     after: tuple[str, ...] = ()
     """Components that must be ready first."""
-    environment: dict[str, str] = field(default_factory=dict)
 
 
-def etcd(layout: Layout, bin_: Path) -> Component:
-    """Etcd on the node's loopback, for clients with a certificate of this cluster's CA only."""
-    pki, peer = layout.pki, "http://127.0.0.1:2380"
-    argv = [
-        str(bin_ / "etcd"),
-        f"--data-dir={layout.state}/etcd",
-        "--listen-client-urls=https://127.0.0.1:2379",
-        "--advertise-client-urls=https://127.0.0.1:2379",
+def etcd_arguments(data: Path, pki: Path, url: str, peer: str) -> list[str]:
+    """One member of etcd, for clients with a certificate of this CA only; durable enough for a throw-away cluster."""
+    return [
+        f"--data-dir={data}",
+        f"--listen-client-urls={url}",
+        f"--advertise-client-urls={url}",
         f"--listen-peer-urls={peer}",
         f"--initial-advertise-peer-urls={peer}",
         f"--initial-cluster=default={peer}",
@@ -43,7 +40,12 @@ def etcd(layout: Layout, bin_: Path) -> Component:
         "--unsafe-no-fsync",
         "--log-level=warn",
     ]
-    return Component("etcd", argv, ready="tcp:127.0.0.1:2379")
+
+
+def etcd(layout: Layout, bin_: Path) -> Component:
+    """Etcd on the node's loopback."""
+    arguments = etcd_arguments(layout.state / "etcd", layout.pki, "https://127.0.0.1:2379", "http://127.0.0.1:2380")
+    return Component("etcd", [str(bin_ / "etcd"), *arguments], ready="tcp:127.0.0.1:2379")
 
 
 def apiserver(layout: Layout, bin_: Path) -> Component:

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from dev.cluster import assets
+from dev.cluster.components import etcd_arguments
 from dev.cluster.paths import direct_environment
 from dev.cluster.pki import Authority, Identity
 
@@ -54,23 +55,8 @@ class ControlPlane:
             )
 
     def _start_etcd(self) -> None:
-        pki, url = self.path / "pki", f"https://127.0.0.1:{self._etcd_port}"
-        peer = f"http://127.0.0.1:{_free_port()}"
-        self._spawn(
-            "etcd",
-            f"--data-dir={self.path}/etcd",
-            f"--listen-client-urls={url}",
-            f"--advertise-client-urls={url}",
-            f"--listen-peer-urls={peer}",
-            f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster=default={peer}",
-            f"--cert-file={pki}/etcd.crt",
-            f"--key-file={pki}/etcd.key",
-            f"--trusted-ca-file={pki}/ca.crt",
-            "--client-cert-auth",
-            "--unsafe-no-fsync",
-            "--log-level=warn",
-        )
+        url, peer = f"https://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{_free_port()}"
+        self._spawn("etcd", *etcd_arguments(self.path / "etcd", self.path / "pki", url, peer))
 
     def _start_apiserver(self) -> None:
         pki = self.path / "pki"

@@ -135,9 +135,7 @@ class Node:
 
     def _start(self, part: components.Component) -> None:
         log = (self._layout.logs / f"{part.name}.log").open("ab")
-        process = subprocess.Popen(
-            part.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | part.environment
-        )
+        process = subprocess.Popen(part.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         log.close()
         process.returncode = 0  # this process reaps for itself, see _reap: Popen must not wait for it too
         self._pids[process.pid] = part.name
