@@ -131,6 +131,12 @@ def reference(image: Image) -> str:
     return f"recast.local/{image.name}:{tag(image)}"
 
 
+def _uv_cache() -> Path:
+    """Where uv keeps unpacked wheels: `.venv` was made from the same ones, so a build only copies them."""
+    base = os.environ.get("UV_CACHE_DIR")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uv"
+
+
 # Buildah starts itself again with an empty environment for every RUN, so LD_LIBRARY_PATH cannot lead it to the unpacked
 # libraries. In a mount namespace of its own they lie over the system's library folder instead.
 _WITH_LIBRARIES = 'mount -t overlay overlay -o "lowerdir=$1:$2" "$2" && shift 2 && exec "$@"'
@@ -218,6 +224,9 @@ class Builder:
         if _CERTIFICATES.exists():
             command += ["-v", f"{_CERTIFICATES}:{_IN_BUILD}:ro"]
             command += [word for key in ("SSL_CERT_FILE", "PIP_CERT") for word in ("--build-arg", f"{key}={_IN_BUILD}")]
+        packages = _uv_cache()
+        packages.mkdir(parents=True, exist_ok=True)
+        command += ["-v", f"{packages}:/root/.cache/uv", "--build-arg", "UV_NO_CACHE=0"]
         if Path("/etc/pip.conf").exists():
             command += ["-v", "/etc/pip.conf:/etc/pip.conf:ro"]
         for key in sorted(os.environ):
