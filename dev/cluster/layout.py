@@ -100,16 +100,21 @@ def _taken() -> list[ipaddress.IPv4Network]:
     return [ipaddress.IPv4Network(name, strict=False) for name in named]
 
 
+def identity(state: Path) -> str:
+    """What tells this cluster from every other on the machine, before it has addresses."""
+    return hashlib.sha256(str(state).encode()).hexdigest()[:8]
+
+
 def load(state: Path) -> Layout:
     """The layout of the cluster in ``state``: as it was chosen when the cluster was first started, or a free one."""
     chosen = state / "layout.json"
     if chosen.exists():
         known = json.loads(chosen.read_text())
         return Layout(state=state, id=known["id"], slot=known["slot"])
-    identity = hashlib.sha256(str(state).encode()).hexdigest()[:8]
+    own = identity(state)
     taken = _taken()
     for offset in range(256):
-        layout = Layout(state=state, id=identity, slot=(int(identity, 16) + offset) % 256)
+        layout = Layout(state=state, id=own, slot=(int(own, 16) + offset) % 256)
         nets = [ipaddress.IPv4Network(net) for net in (f"{layout.host_ip}/32", layout.pods, layout.services)]
         if not any(net.overlaps(other) for net in nets for other in taken):
             state.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dev.cluster import assets, bootstrap, pause
-from dev.cluster.layout import NODE, Layout, load
+from dev.cluster.layout import NODE, Layout, identity, load
 from dev.cluster.paths import REPO, STATE, direct_environment, lock
 from dev.cluster.pki import Authority, Identity
 from dev.cluster.progress import say
@@ -79,8 +79,8 @@ def _certificates(layout: Layout) -> None:
         "coredns": Identity("coredns"),
         "prometheus": Identity("prometheus"),
     }
-    for name, identity in users.items():
-        authority.kubeconfig(layout.pki / f"{name}.kubeconfig", layout.server, name, identity)
+    for name, user in users.items():
+        authority.kubeconfig(layout.pki / f"{name}.kubeconfig", layout.server, name, user)
     node = Identity(f"system:node:{NODE}", "system:nodes")
     authority.kubeconfig(layout.pki / "kubelet.kubeconfig", layout.server, "kubelet", node)
     authority.kubeconfig(layout.kubeconfig, layout.server, "admin", Identity("recast-dev-admin", "system:masters"))
@@ -154,9 +154,8 @@ def _wrappers(layout: Layout) -> None:
 def up(state: Path = STATE) -> Layout:
     """Start the cluster, or find it running. Raises :class:`SetupError` with the end of every log when it cannot."""
     assets.binaries(), assets.debian()
-    layout = load(state)
-    with lock(f"cluster-{layout.id}"):
-        return _up(layout)
+    with _alone(state):  # addresses are chosen inside: a `down` beside this would remove the choice
+        return _up(load(state))
 
 
 def _up(layout: Layout) -> Layout:
@@ -253,12 +252,16 @@ def _stop(layout: Layout) -> None:
 
 def down(state: Path = STATE) -> None:
     """Stop the cluster in order and remove all it made; says what could not be removed."""
-    if not (state / "layout.json").exists():
-        say("no cluster here")
-        return
-    layout = load(state)
-    with lock(f"cluster-{layout.id}"):
-        _down(layout)
+    with _alone(state):
+        if (state / "layout.json").exists():
+            _down(load(state))
+        else:
+            say("no cluster here")
+
+
+def _alone(state: Path) -> contextlib.AbstractContextManager[None]:
+    """One ``up`` or ``down`` of a cluster at a time."""
+    return lock(f"cluster-{identity(state)}")
 
 
 def _down(layout: Layout) -> None:
