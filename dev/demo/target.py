@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dev.cluster import assets
 from dev.demo.render import variable
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STATE = REPOSITORY / ".cluster" / "demo"
 OUR_KUBECONFIG = REPOSITORY / ".cluster" / "kubeconfig"
+WRAPPERS = REPOSITORY / ".cluster" / "bin"  # of kubectl and helm, for our cluster alone
 
 NAMESPACE = "recast-demo"
 SYSTEM_NAMESPACE = "recast-demo-system"
@@ -99,8 +101,8 @@ def _ours(environment: Mapping[str, str], install: bool) -> Cluster:
         raise TargetError(f"{OUR_KUBECONFIG} is not there: run make cluster")
     return Cluster(
         kubeconfig=OUR_KUBECONFIG,
-        kubectl=_binary("kubectl", environment),
-        helm=_binary("helm", environment),
+        kubectl=str(WRAPPERS / "kubectl"),
+        helm=str(WRAPPERS / "helm"),
         images=_overrides(environment) or (_built_images() if install else {}),
         storage_class="recast-local",
         prometheus_url="http://prometheus.recast-monitoring.svc:9090",
@@ -196,8 +198,11 @@ def _built_images() -> dict[str, str]:
 
 
 def _binary(name: str, environment: Mapping[str, str]) -> str:
-    ours = REPOSITORY / ".cluster" / "bin" / name
-    found = environment.get(name.upper()) or (str(ours) if os.access(ours, os.X_OK) else shutil.which(name))
-    if not found:
-        raise TargetError(f"{name} not found: run make tools, or put it on PATH")
-    return found
+    """A person's own tool, else the one that we build. Never a wrapper: that one knows our cluster alone."""
+    folders = [folder for folder in environment.get("PATH", "").split(os.pathsep) if not _holds_wrappers(folder)]
+    named = environment.get(name.upper()) or shutil.which(name, path=os.pathsep.join(folders))
+    return named or str(assets.binaries() / name)
+
+
+def _holds_wrappers(folder: str) -> bool:
+    return Path(folder).parts[-2:] == WRAPPERS.parts[-2:]

@@ -160,6 +160,24 @@ def test_another_cluster_needs_images_that_it_can_pull(monkeypatch: pytest.Monke
         target.choose({"CONTEXT": "prod"})
 
 
+def executable(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o755)
+    return path
+
+
+def test_for_another_cluster_a_persons_own_kubectl_is_used_and_never_our_clusters_wrapper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target.assets, "binaries", lambda: tmp_path / "built")
+    wrapper = executable(tmp_path / ".cluster" / "bin" / "kubectl")
+    found = target._binary("kubectl", {"PATH": str(wrapper.parent)})
+    assert found == str(tmp_path / "built" / "kubectl")
+    own = executable(tmp_path / "usr" / "bin" / "kubectl")
+    assert target._binary("kubectl", {"PATH": f"{wrapper.parent}:{own.parent}"}) == str(own)
+    assert target._binary("kubectl", {"PATH": str(own.parent), "KUBECTL": "/opt/kubectl"}) == "/opt/kubectl"
+
+
 class FakeCluster:
     """Answers ``kubectl get`` from a table."""
 
