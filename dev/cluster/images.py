@@ -143,13 +143,14 @@ _WITH_LIBRARIES = 'mount -t overlay overlay -o "lowerdir=$1:$2" "$2" && shift 2 
 
 
 class Builder:
-    """Buildah with a storage of its own in the cache."""
+    """Buildah with a storage and a layout of its own in ``home``: the cache, where nothing else is said."""
 
-    def __init__(self) -> None:
-        self.root = cache() / "buildah"
-        self.layout = Layout(cache() / "oci")
+    def __init__(self, home: Path | None = None) -> None:
+        self.home = home or cache()
+        self.root = self.home / "buildah"
+        self.layout = Layout(self.home / "oci")
         self.storage = Storage(self.root / "storage")
-        self.root.mkdir(exist_ok=True)
+        self.root.mkdir(parents=True, exist_ok=True)
         policy = self.root / "policy.json"
         policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
         registries = self.root / "registries.conf"
@@ -178,7 +179,13 @@ class Builder:
         ]
         command = [*isolate, "buildah", *self._global, *arguments]
         return subprocess.run(
-            command, env=self._environment, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
+            command,
+            cwd=self.home,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
         )
 
     def _run(self, verb: str, *arguments: str) -> str:
@@ -236,7 +243,8 @@ class Builder:
 
     def take_back(self, ref: str, name: str) -> None:
         """Bring an image from the layout into the storage."""
-        pulled = self._run("pull", "--quiet", f"oci:{self.layout.root}:{ref}").split()[-1]
+        # Buildah also names what it pulls after the folder, and not every path makes a name: so it gets a plain one.
+        pulled = self._run("pull", "--quiet", f"oci:{self.layout.root.name}:{ref}").split()[-1]
         self._run("tag", pulled, name)
 
     def empty(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Mapping
 from concurrent import futures
@@ -158,3 +159,4 @@ def uninstall(cluster: Cluster) -> None:
     finally:
         cluster.run("delete", "namespace", SYSTEM_NAMESPACE, "--ignore-not-found", "--timeout=120s")
     cluster.run("delete", "crd", *CRDS, "--ignore-not-found", "--timeout=60s")
+    shutil.rmtree(STATE, ignore_errors=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from dev.demo.questions import Question
 from dev.demo.scenario import Scenario
-from dev.demo.target import OUR_KUBECONFIG, REPOSITORY, Cluster
+from dev.demo.target import REPOSITORY, Cluster
 
 
 def state(cluster: Cluster, scenario: Scenario, questions: Mapping[str, list[Question]]) -> str:
@@ -16,20 +16,21 @@ def state(cluster: Cluster, scenario: Scenario, questions: Mapping[str, list[Que
     pilot = scenario.pilot
     question = json.dumps({**questions[pilot][0], "limit": 5})
     lines = ["", cluster.run("get", "fm,em,mv", "-n", cluster.namespace).rstrip(), "", "look around"]
-    lines.append(f"  export KUBECONFIG={kubeconfig} PATH=$PWD/.cluster/bin:$PWD/.venv/bin:$PATH")
+    tools = "$PWD/.cluster/bin:$PWD/.venv/bin" if cluster.ours else "$PWD/.venv/bin"
+    lines.append(f"  export KUBECONFIG=$PWD/{kubeconfig} PATH={tools}:$PATH")
     lines.append(f"  kubectl get fm,em,mv -n {cluster.namespace} -o wide")
     lines.append(f"  kubectl recast status -n {cluster.namespace}")
     lines.append(f"  kubectl recast why {pilot} -n {cluster.namespace}")
     lines += ["ask an expert"]
-    if cluster.kubeconfig == OUR_KUBECONFIG:
+    if cluster.ours:
         for expert in scenario.experts:
             lines.append(f"  http://{service_address(cluster, expert.name)}/v1/rank   surface {expert.name}")
         lines.append(f"  curl -si http://{service_address(cluster, pilot)}/v1/rank -d '{question}'")
     else:
         lines.append(f"  kubectl port-forward -n {cluster.namespace} svc/em-{pilot} 8080:80 &")
         lines.append(f"  curl -si http://127.0.0.1:8080/v1/rank -d '{question}'")
-    prometheus = cluster.prometheus_url
-    lines += [f"measurements   {prometheus} (inside the cluster)", "take it down   make demo-down", ""]
+    down = "make demo-down" if cluster.ours else f"make demo-down CONTEXT={cluster.context}"
+    lines += [f"measurements   {cluster.prometheus_url} (inside the cluster)", f"take it down   {down}", ""]
     return "\n".join(lines)
 
 

@@ -10,7 +10,6 @@ import json
 import sys
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from dev.demo import facts, install, reconcile, show
 from dev.demo.live import Live
 from dev.demo.questions import Question
 from dev.demo.scenario import Scenario
-from dev.demo.target import STATE, Cluster
+from dev.demo.target import RELEASE, STATE, SYSTEM_NAMESPACE, Cluster
 from dev.demo.traffic import Counts, Traffic
 from recast_api import names
 from recast_cli.cluster import Cluster as Reader
@@ -260,19 +259,12 @@ def client_command(cluster: Cluster) -> list[str]:
 
 
 def prometheus(cluster: Cluster, query: str) -> dict[str, object]:
-    """The JSON answer to an instant query: directly on our own cluster, through the apiserver elsewhere."""
-    url = urllib.parse.urlsplit(cluster.prometheus_url)
-    service, namespace = (url.hostname or "").split(".")[:2]
-    path = "/api/v1/query?" + urllib.parse.urlencode({"query": query})
-    if cluster.ours:
-        address = cluster.run("get", "service", service, "-n", namespace, "-o", "jsonpath={.spec.clusterIP}").strip()
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://{address}:{url.port or 80}{path}", timeout=10) as answer:
-            parsed: dict[str, object] = json.load(answer)
-            return parsed
-    raw = f"/api/v1/namespaces/{namespace}/services/{service}:{url.port or 80}/proxy{path}"
-    proxied: dict[str, object] = json.loads(cluster.run("get", "--raw", raw))
-    return proxied
+    """The JSON answer to an instant query, asked from the operator's pod: the URL is one that pods reach."""
+    url = f"{cluster.prometheus_url.rstrip('/')}/api/v1/query?" + urllib.parse.urlencode({"query": query})
+    ask = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())"
+    operator = ("exec", "-n", SYSTEM_NAMESPACE, f"deploy/{RELEASE}-operator")
+    answer: dict[str, object] = json.loads(cluster.run(*operator, "--", "python", "-c", ask, url))
+    return answer
 
 
 def begin(cluster: Cluster, scenario: Scenario, questions: Mapping[str, list[Question]], began: float) -> Story:

@@ -47,8 +47,14 @@ class Cluster:
     images: Mapping[str, str]
     storage_class: str
     prometheus_url: str
-    ours: bool
+    context: str = ""
+    """As the person named it; empty for the cluster of ``make cluster``."""
     namespace: str = NAMESPACE
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is the cluster of ``make cluster``."""
+        return not self.context
 
     def run(self, *arguments: str, stdin: str | None = None, check: bool = True, timeout: float = 180) -> str:
         """Standard output of kubectl. Raises :class:`TargetError` with its complaint where it fails."""
@@ -106,7 +112,6 @@ def _ours(environment: Mapping[str, str], install: bool) -> Cluster:
         images=_overrides(environment) or (_built_images() if install else {}),
         storage_class="recast-local",
         prometheus_url="http://prometheus.recast-monitoring.svc:9090",
-        ours=True,
     )
 
 
@@ -135,7 +140,7 @@ def _named(context: str, environment: Mapping[str, str], install: bool) -> Clust
         images=images,
         storage_class=environment.get("STORAGE_CLASS", ""),
         prometheus_url=environment.get("PROMETHEUS_URL", ""),
-        ours=False,
+        context=context,
     )
 
 
