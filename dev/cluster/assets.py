@@ -85,7 +85,14 @@ def binaries() -> Path:
         for name in COMPONENTS:
             (scratch / name).symlink_to("hyperkube")
         scratch.rename(target)
+        _forget("bin-*")
     return target
+
+
+def _forget(pattern: str) -> None:
+    """Delete what is older than the newest two: another checkout may still run the one before."""
+    for old in sorted(cache().glob(pattern), key=lambda path: path.stat().st_mtime)[:-2]:
+        shutil.rmtree(old)
 
 
 def _closure() -> list[str]:
@@ -120,6 +127,7 @@ def debian() -> Path:
                 subprocess.run(["dpkg-deb", "-x", str(archive), str(scratch)], check=True)
             shutil.rmtree(scratch / "archives")
         scratch.rename(target)
+        _forget("debs-*")
     return target
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from pathlib import Path
 
 import pytest
 
-from dev.cluster import bootstrap, components, golang, layout
+from dev.cluster import assets, bootstrap, components, golang, layout
 from dev.cluster.discovery import targets
 from dev.cluster.paths import content_hash
 
@@ -128,3 +129,12 @@ def test_go_is_the_machines_own_or_the_fetched_one_where_that_is_missing_or_too_
     command.chmod(0o755)
     monkeypatch.setattr(golang, "own", lambda: str(command) if own else None)
     assert golang.go() == str(command if own == "go1.26.2" else fetched)
+
+
+def test_of_what_was_built_for_earlier_versions_one_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECAST_CACHE", str(tmp_path))
+    for age, name in enumerate(("bin-new", "bin-before", "bin-old", "debs-old")):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    assets._forget("bin-*")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin-before", "bin-new", "debs-old"]
