@@ -79,20 +79,17 @@ def _both_policies() -> list[Policy]:
 
 
 class Refresh(Wire):
-    """Which policies make the served version stale. The first version is always trained."""
+    """What makes the served version stale. The first version is always trained."""
 
-    on: Annotated[
+    triggers: Annotated[
         list[Policy],
         Field(max_length=2, json_schema_extra={"x-kubernetes-list-type": "set"}),
-    ] = Field(
-        default_factory=_both_policies,
-        description='Policies, first violation wins. Write the key in quotes, "on": YAML 1.1 reads a bare on as true.',
-    )
+    ] = Field(default_factory=_both_policies, description="The first that holds is the reason.")
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        if len(set(self.on)) != len(self.on):
-            raise ValueError("refresh.on must not repeat a policy")
+        if len(set(self.triggers)) != len(self.triggers):
+            raise ValueError("refresh.triggers must not repeat one")
         return self
 
 
@@ -291,6 +288,8 @@ class FailedRevision(Status):
     reason: Reason
     message: Message
     time: Timestamp
+    serving_changed: bool = False
+    """Whether its serving template was another than stable's: then the failure says nothing of the models alone."""
     results: Annotated[list[MetricResult], Field(default_factory=list, max_length=8)]
 
 

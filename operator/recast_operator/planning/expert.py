@@ -183,7 +183,7 @@ def _judge_freshness(found: ExpertPass) -> ExpertPass:
             target=found.reading.pin,
             trained_spec=hashing.spec_part(run.inputs_hash) if run else "",
             wanted_spec=hashing.spec_part(found.shop.wanted or hashing.expert_inputs(found.model.spec, "")),
-            policies=frozenset(found.model.spec.refresh.on),
+            policies=frozenset(found.model.spec.refresh.triggers),
         )
     )
     return replace(found, violation=violation, refresh=_refresh(found, violation))

@@ -27,7 +27,7 @@ class Freshness:
     """The spec's part of the inputs that the basis was trained from; empty where unknown (landed by Git or CI)."""
     wanted_spec: str
     policies: frozenset[str]
-    """``spec.refresh.on``."""
+    """``spec.refresh.triggers``."""
 
 
 @dataclass(frozen=True)
