@@ -7,16 +7,15 @@ slots, so that two experts never take one. A lineage goes when nobody pins it: b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from recast_api.resources import ExpertModel, FoundationModel, LineageStatus, WaveStatus
+from recast_api.resources import ExpertModel, FailedRevision, FoundationModel, LineageStatus, WaveStatus
 from recast_api.resources.foundation import FoundationVersionRef
 from recast_operator.planning import versions as version_rules
 from recast_operator.planning.clock import elapsed, stamp
 from recast_operator.planning.outcome import Event
-from recast_operator.planning.rollout import failed_with
 from recast_operator.planning.snapshot import ObservedDeployment, ObservedFoundation
 from recast_operator.planning.versions import Judged
 
@@ -70,14 +69,27 @@ def _reject_failed(observed: ObservedFoundation, state: Lead) -> Lead:
     if candidate is None:
         return state
     for pilot in pilots(observed):
-        failure = failed_with(pilot.status.failed_revisions, candidate.version, "AnalysisFailed")
-        if failure is None or failure.time < candidate.since:  # of another foundation that it read before
+        failure = next((entry for entry in _failures(pilot, candidate) if not entry.serving_changed), None)
+        if failure is None:
             continue
         text = f"pilot {pilot.metadata.name}: {failure.message}"[:1024]
         judged = version_rules.reject(state.judged, candidate.version, PILOT_FAILED, text)
         event = Event("Warning", PILOT_FAILED, f"v{candidate.version} is rejected: {text}")
         return replace(state, judged=judged, candidate=None, events=(event,))
     return state
+
+
+def _failures(pilot: ExpertModel, candidate: FoundationVersionRef) -> Iterator[FailedRevision]:
+    """What the pilot rolled back on its analysis with this candidate; not with a namesake that it read before."""
+    for entry in pilot.status.failed_revisions:
+        tried = entry.foundation_version == candidate.version and entry.time >= candidate.since
+        if tried and entry.reason == "AnalysisFailed":
+            yield entry
+
+
+def undecided(observed: ObservedFoundation, candidate: FoundationVersionRef) -> tuple[str, ...]:
+    """Pilots that rolled the candidate back together with a change of their serving: either may be at fault."""
+    return tuple(pilot.metadata.name for pilot in pilots(observed) if any(_failures(pilot, candidate)))
 
 
 def _choose(observed: ObservedFoundation, state: Lead, now: datetime) -> Lead:

@@ -62,10 +62,13 @@ def _story(found: FoundationPass) -> tuple[str, str]:
         return "ServersStarting", f"servers of v{candidate.version} are starting"
     if candidate is not None:
         names = [pilot.metadata.name for pilot in fleet.pilots(found.observed)]
-        return (
-            "PilotsRefreshing",
-            f"v{candidate.version} waits for its pilots: {messages.join(names)}",
-        )
+        waits = f"v{candidate.version} waits for its pilots: {messages.join(names)}"
+        if undecided := fleet.undecided(found.observed, candidate):
+            waits += (
+                f"; {messages.join(undecided)} rolled it back, but with a changed spec.serving, which may be at fault: "
+                "change that back and it is tried again"
+            )
+        return "PilotsRefreshing", waits
     if wave.granted or wave.waiting:
         waiting = f", {wave.waiting_total} waiting" if wave.waiting_total else ""
         newest = f"v{lead.newest.version}" if lead.newest else "the first version"

@@ -70,5 +70,9 @@ def spec_part(inputs: str) -> str:
 
 def revision(version_digest: str, foundation_lineage: int, serving: ExpertServing) -> str:
     """The name of a revision: expert version, foundation lineage, serving template without its replica count."""
-    template = {key: value for key, value in visible(serving).items() if key != "replicas"}
-    return digest([version_digest, foundation_lineage, template], 10)
+    return digest([version_digest, foundation_lineage, serving_template(serving)], 10)
+
+
+def serving_template(serving: ExpertServing) -> dict[str, object]:
+    """What of the serving spec makes a revision: all but the replica count."""
+    return {key: value for key, value in visible(serving).items() if key != "replicas"}

@@ -16,7 +16,7 @@ How many pods each revision gets follows from the state alone and is worked out 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 from recast_api.resources import CanaryStatus, FailedRevision, MetricResult, RevisionStatus, Rollout, Verdict
 from recast_operator.planning import analysis, messages
 from recast_operator.planning.clock import elapsed, stamp
+from recast_operator.planning.hashing import serving_template
 from recast_operator.planning.outcome import Event
 from recast_operator.planning.pods import Trouble
 from recast_operator.planning.requests import Wish
@@ -245,6 +246,8 @@ def _roll_back(scene: Scene, course: Course, canary: CanaryStatus, reason: str, 
         reason=reason,
         message=message,
         time=stamp(scene.now),
+        serving_changed=course.stable is not None
+        and serving_template(course.stable.serving) != serving_template(canary.serving),
         results=canary.results,
     )
     kept = tuple(old for old in course.failed if old.revision != canary.revision)
@@ -279,10 +282,3 @@ def _step_message(scene: Scene, step: Split) -> str:
 
 def _fields(revision: RevisionStatus) -> dict[str, Any]:
     return {name: getattr(revision, name) for name in RevisionStatus.model_fields}
-
-
-def failed_with(failed: Sequence[FailedRevision], foundation_version: int, reason: str) -> FailedRevision | None:
-    """The failure of that kind with that foundation version."""
-    return next(
-        (entry for entry in failed if entry.foundation_version == foundation_version and entry.reason == reason), None
-    )

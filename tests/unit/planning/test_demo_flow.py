@@ -133,6 +133,22 @@ def test_a_pilot_whose_analysis_fails_rejects_the_candidate_and_the_fleet_stays(
     assert cluster.condition("reels", "Stale").status == "False", "its target is the current version again"
 
 
+def test_a_candidate_is_not_blamed_for_a_canary_whose_serving_changed_too() -> None:
+    cluster = demo(pilots=["reels"])
+    cluster.until(all_on(1))
+    cluster.error_share["bad:1"] = 0.2
+    cluster.edit("home-fm", data=DATA_2)
+    cluster.until(lambda c: c.em("reels").status.canary is not None)
+    cluster.edit("reels", serving={"image": "bad:1", "replicas": 4})
+    cluster.until(lambda c: bool(c.em("reels").status.failed_revisions))
+    cluster.run(120)
+    assert cluster.fm().status.candidate.version == 2
+    said = cluster.condition("home-fm", "Ready").message
+    assert "reels rolled it back, but with a changed spec.serving" in said
+    cluster.edit("reels", serving={"image": "server:1", "replicas": 4})
+    cluster.until(all_on(2))
+
+
 def test_a_bad_serving_image_is_rolled_back_never_shrinks_stable_and_is_not_tried_again() -> None:
     cluster, watch = demo(), Watch()
     cluster.until(all_on(1), watch=watch)
