@@ -32,7 +32,7 @@ from torchx.specs import (
 from recast_api import names
 from recast_operator.adapters import job_objects
 from recast_operator.adapters.errors import Blocked, Conflict, NotFound
-from recast_operator.adapters.kube import JOBS, MERGE, PODS, SERVICES, Exchange
+from recast_operator.adapters.kube import JOBS, MERGE, PODS, SERVICES, Exchange, Request
 
 Object = dict[str, Any]
 
@@ -137,9 +137,9 @@ class JobScheduler(Scheduler[JobOptions]):  # type: ignore[misc]
         for resource, body in ((SERVICES, request.service), (JOBS, request.job)):
             name = body["metadata"]["name"]
             try:
-                made = self._api.request("POST", resource.path(request.namespace), body=body, params=_BY_RECAST)
+                made = self._api.send(Request("POST", resource.path(request.namespace), body=body, params=_BY_RECAST))
             except Conflict:
-                made = self._api.request("GET", resource.path(request.namespace, name))
+                made = self._api.send(Request("GET", resource.path(request.namespace, name)))
                 _check_owner(resource.kind, made, body)
         self._hand_over(request, made)
         return f"{request.namespace}:{request.job['metadata']['name']}"
@@ -150,12 +150,14 @@ class JobScheduler(Scheduler[JobOptions]):  # type: ignore[misc]
         reference = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
         path = SERVICES.path(request.namespace, metadata["name"])
         try:
-            self._api.request(
-                "PATCH",
-                path,
-                body={"metadata": {"ownerReferences": [reference]}},
-                content_type=MERGE,
-                params=_BY_RECAST,
+            self._api.send(
+                Request(
+                    "PATCH",
+                    path,
+                    body={"metadata": {"ownerReferences": [reference]}},
+                    content_type=MERGE,
+                    params=_BY_RECAST,
+                )
             )
         except NotFound:
             return  # an adopted Job that is already cleaning up
@@ -164,12 +166,12 @@ class JobScheduler(Scheduler[JobOptions]):  # type: ignore[misc]
         """The Job's state from its conditions, and one replica for each pod; None where there is no Job."""
         namespace, name = _split(app_id)
         try:
-            job = self._api.request("GET", JOBS.path(namespace, name))
+            job = self._api.send(Request("GET", JOBS.path(namespace, name)))
         except NotFound:
             return None
         state, message = state_of(job)
-        pods = self._api.request(
-            "GET", PODS.path(namespace), params={"labelSelector": f"batch.kubernetes.io/job-name={name}"}
+        pods = self._api.send(
+            Request("GET", PODS.path(namespace), params={"labelSelector": f"batch.kubernetes.io/job-name={name}"})
         )
         role = job["metadata"].get("labels", {}).get(job_objects.LABEL_ROLE, "")
         replicas = [
@@ -189,7 +191,7 @@ class JobScheduler(Scheduler[JobOptions]):  # type: ignore[misc]
         """All Jobs that this scheduler made, in the namespace of ``cfg`` or in all."""
         namespace = str(cfg["namespace"]) if cfg and cfg.get("namespace") else None
         selector = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY},{job_objects.LABEL_APP}"
-        jobs = self._api.request("GET", JOBS.path(namespace), params={"labelSelector": selector})
+        jobs = self._api.send(Request("GET", JOBS.path(namespace), params={"labelSelector": selector}))
         found = []
         for job in jobs["items"]:
             metadata = job["metadata"]
@@ -201,12 +203,12 @@ class JobScheduler(Scheduler[JobOptions]):  # type: ignore[misc]
         """Take the pods away and keep the Job, marked as cancelled."""
         namespace, name = _split(app_id)
         body = {"metadata": {"annotations": {ANNOTATION_CANCELLED: "true"}}, "spec": {"suspend": True}}
-        self._api.request("PATCH", JOBS.path(namespace, name), body=body, content_type=MERGE, params=_BY_RECAST)
+        self._api.send(Request("PATCH", JOBS.path(namespace, name), body=body, content_type=MERGE, params=_BY_RECAST))
 
     def _delete_existing(self, app_id: str) -> None:
         namespace, name = _split(app_id)
         options = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
-        self._api.request("DELETE", JOBS.path(namespace, name), body=options)
+        self._api.send(Request("DELETE", JOBS.path(namespace, name), body=options))
 
     def log_iter(
         self,
@@ -239,7 +241,7 @@ class JobScheduler(Scheduler[JobOptions]):  # type: ignore[misc]
         params = {"sinceTime": since.isoformat()} if since is not None else {}
         seen = 0
         while True:
-            pods = self._api.request("GET", PODS.path(namespace), params={"labelSelector": selector})["items"]
+            pods = self._api.send(Request("GET", PODS.path(namespace), params={"labelSelector": selector}))["items"]
             if not pods:
                 if follow and self.exists(f"{namespace}:{name}"):
                     time.sleep(FOLLOW_SECONDS)
@@ -248,7 +250,7 @@ class JobScheduler(Scheduler[JobOptions]):  # type: ignore[misc]
             pod = pods[0]
             finished = pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
             path = PODS.path(namespace, pod["metadata"]["name"], "log")
-            lines = self._api.request("GET", path, params=params, text=True).splitlines(keepends=True)
+            lines = self._api.send(Request("GET", path, params=params, text=True)).splitlines(keepends=True)
             yield from lines[seen:]
             seen = len(lines)
             if finished or not follow:

@@ -64,37 +64,35 @@ CHILDREN = (JOBS, PODS, DEPLOYMENTS, SERVICES)
 BY_KIND: Mapping[str, Resource] = {resource.kind: resource for resource in (*MODELS, *CHILDREN, EVENTS)}
 
 
+@dataclass(frozen=True)
+class Request:
+    """One request to the apiserver."""
+
+    method: str
+    path: str
+    body: Object | None = None
+    content_type: str = JSON
+    params: Mapping[str, str] | None = None
+    text: bool = False
+    """The answer is text, not JSON: a pod's log."""
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
 class Requester(Protocol):
     """One HTTP exchange with the apiserver: the seam where a test counts, delays or cuts."""
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Object | None = None,
-        content_type: str = JSON,
-        params: Mapping[str, str] | None = None,
-        text: bool = False,
-    ) -> Any:
-        """The decoded JSON answer, or the raw text where ``text``."""
+    async def send(self, request: Request) -> Any:
+        """The decoded JSON answer, or the raw text where that was asked for."""
         ...
 
 
 class Exchange(Protocol):
     """The same for a thread: TorchX's side of :class:`Requester`."""
 
-    def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Object | None = None,
-        content_type: str = JSON,
-        params: Mapping[str, str] | None = None,
-        text: bool = False,
-    ) -> Any:
-        """The decoded JSON answer, or the raw text."""
+    def send(self, request: Request) -> Any:
+        """As :meth:`Requester.send`."""
         ...
 
 
@@ -126,35 +124,27 @@ class HttpRequester:
             await self._session.close()
             self._session = None
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Object | None = None,
-        content_type: str = JSON,
-        params: Mapping[str, str] | None = None,
-        text: bool = False,
-    ) -> Any:
+    async def send(self, request: Request) -> Any:
         """The decoded answer. Raises :class:`OutsideError` of the kind that tells what to do."""
-        headers = {"Accept": "*/*" if text else JSON}
+        headers = {"Accept": "*/*" if request.text else JSON}
         if token := self._credentials.token():
             headers["Authorization"] = f"Bearer {token}"
         data = None
-        if body is not None:
-            data = json.dumps(body).encode()
-            headers["Content-Type"] = content_type
+        if request.body is not None:
+            data = json.dumps(request.body).encode()
+            headers["Content-Type"] = request.content_type
+        asked = self._open().request(request.method, request.path, data=data, headers=headers, params=request.params)
         try:
-            async with self._open().request(method, path, data=data, headers=headers, params=params) as response:
+            async with asked as response:
                 payload = await response.text()
-                self._count(method, str(response.status))
+                self._count(request.method, str(response.status))
                 if response.status >= 400:
-                    raise error_of(response.status, payload, f"{method} {path}")
-                return payload if text else json.loads(payload or "{}")
+                    raise error_of(response.status, payload, str(request))
+                return payload if request.text else json.loads(payload or "{}")
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            self._count(method, "error")
+            self._count(request.method, "error")
             words = str(error) or type(error).__name__
-            raise Transient(f"{method} {path}: {words}", unknown_outcome=method != "GET") from error
+            raise Transient(f"{request}: {words}", unknown_outcome=request.method != "GET") from error
 
 
 def error_of(status: int, payload: str, what: str) -> OutsideError:
@@ -183,7 +173,7 @@ class Kube:
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Object:
         """One object. Raises :class:`NotFound`."""
-        found: Object = await self.requester.request("GET", resource.path(namespace, name))
+        found: Object = await self.requester.send(Request("GET", resource.path(namespace, name)))
         return found
 
     async def list(
@@ -193,25 +183,27 @@ class Kube:
         params = {"labelSelector": selector} if selector else {}
         params |= {"limit": str(limit)} if limit else {}
         params |= {"resourceVersion": "0"} if any_age else {}
-        found: Object = await self.requester.request("GET", resource.path(namespace), params=params)
+        found: Object = await self.requester.send(Request("GET", resource.path(namespace), params=params))
         return found
 
     async def create(self, resource: Resource, namespace: str, body: Object) -> Object:
         """Make an object. Raises :class:`Conflict` where the name is taken."""
-        made: Object = await self.requester.request(
-            "POST", resource.path(namespace), body=body, params={"fieldManager": FIELD_MANAGER}
+        made: Object = await self.requester.send(
+            Request("POST", resource.path(namespace), body=body, params={"fieldManager": FIELD_MANAGER})
         )
         return made
 
     async def apply(self, body: Object) -> Object:
         """Create or rewrite a child: its fields become those of ``body`` under our field manager, others' stay."""
         resource, metadata = BY_KIND[body["kind"]], body["metadata"]
-        made: Object = await self.requester.request(
-            "PATCH",
-            resource.path(metadata["namespace"], metadata["name"]),
-            body=body,
-            content_type=APPLY,
-            params={"fieldManager": FIELD_MANAGER, "force": "true"},
+        made: Object = await self.requester.send(
+            Request(
+                "PATCH",
+                resource.path(metadata["namespace"], metadata["name"]),
+                body=body,
+                content_type=APPLY,
+                params={"fieldManager": FIELD_MANAGER, "force": "true"},
+            )
         )
         return made
 
@@ -219,23 +211,27 @@ class Kube:
         self, resource: Resource, namespace: str, name: str, body: Object, subresource: str | None = None
     ) -> Object:
         """A JSON merge patch. With ``metadata.resourceVersion`` in it: raises :class:`Conflict` if that has passed."""
-        made: Object = await self.requester.request(
-            "PATCH",
-            resource.path(namespace, name, subresource),
-            body=body,
-            content_type=MERGE,
-            params={"fieldManager": FIELD_MANAGER},
+        made: Object = await self.requester.send(
+            Request(
+                "PATCH",
+                resource.path(namespace, name, subresource),
+                body=body,
+                content_type=MERGE,
+                params={"fieldManager": FIELD_MANAGER},
+            )
         )
         return made
 
     async def replace_status(self, resource: Resource, observed: Object, status: Object) -> Object:
         """Write a whole status onto the object as it was observed. Raises :class:`Conflict` if it has changed since."""
         metadata = observed["metadata"]
-        made: Object = await self.requester.request(
-            "PUT",
-            resource.path(metadata["namespace"], metadata["name"], "status"),
-            body={**observed, "status": status},
-            params={"fieldManager": FIELD_MANAGER},
+        made: Object = await self.requester.send(
+            Request(
+                "PUT",
+                resource.path(metadata["namespace"], metadata["name"], "status"),
+                body={**observed, "status": status},
+                params={"fieldManager": FIELD_MANAGER},
+            )
         )
         return made
 
@@ -255,7 +251,7 @@ class Kube:
             "preconditions": {"uid": uid},
         }
         try:
-            await self.requester.request("DELETE", resource.path(namespace, name), body=body)
+            await self.requester.send(Request("DELETE", resource.path(namespace, name), body=body))
         except NotFound:
             return False
         return True
@@ -268,23 +264,12 @@ class Blocking:
         self._requester = requester
         self._loop = loop
 
-    def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Object | None = None,
-        content_type: str = JSON,
-        params: Mapping[str, str] | None = None,
-        text: bool = False,
-    ) -> Any:
-        """As :meth:`Requester.request`, waiting for the answer. Raises :class:`Transient` where the loop gives none."""
-        work: Coroutine[Any, Any, Any] = self._requester.request(
-            method, path, body=body, content_type=content_type, params=params, text=text
-        )
+    def send(self, request: Request) -> Any:
+        """As :meth:`Requester.send`, waiting for the answer. Raises :class:`Transient` where the loop gives none."""
+        work: Coroutine[Any, Any, Any] = self._requester.send(request)
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(REQUEST_SECONDS + 5)
         except TimeoutError as error:
             future.cancel()
-            raise Transient(f"{method} {path}: no answer", unknown_outcome=method != "GET") from error
+            raise Transient(f"{request}: no answer", unknown_outcome=request.method != "GET") from error

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recast_api.names import DATA_MOUNT, MODELS_MOUNT
-from recast_api.resources import ExpertModel, FoundationModel, FoundationPin, ModelVersion, RunStatus, Training
+from recast_api.resources import ExpertModel, FoundationModel, FoundationPin, ModelVersion, RunStatus
 from recast_api.resources.common import Data
+from recast_api.resources.foundation import Architecture
 from recast_api.run import ArtifactRef, DataRef, ExpertRun, Optimization, TrainingRun
 from recast_operator.planning.outcome import SubmitRun
 from recast_operator.planning.render import owner_reference
@@ -17,19 +18,10 @@ def foundation_run(model: FoundationModel, run: RunStatus, judged: Sequence[Judg
     """A foundation's attempt; measured against the version that is current."""
     current = by_number(judged, model.status.current.version) if model.status.current else None
     return SubmitRun(
-        run=TrainingRun(
-            kind="FoundationModel",
-            namespace=model.metadata.namespace,
-            model=model.metadata.name,
-            uid=model.metadata.uid,
-            number=run.number,
-            attempt=run.attempt,
-            job_name=run.job_name,
-            inputs_hash=run.inputs_hash,
-            models_root=MODELS_MOUNT,
-            data_root=DATA_MOUNT,
-            data=_data(model.spec.data),
-            optimization=_optimization(model.spec.training),
+        run=_order(
+            model,
+            run,
+            model.spec.data,
             architecture=model.spec.architecture,
             baseline=artifact(current.version) if current else None,
         ),
@@ -54,19 +46,10 @@ def expert_run(
     serving = by_number(judged, stable.version) if stable else None
     read = _pinned(foundation_versions, stable.foundation) if stable else None
     return SubmitRun(
-        run=TrainingRun(
-            kind="ExpertModel",
-            namespace=model.metadata.namespace,
-            model=model.metadata.name,
-            uid=model.metadata.uid,
-            number=run.number,
-            attempt=run.attempt,
-            job_name=run.job_name,
-            inputs_hash=run.inputs_hash,
-            models_root=MODELS_MOUNT,
-            data_root=DATA_MOUNT,
-            data=_data(data),
-            optimization=_optimization(model.spec.training),
+        run=_order(
+            model,
+            run,
+            data,
             expert=ExpertRun(
                 surface=model.spec.surface,
                 tasks=model.spec.tasks,
@@ -83,6 +66,42 @@ def expert_run(
     )
 
 
+def _order(
+    model: FoundationModel | ExpertModel,
+    run: RunStatus,
+    data: Data,
+    *,
+    baseline: ArtifactRef | None,
+    architecture: Architecture | None = None,
+    expert: ExpertRun | None = None,
+    baseline_foundation: ArtifactRef | None = None,
+) -> TrainingRun:
+    training = model.spec.training
+    return TrainingRun(
+        kind=model.kind,
+        namespace=model.metadata.namespace,
+        model=model.metadata.name,
+        uid=model.metadata.uid,
+        number=run.number,
+        attempt=run.attempt,
+        job_name=run.job_name,
+        inputs_hash=run.inputs_hash,
+        models_root=MODELS_MOUNT,
+        data_root=DATA_MOUNT,
+        data=DataRef(path=data.path, until=data.until, window=data.window),
+        optimization=Optimization(
+            batch_size=training.batch_size,
+            learning_rate=training.learning_rate,
+            epochs=training.epochs,
+            seed=training.seed,
+        ),
+        architecture=architecture,
+        expert=expert,
+        baseline=baseline,
+        baseline_foundation=baseline_foundation,
+    )
+
+
 def artifact(version: ModelVersion) -> ArtifactRef:
     """A landed version as a trainer finds it."""
     spec = version.spec
@@ -95,14 +114,4 @@ def _pinned(versions: Sequence[ModelVersion], pin: FoundationPin) -> ModelVersio
     wanted = (pin.name, pin.version, pin.digest)
     return next(
         (entry for entry in versions if (entry.spec.model.name, entry.spec.number, entry.spec.digest) == wanted), None
-    )
-
-
-def _data(data: Data) -> DataRef:
-    return DataRef(path=data.path, until=data.until, window=data.window)
-
-
-def _optimization(training: Training) -> Optimization:
-    return Optimization(
-        batch_size=training.batch_size, learning_rate=training.learning_rate, epochs=training.epochs, seed=training.seed
     )

@@ -15,7 +15,7 @@ from typing import Any
 from recast_api import names
 from recast_api.run import TrainingRun
 from recast_operator.adapters.errors import NotFound
-from recast_operator.adapters.kube import DEPLOYMENTS, JOBS, MERGE, PODS, VERSIONS, Kube
+from recast_operator.adapters.kube import DEPLOYMENTS, JOBS, MERGE, PODS, VERSIONS, Kube, Request
 from recast_operator.planning.snapshot import Sample
 from recast_operator.store import Store
 
@@ -155,8 +155,8 @@ class Cast:
         for raw in list(self._store.of("Pod", self._namespace)):
             name, uid = raw["metadata"]["name"], raw["metadata"]["uid"]
             if name not in wished:
-                await self._kube.requester.request(
-                    "DELETE", PODS.path(self._namespace, name), params={"gracePeriodSeconds": "0"}
+                await self._kube.requester.send(
+                    Request("DELETE", PODS.path(self._namespace, name), params={"gracePeriodSeconds": "0"})
                 )
                 self._store.remove("Pod", self._namespace, name, uid)
                 acted += 1
@@ -172,7 +172,7 @@ class Cast:
         }
         await self._kube.create(PODS, self._namespace, body)
         ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
-        made = await self._kube.requester.request(
-            "PATCH", PODS.path(self._namespace, name, "status"), body={"status": ready}, content_type=MERGE
+        made = await self._kube.requester.send(
+            Request("PATCH", PODS.path(self._namespace, name, "status"), body={"status": ready}, content_type=MERGE)
         )
         self._store.put("Pod", made)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from recast_operator.adapters.errors import Transient
-from recast_operator.adapters.kube import JSON, Requester
+from recast_operator.adapters.kube import Request, Requester
 
 Object = dict[str, Any]
 Point = tuple[str, int, str]
@@ -37,20 +36,10 @@ class Recorder:
         """Points that were never reached."""
         return self._cuts
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Object | None = None,
-        content_type: str = JSON,
-        params: Mapping[str, str] | None = None,
-        text: bool = False,
-    ) -> Any:
+    async def send(self, request: Request) -> Any:
+        method, path, body = request.method, request.path, request.body
         if method == "GET" or path.endswith("/events"):
-            made = await self._requester.request(
-                method, path, body=body, content_type=content_type, params=params, text=text
-            )
+            made = await self._requester.send(request)
             if path.endswith("/events") and body is not None:
                 self.events.append((body["regarding"]["name"], body["reason"], body["note"]))
             return made
@@ -58,9 +47,7 @@ class Recorder:
         label = f"{method} {path.replace(self._namespace, '*')}{'/' + name if name else ''}"
         occurrence = self._counts.get(label, 0)
         self._cut(label, occurrence, "before")
-        made = await self._requester.request(
-            method, path, body=body, content_type=content_type, params=params, text=text
-        )
+        made = await self._requester.send(request)
         self._counts[label] = occurrence + 1
         self.writes.append((label, occurrence))
         if method == "POST" and path.endswith("/jobs"):

@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound
-from recast_operator.adapters.kube import DEPLOYMENTS, EXPERTS, FOUNDATIONS, JOBS, MERGE, SERVICES, HttpRequester, Kube
+from recast_operator.adapters.kube import (
+    DEPLOYMENTS,
+    EXPERTS,
+    FOUNDATIONS,
+    JOBS,
+    MERGE,
+    SERVICES,
+    HttpRequester,
+    Kube,
+    Request,
+)
 from tests.integration.operator.world import World
 from tests.unit.operator.test_operator_torchx import submission, submit
 
@@ -36,12 +46,14 @@ async def test_our_apply_takes_back_our_fields_and_leaves_other_peoples_alone(
         "metadata": {"annotations": {"team": "theirs"}},
         "spec": {"template": {"spec": {"containers": [{"name": "server", "image": "theirs:1"}]}}},
     }
-    await requester.request(
-        "PATCH",
-        path,
-        body=meddling,
-        content_type="application/strategic-merge-patch+json",
-        params={"fieldManager": "somebody"},
+    await requester.send(
+        Request(
+            "PATCH",
+            path,
+            body=meddling,
+            content_type="application/strategic-merge-patch+json",
+            params={"fieldManager": "somebody"},
+        )
     )
     made = await kube.apply(deployment(namespace, "ours:2"))
     assert made["spec"]["template"]["spec"]["containers"][0]["image"] == "ours:2"
@@ -83,12 +95,14 @@ async def test_a_status_written_onto_an_older_state_is_a_conflict_and_the_next_p
     await world.boot()
     await world.apply("home-fm.yaml")
     # Somebody changes the model, and the operator's watch has not told it yet.
-    await requester.request(
-        "PATCH",
-        FOUNDATIONS.path(namespace, "home-fm"),
-        body={"spec": {"suspend": True}},
-        content_type=MERGE,
-        params={"fieldManager": "somebody"},
+    await requester.send(
+        Request(
+            "PATCH",
+            FOUNDATIONS.path(namespace, "home-fm"),
+            body={"spec": {"suspend": True}},
+            content_type=MERGE,
+            params={"fieldManager": "somebody"},
+        )
     )
     await world.settle(30)
     world.close()
@@ -161,7 +175,7 @@ async def test_events_reach_the_apiserver_and_tell_transitions_once(requester: H
     )
     await world.settle(60)
     world.close()
-    posted = (await requester.request("GET", f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"))["items"]
+    posted = (await requester.send(Request("GET", f"/apis/events.k8s.io/v1/namespaces/{namespace}/events")))["items"]
     told = sorted((item["regarding"]["name"], item["reason"], item["note"]) for item in posted)
     assert told == sorted(world.recorder.events)
     assert len(set(told)) == len(told)

@@ -18,7 +18,7 @@ import yaml
 
 from recast_api import names
 from recast_operator.adapters.errors import OutsideError
-from recast_operator.adapters.kube import APPLY, BY_KIND, CHILDREN, MODELS, Kube, Requester
+from recast_operator.adapters.kube import APPLY, BY_KIND, CHILDREN, MODELS, Kube, Request, Requester
 from recast_operator.adapters.torchx import Launcher
 from recast_operator.controller import Controller
 from recast_operator.metrics import Metrics
@@ -83,12 +83,14 @@ class World:
                 body["metadata"]["namespace"] = self.namespace
                 change(body)
                 resource = BY_KIND[body["kind"]]
-                made = await self.kube.requester.request(
-                    "PATCH",
-                    resource.path(self.namespace, body["metadata"]["name"]),
-                    body=body,
-                    content_type=APPLY,
-                    params={"fieldManager": "kubectl", "force": "true"},
+                made = await self.kube.requester.send(
+                    Request(
+                        "PATCH",
+                        resource.path(self.namespace, body["metadata"]["name"]),
+                        body=body,
+                        content_type=APPLY,
+                        params={"fieldManager": "kubectl", "force": "true"},
+                    )
                 )
                 self.store.put(resource.kind, made)
 

@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer, unused_port
 
 from recast_operator.adapters import errors
 from recast_operator.adapters.credentials import Credentials, from_kubeconfig, in_cluster
-from recast_operator.adapters.kube import FOUNDATIONS, PODS, HttpRequester, Kube, error_of
+from recast_operator.adapters.kube import FOUNDATIONS, PODS, HttpRequester, Kube, Request, error_of
 from recast_operator.adapters.prometheus import Prometheus, parse
 from recast_operator.liveness import Liveness, serve
 from recast_operator.metrics import Metrics
@@ -106,7 +106,7 @@ async def test_a_write_that_got_no_answer_has_an_unknown_outcome_and_a_read_has_
     )
     for method, unknown in (("GET", False), ("POST", True)):
         with pytest.raises(errors.Transient) as caught:
-            await requester.request(method, "/x", body={} if unknown else None)
+            await requester.send(Request(method, "/x", body={} if unknown else None))
         assert caught.value.unknown_outcome is unknown
     await requester.close()
     assert counted == [("GET", "error"), ("POST", "error")]

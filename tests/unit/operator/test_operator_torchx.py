@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from recast_api.run import DataRef, Optimization, TrainingRun
 from recast_operator.adapters import appdef
 from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound
 from recast_operator.adapters.job_scheduler import JobScheduler
+from recast_operator.adapters.kube import Request
 from recast_operator.adapters.torchx import Launcher
 from recast_operator.planning.outcome import SubmitRun
 
@@ -74,18 +74,10 @@ class FakeApi:
         self.calls: list[tuple[str, str]] = []
         self.logs = ["one\n", "two\n"]
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: dict[str, Any] | None = None,
-        content_type: str = "",
-        params: Mapping[str, str] | None = None,
-        text: bool = False,
-    ) -> Any:
+    async def send(self, request: Request) -> Any:
+        method, path, body = request.method, request.path, request.body
         self.calls.append((method, path))
-        if text:
+        if request.text:
             return "".join(self.logs)
         if method == "POST":
             assert body is not None
@@ -115,8 +107,8 @@ class Direct:
     def __init__(self, api: FakeApi) -> None:
         self.api = api
 
-    def request(self, *arguments: Any, **options: Any) -> Any:
-        return asyncio.run(self.api.request(*arguments, **options))
+    def send(self, request: Request) -> Any:
+        return asyncio.run(self.api.send(request))
 
 
 JOB = "/apis/batch/v1/namespaces/demo/jobs/fm-home-fm-r3-a2"
