@@ -55,7 +55,7 @@ def check_root(facts: Facts) -> Iterator[Finding]:
     if facts.root:
         return
     if facts.sudo:
-        yield Finding("not root: namespaces and mounts need it", "run with `sudo -E`", stops=False)
+        yield Finding("not root: namespaces and mounts need it", "`sudo -E make …`")
     else:
         yield Finding(
             "neither root nor passwordless sudo: namespaces and mounts need it", f"become root, or {OTHER_WAYS}"

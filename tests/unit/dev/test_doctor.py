@@ -99,9 +99,13 @@ def test_an_ambient_kubeconfig_and_proxies_are_mentioned_without_their_values() 
     assert not any("secret" in what for what in found)
 
 
-def test_passwordless_sudo_is_a_note_because_it_must_be_used() -> None:
-    assert problems(replace(GOOD, root=False, sudo=True)) == []
-    assert "not root" in notes(replace(GOOD, root=False, sudo=True))[0]
+def test_who_is_not_root_is_told_of_sudo_where_it_works_and_of_other_ways_where_not() -> None:
+    (with_sudo,) = diagnose(replace(GOOD, root=False, sudo=True))
+    (without,) = diagnose(replace(GOOD, root=False))
+    assert with_sudo.stops
+    assert without.stops
+    assert with_sudo.fix == "`sudo -E make …`"
+    assert "CONTEXT=" in without.fix
 
 
 def test_off_linux_the_way_out_is_a_cluster_of_ones_own() -> None:
