@@ -19,6 +19,7 @@ from recast_trainer.data.segments import (
     list_segments,
     load_dataset,
     load_items,
+    read_all,
     read_segment,
     require_surface,
     require_tasks,
@@ -43,6 +44,7 @@ def folder(tmp_path: Path) -> Path:
     for hour in range(5):
         part = hand_rows()
         shifted = {name: getattr(part, name) + hour * HOUR for name in ("event_times", "available_at")}
+        shifted["row_ids"] = part.row_ids + hour * len(part)
         writer.segment(START + hour * HOUR, Rows(**{**vars(part), **shifted}))
     writer.finish()
     return tmp_path
@@ -87,6 +89,14 @@ def test_segments_are_chosen_by_end_and_window(
 ) -> None:
     chosen = list_segments(folder, load_dataset(folder), until, window)
     assert [(segment.start - START) // HOUR for segment in chosen] == expected
+
+
+def test_a_row_id_that_stands_twice_is_named_with_the_segments_it_stands_in(folder: Path) -> None:
+    change(folder, "row_id", pa.array([1, 6, 9]))
+    dataset = load_dataset(folder)
+    with pytest.raises(RecastError, match=r"row_id 6 .*\(2026-01-01T00 and 2026-01-01T01\), and 1 other") as caught:
+        read_all(list_segments(folder, dataset), dataset)
+    assert caught.value.termination.reason == "CorruptDataset"
 
 
 def test_a_time_before_all_segments_says_what_there_is(folder: Path) -> None:

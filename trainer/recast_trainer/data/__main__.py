@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     films.add_argument("--cache", type=Path, help="where the download is kept (default: the user's cache)")
     films.set_defaults(run=_movielens)
 
-    describe = commands.add_parser("describe", help="what a data set holds: rows and base rates of each surface")
+    describe = commands.add_parser(
+        "describe", help="check a data set, and say what it holds: rows and base rates of each surface"
+    )
     describe.add_argument("folder", type=Path)
     describe.set_defaults(run=_describe)
 
@@ -100,7 +102,7 @@ def _describe(options: argparse.Namespace) -> None:
     dataset = segments.load_dataset(options.folder)
     items = segments.load_items(options.folder, dataset)
     listed = segments.list_segments(options.folder, dataset)
-    rows = Rows.concatenate([segments.read_segment(segment, dataset) for segment in listed])
+    rows = segments.read_all(listed, dataset)
     print(f"{dataset.name}: {len(rows):,} rows, {len(np.unique(rows.users)):,} users, {len(items):,} items")
     print(f"{to_rfc3339(listed[0].start)} to {to_rfc3339(listed[-1].end)} in {len(listed)} segments")
     delay = (rows.available_at - rows.event_times) / 1000

@@ -45,7 +45,8 @@ class Dataset(Wire):
     name: str
     surfaces: Annotated[list[SurfaceInfo], Field(min_length=1, max_length=64)]
     content_dim: Annotated[int, Field(ge=1, le=4096)]
-    segment_seconds: Annotated[int, Field(ge=1)] = 3600
+    segment_seconds: Annotated[int, Field(ge=3600, multiple_of=3600)] = 3600
+    """Files are named by the hour, so a segment is a number of whole hours."""
     history: Literal["Engagements", "Events"] = "Engagements"
     """What a user's history holds: rows with a positive label alone, or every row. Impressions that came to nothing
     would crowd out the rest; where each row is itself something the user did, such as a rating, none may be lost."""

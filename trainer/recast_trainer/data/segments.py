@@ -142,6 +142,22 @@ def read_segment(segment: Segment, dataset: Dataset) -> Rows:
     ).take(order)
 
 
+def read_all(segments: list[Segment], dataset: Dataset) -> Rows:
+    """The rows of several segments. Raises as :func:`read_segment`, and ``CorruptDataset`` where a row id repeats."""
+    parts = [read_segment(segment, dataset) for segment in segments]
+    rows = Rows.concatenate(parts)
+    ids, counts = np.unique(rows.row_ids, return_counts=True)
+    if len(ids) < len(rows):
+        twice = int(ids[counts > 1][0])
+        names = [segment.name for segment, part in zip(segments, parts, strict=True) if (part.row_ids == twice).any()]
+        raise RecastError(
+            "CorruptDataset",
+            f"row_id {twice} stands in more than one row ({' and '.join(names)}), and {int((counts > 1).sum()) - 1:,} "
+            "other ids too; embeddings are joined to labels by it: give every row of the data set an id of its own",
+        )
+    return rows
+
+
 def load_items(folder: Path, dataset: Dataset) -> ItemTable:
     """Items and their content, by ascending id. Raises ``DataNotFound`` or ``CorruptItems``."""
     path = folder / ITEMS

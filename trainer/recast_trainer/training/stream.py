@@ -16,8 +16,8 @@ from recast_model.items import ItemTable
 from recast_trainer.clock import duration_ms, from_rfc3339
 from recast_trainer.data.histories import EventLog
 from recast_trainer.data.requests import RequestTable
-from recast_trainer.data.schema import Dataset, Rows
-from recast_trainer.data.segments import Segment, list_segments, load_dataset, load_items, read_segment
+from recast_trainer.data.schema import Dataset
+from recast_trainer.data.segments import Segment, list_segments, load_dataset, load_items, read_all
 from recast_trainer.training.distributed import Group
 
 Ints = NDArray[np.int64]
@@ -106,7 +106,7 @@ def open_stream(folder: Path, data: DataRef) -> Stream:
         from_rfc3339(data.until) if data.until else None,
         duration_ms(data.window) if data.window else None,
     )
-    rows = Rows.concatenate([read_segment(segment, dataset) for segment in segments])
+    rows = read_all(segments, dataset)
     if not len(rows):
         raise RecastError("DataNotFound", f"the {len(segments)} segments of {folder} hold no rows; fix spec.data")
     log = event_log(dataset, items)
