@@ -88,8 +88,12 @@ def _failures(pilot: ExpertModel, candidate: FoundationVersionRef) -> Iterator[F
 
 
 def undecided(observed: ObservedFoundation, candidate: FoundationVersionRef) -> tuple[str, ...]:
-    """Pilots that rolled the candidate back together with a change of their serving: either may be at fault."""
-    return tuple(pilot.metadata.name for pilot in pilots(observed) if any(_failures(pilot, candidate)))
+    """Pilots that rolled the candidate back together with a change of their serving, and are not trying it again."""
+    return tuple(
+        pilot.metadata.name
+        for pilot in pilots(observed)
+        if pilot.status.canary is None and any(_failures(pilot, candidate))
+    )
 
 
 def _choose(observed: ObservedFoundation, state: Lead, now: datetime) -> Lead:

@@ -146,6 +146,8 @@ def test_a_candidate_is_not_blamed_for_a_canary_whose_serving_changed_too() -> N
     said = cluster.condition("home-fm", "Ready").message
     assert "reels rolled it back, but with a changed spec.serving" in said
     cluster.edit("reels", serving={"image": "server:1", "replicas": 4})
+    cluster.until(lambda c: c.em("reels").status.canary is not None)
+    cluster.until(lambda c: "changed spec.serving" not in c.condition("home-fm", "Ready").message)
     cluster.until(all_on(2))
 
 
