@@ -52,8 +52,8 @@ IMAGES = {
     image.name: image
     for image in (
         Image("debian", "", loaded=False, usually=50),
-        Image("base", "images/base", base="debian", target="runtime", loaded=False, usually=20),
-        Image("builder", "images/base", base="debian", target="builder", loaded=False, usually=40),
+        Image("base", "images/base", base="debian", target="runtime", kept=True, loaded=False, usually=6),
+        Image("builder", "images/base", base="debian", target="builder", kept=True, loaded=False, usually=16),
         Image(
             "torch",
             "images/torch",

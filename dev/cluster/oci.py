@@ -194,7 +194,8 @@ class Layout:
         layers = [self._layer(storage, layer) for layer in storage.layers(image)]
         config = storage.config(image)
         config["rootfs"] = {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]}
-        config.pop("history", None)  # it would have to tell of layers that are not these
+        # One line a layer: buildah builds upon no image whose history tells of another number of layers than it has.
+        config["history"] = [{"created_by": name} for _ in layers]
         manifest = {
             "schemaVersion": 2,
             "mediaType": _MANIFEST,

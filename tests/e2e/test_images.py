@@ -50,6 +50,7 @@ def test_an_image_is_built_upon_again_after_the_build_storage_was_emptied(builde
     assert not builder.has(below)
 
     builder.take_back("recast.local/below:1", below)
-    build(builder, tmp_path / "second", "above", base=below)
+    middle = build(builder, tmp_path / "second", "middle", base=below)
+    build(builder, tmp_path / "third", "above", base=middle)
 
-    assert files(builder, "recast.local/above:1") == [["below"], ["above"]]
+    assert files(builder, "recast.local/above:1") == [["below"], ["middle"], ["above"]]
