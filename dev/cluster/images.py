@@ -285,7 +285,7 @@ def ensure(builder: Builder, image: Image, *, final: bool) -> None:
                     if image.builder:
                         arguments["BUILDER"] = local(IMAGES[image.builder])
                     builder.build(image, REPO / image.folder / "Dockerfile", Path(folder), name, arguments)
-    if final or image.kept:
+    if (final or image.kept) and not builder.layout.has(ref):
         with step(f"storing image {image.name}", image.usually / 4):
             builder.layout.add(builder.storage, name, ref)
 

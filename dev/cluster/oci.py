@@ -176,6 +176,8 @@ class Layout:
     def _layer(self, storage: Storage, layer: Json) -> Json:
         known = self._load("layers.json", {})
         key = layer["diff-digest"]
+        if (taken := self._blob(key)).exists():  # it was pulled from here: its tar is the one that we made
+            return {"mediaType": _LAYER, "digest": key, "size": taken.stat().st_size}
         if key not in known or not self._blob(known[key]["digest"]).exists():
             scratch = self.root / "layer.incomplete"
             with _Hashing(scratch) as stream:
