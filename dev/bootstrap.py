@@ -53,7 +53,7 @@ def main() -> int:
     if STAMP.exists() and STAMP.read_text() == hash_now:
         return 0
     STAMP.unlink(missing_ok=True)
-    for command in commands(_uv()):
+    for command in commands(uv_command()):
         done = subprocess.run(command, cwd=REPOSITORY, check=False)
         if done.returncode:
             print(f"bootstrap: {' '.join(command[:4])} … failed with {done.returncode}", file=sys.stderr)
@@ -62,7 +62,7 @@ def main() -> int:
     return 0
 
 
-def _uv() -> str | None:
+def uv_command() -> str | None:
     """A uv that runs: a shim without a version behind it does not count."""
     found = shutil.which("uv")
     if found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0:

@@ -19,8 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dev.bootstrap import uv_command
 from dev.cluster import golang
-from dev.cluster.paths import STATE, cache
+from dev.cluster.paths import STATE, cache, user_cache
 
 GIB = 2**30
 PROBE_SECONDS = 12
@@ -103,7 +104,7 @@ def _failure(command: list[str], **environment: str) -> str:
 
 
 def _probe_pip() -> str:
-    if uv := shutil.which("uv"):
+    if uv := uv_command():
         return _failure([uv, "pip", "install", "--dry-run", "--no-deps", "--refresh", "--target", ".", "packaging"])
     pip = [sys.executable, "-m", "pip", "--timeout", "5", "--retries", "0"]
     return _failure([*pip, "download", "--quiet", "--no-deps", "--no-cache-dir", "packaging"])
@@ -113,7 +114,11 @@ def _probe_go() -> str:
     if command := golang.own():
         query = [command, "list", "-m", "-versions", "golang.org/x/term"]
         return _failure(query, GOTOOLCHAIN="local", GOFLAGS="-mod=mod")
-    proxy = re.split(r"[,|]", os.environ.get("GOPROXY") or "https://proxy.golang.org")[0]
+    proxy = re.split(r"[,|]", os.environ.get("GOPROXY", ""))[0]
+    if not proxy.startswith(
+        "http"
+    ):  # not set, "direct" or "off": what that means Go alone knows, and it is not here yet
+        return ""
     try:
         urllib.request.urlopen(f"{proxy}/golang.org/x/term/@v/list", timeout=PROBE_SECONDS).close()
     except (OSError, ValueError) as error:
@@ -174,7 +179,7 @@ def _room(purpose: str, path: Path) -> Room:
 def _rooms() -> tuple[Room, ...]:
     rooms = [_room("cache", cache()), _room("cluster", STATE), _room("python", STATE.parent / ".venv")]
     told = _output(golang.own() or "go", "env", "GOCACHE", GOTOOLCHAIN="local") or os.environ.get("GOCACHE")
-    rooms.append(_room("go", Path(told) if told else cache().parent / "go-build"))
+    rooms.append(_room("go", Path(told) if told else user_cache() / "go-build"))
     return tuple(rooms)
 
 
@@ -230,7 +235,7 @@ def collect() -> Facts:
             **everywhere,  # type: ignore[arg-type]
             root=os.geteuid() == 0,
             sudo=os.geteuid() != 0 and _output("sudo", "-n", "id", "-u") == "0",
-            has_pip=bool(shutil.which("uv") or _output(sys.executable, "-m", "pip", "--version")),
+            has_pip=bool(uv_command() or _output(sys.executable, "-m", "pip", "--version")),
             go=golang.version(golang.own() or "go"),
             cgroups=cgroups,
             missing_controllers=missing_controllers,

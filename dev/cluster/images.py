@@ -20,7 +20,7 @@ from pathlib import Path
 from dev.cluster import assets
 from dev.cluster.layout import load
 from dev.cluster.oci import Layout, Storage
-from dev.cluster.paths import REPO, STATE, cache, content_hash, lock
+from dev.cluster.paths import REPO, STATE, cache, content_hash, lock, user_cache
 from dev.cluster.progress import say, step
 
 NEEDED_GIB = 12
@@ -134,7 +134,7 @@ def reference(image: Image) -> str:
 def _uv_cache() -> Path:
     """Where uv keeps unpacked wheels: `.venv` was made from the same ones, so a build only copies them."""
     base = os.environ.get("UV_CACHE_DIR")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uv"
+    return Path(base) if base else user_cache() / "uv"
 
 
 # Buildah starts itself again with an empty environment for every RUN, so LD_LIBRARY_PATH cannot lead it to the unpacked

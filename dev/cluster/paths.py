@@ -13,10 +13,15 @@ REPO = Path(__file__).resolve().parents[2]
 STATE = REPO / ".cluster"
 
 
+def user_cache() -> Path:
+    """Where programs of this user keep what they can make again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
 def cache() -> Path:
     """The cache folder: ``$RECAST_CACHE``, or ``recast`` in the user's cache folder."""
     base = os.environ.get("RECAST_CACHE")
-    root = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recast"
+    root = Path(base) if base else user_cache() / "recast"
     root.mkdir(parents=True, exist_ok=True)
     return root
 
