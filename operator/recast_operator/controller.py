@@ -23,9 +23,10 @@ from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound
 from recast_operator.adapters.kube import BY_KIND, DEPLOYMENTS, EVENTS, JOBS, VERSIONS, Kube, Resource
 from recast_operator.metrics import Metrics
 from recast_operator.observe import Key, Observer
-from recast_operator.planning import analysis
-from recast_operator.planning.outcome import Event, Plan, SubmitRun, VersionWrite
-from recast_operator.planning.plan import plan_expert, plan_foundation
+from recast_operator.planning.expert import plan_expert
+from recast_operator.planning.foundation import plan_foundation
+from recast_operator.planning.plan import Event, Plan, SubmitRun, VersionWrite
+from recast_operator.planning.rollout import verdict as analysis
 from recast_operator.planning.snapshot import ObservedExpert, ObservedFoundation, Sample
 from recast_operator.store import Object, Store
 

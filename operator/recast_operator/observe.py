@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -17,14 +17,20 @@ from recast_api.names import Kind
 from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 from recast_operator.adapters.errors import Invalid
 from recast_operator.adapters.job_objects import DISRUPTION_RULE
+from recast_operator.planning.projections import fleet_member, foundation_view, unreadable_member
 from recast_operator.planning.snapshot import (
+    DEADLINE_EXCEEDED,
+    DISRUPTED,
     Children,
+    FleetMember,
+    FoundationView,
     ObservedDeployment,
     ObservedExpert,
     ObservedFoundation,
-    ObservedJob,
     ObservedPod,
+    ObservedRun,
     ObservedService,
+    RunState,
 )
 from recast_operator.store import Object, Store, controller_uid, labels
 
@@ -64,9 +70,7 @@ class Observer:
         raw = self._store.get(key.kind, key.namespace, key.name)
         if raw is None:
             return None
-        experts = tuple(
-            expert for expert in self._all(ExpertModel, key.namespace) if key.name in foundations_of(expert)
-        )
+        experts = tuple(member for member in self._members(key.namespace) if _concerns(member, key.name))
         return ObservedFoundation(
             model=self._parse(FoundationModel, raw),
             versions=self._versions(key),
@@ -79,14 +83,43 @@ class Observer:
         raw = self._store.get(key.kind, key.namespace, key.name)
         if raw is None:
             return None
-        versions = tuple(self._all(ModelVersion, key.namespace))
+        model = self._parse(ExpertModel, raw)
+        views, unreadable = self._views(key.namespace, foundations_of(model), key.name)
         return ObservedExpert(
-            model=self._parse(ExpertModel, raw),
+            model=model,
             versions=self._versions(key),
             children=self._children(key),
-            foundations=tuple(self._all(FoundationModel, key.namespace)),
-            foundation_versions=tuple(item for item in versions if item.spec.model.kind == "FoundationModel"),
+            foundations=views,
+            unreadable_foundations=frozenset(unreadable),
+            foundation_names=tuple(raw["metadata"]["name"] for raw in self._store.of("FoundationModel", key.namespace)),
+            foundation_versions=tuple(
+                version
+                for name in sorted(views)
+                for version in self._versions(Key("FoundationModel", key.namespace, name))
+            ),
         )
+
+    def _members(self, namespace: str) -> Iterator[FleetMember]:
+        for raw in self._store.of("ExpertModel", namespace):
+            try:
+                yield fleet_member(self._parse(ExpertModel, raw))
+            except Invalid as error:
+                logger.warning("read for its pins alone: %s", error)
+                yield unreadable_member(raw)
+
+    def _views(self, namespace: str, names_: set[str], expert: str) -> tuple[dict[str, FoundationView], list[str]]:
+        views: dict[str, FoundationView] = {}
+        unreadable: list[str] = []
+        for name in sorted(names_):
+            raw = self._store.get("FoundationModel", namespace, name)
+            if raw is None:
+                continue
+            try:
+                views[name] = foundation_view(self._parse(FoundationModel, raw), expert)
+            except Invalid as error:
+                logger.warning("%s", error)
+                unreadable.append(name)
+        return views, unreadable
 
     def concerned(self, kind: str, raw: Object) -> Iterator[Key]:
         """The keys whose plan an object is part of."""
@@ -154,7 +187,7 @@ class Observer:
 
         pods = mine("Pod")
         return Children(
-            jobs=tuple(observed_job(raw, pods) for raw in mine("Job")),
+            runs=tuple(observed_run(raw, pods) for raw in mine("Job")),
             deployments=tuple(observed_deployment(raw, pods) for raw in mine("Deployment")),
             services=tuple(
                 ObservedService(raw["metadata"]["name"], controller_uid(raw), template_hash(raw))
@@ -177,6 +210,15 @@ def foundations_of(expert: ExpertModel) -> set[str]:
     """The foundations that an expert refers to, or is pinned to by what it serves."""
     served = (expert.status.stable, expert.status.canary)
     return {expert.spec.foundation_ref.name} | {item.foundation.name for item in served if item is not None}
+
+
+def _concerns(member: FleetMember, foundation: str) -> bool:
+    """Whether a foundation must look at this expert: it reads it, pins it, or cannot be read at all."""
+    return (
+        not member.readable
+        or member.foundation == foundation
+        or any(pin.foundation == foundation for pin in member.pins)
+    )
 
 
 def _foundations_of_raw(raw: Object) -> set[str]:
@@ -216,31 +258,33 @@ def observed_pod(raw: Object) -> ObservedPod:
     )
 
 
-def observed_job(raw: Object, pods: list[Object]) -> ObservedJob:
-    """One Job with its pods."""
-    name = raw["metadata"]["name"]
+def observed_run(job: Object, pods: list[Object]) -> ObservedRun:
+    """The attempt that a Job carries, with its pods."""
+    name, status = job["metadata"]["name"], job.get("status") or {}
     mine = tuple(observed_pod(pod) for pod in pods if labels(pod).get("batch.kubernetes.io/job-name") == name)
-    true = {
-        item["type"]: item for item in (raw.get("status") or {}).get("conditions") or [] if item.get("status") == "True"
-    }
+    true = {item["type"]: item for item in status.get("conditions") or [] if item.get("status") == "True"}
     # FailureTarget comes first, while pods still end; the verdict is the same.
     failed = true.get("Failed") or true.get("FailureTarget")
-    state: Literal["Active", "Complete", "Failed"] = "Active"
+    state: RunState = "Admitted"
     if "Complete" in true:
-        state = "Complete"
+        state = "Succeeded"
     elif failed:
         state = "Failed"
+    elif (job.get("spec") or {}).get("suspend"):
+        state = "Queued"
+    elif status.get("ready", 0) >= (job.get("spec") or {}).get("parallelism", 1):
+        state = "Running"
     message = (failed or {}).get("message", "")
-    by_rule = f"FailJob rule at index {DISRUPTION_RULE}" in message
-    return ObservedJob(
+    disrupted = f"FailJob rule at index {DISRUPTION_RULE}" in message or any(pod.disrupted for pod in mine)
+    reason = (failed or {}).get("reason", "")
+    return ObservedRun(
         name=name,
-        number=_number(raw, names.LABEL_RUN),
-        attempt=_number(raw, names.LABEL_ATTEMPT),
-        owner_uid=controller_uid(raw),
+        number=_number(job, names.LABEL_RUN),
+        attempt=_number(job, names.LABEL_ATTEMPT),
+        owner_uid=controller_uid(job),
         state=state,
-        reason=(failed or {}).get("reason", ""),
+        reason=DISRUPTED if failed and disrupted else DEADLINE_EXCEEDED if reason == "DeadlineExceeded" else reason,
         message=message,
-        disrupted=by_rule or any(pod.disrupted for pod in mine),
         pods=mine,
     )
 

@@ -15,7 +15,7 @@ from torchx import specs
 
 from recast_api import names
 from recast_api.resources import Resources
-from recast_operator.planning.outcome import SubmitRun
+from recast_operator.planning.plan import SubmitRun
 
 ROLE = "trainer"
 FIELD_PATH = "[FIELD_PATH]"

@@ -20,7 +20,7 @@ from recast_operator.adapters import appdef
 from recast_operator.adapters.errors import Invalid
 from recast_operator.adapters.job_scheduler import BACKEND
 from recast_operator.adapters.kube import Blocking, Requester
-from recast_operator.planning.outcome import SubmitRun
+from recast_operator.planning.plan import SubmitRun
 
 TRAINER_KIND = {"FoundationModel": "foundation-trainer", "ExpertModel": "expert-trainer"}
 """Value of the label ``recast.dev/kind`` on Jobs and their pods."""

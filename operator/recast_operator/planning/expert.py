@@ -1,263 +1,254 @@
-"""One pass over an ExpertModel, as a list of steps."""
+"""One pass over an ExpertModel: judge → train → roll out → freshness → plan, as a pipeline of complete values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from recast_api.resources import (
-    ExpertModel,
-    ExpertModelStatus,
-    RevisionStatus,
-)
+from recast_api.resources import ExpertModelStatus, FoundationPin, RevisionStatus
 from recast_api.resources.expert import RefreshStatus
-from recast_operator.planning import (
-    analysis,
-    expert_status,
-    hashing,
-    render,
-    replicas,
-    requests,
-    revisions,
-    rollout,
-    runs,
-    staleness,
-    training,
-    versions,
-)
+from recast_operator.planning.child_changes import expert_children, owner_reference
 from recast_operator.planning.clock import elapsed, stamp
-from recast_operator.planning.conditions import transitions
-from recast_operator.planning.outcome import Event, Plan, SubmitRun, VersionWrite
-from recast_operator.planning.pods import trouble
-from recast_operator.planning.reading import Reading, read
+from recast_operator.planning.facts import ExpertFacts
+from recast_operator.planning.freshness import policies
+from recast_operator.planning.freshness.policies import Violation
+from recast_operator.planning.freshness.target import FoundationTarget, foundation_target
+from recast_operator.planning.plan import Event, Plan, SubmitRun, VersionWrite
+from recast_operator.planning.rollout import candidates, capacity, machine, request
+from recast_operator.planning.rollout import verdict as analysis
+from recast_operator.planning.rollout.state import Endpoints, RolloutInputs, RolloutState
+from recast_operator.planning.rollout.steps import step_at
 from recast_operator.planning.snapshot import ObservedDeployment, ObservedExpert
-from recast_operator.planning.weights import step_at
-
-
-@dataclass(frozen=True)
-class ExpertPass:
-    """Everything a pass found out about an expert."""
-
-    observed: ObservedExpert
-    now: datetime
-    judged: tuple[versions.Judged, ...]
-    reading: Reading
-    shop: training.Workshop
-    ledger: training.Ledger
-    scene: rollout.Scene
-    course: rollout.Course
-    handled: tuple[str, ...]
-    violation: staleness.Violation | None
-    refresh: RefreshStatus | None
-    blocked: RevisionStatus | None
-    """The revision that would be rolled out, had it not failed before."""
-
-    @property
-    def model(self) -> ExpertModel:
-        """The resource."""
-        return self.observed.model
+from recast_operator.planning.status import expert as status
+from recast_operator.planning.status.conditions import transitions
+from recast_operator.planning.status.pod_diagnosis import diagnose
+from recast_operator.planning.training import lifecycle
+from recast_operator.planning.training.inputs import TrainingInputs, expert_inputs, spec_part
+from recast_operator.planning.training.lifecycle import TrainingState
+from recast_operator.planning.training.run_spec import expert_run
+from recast_operator.planning.versions import retention, verdict
+from recast_operator.planning.versions.verdict import Judged
 
 
 def plan_expert(observed: ObservedExpert, now: datetime) -> Plan[ExpertModelStatus]:
     """Decide everything about an expert."""
     if observed.model.metadata.deletion_timestamp is not None:
         return Plan(status=observed.model.status)
-    judged = versions.judge_all(observed.model, observed.versions, observed.model.spec.gates)
-    reading = read(observed)
-    shop = _workshop(observed, reading, judged, now)
-    ledger = training.advance(shop, training.ledger(observed.model.status))
-    found = _judge_freshness(_roll_out(observed, now, judged, reading, shop, ledger))
-    if found.violation is not None and reading.granted and training.is_due(shop, ledger):
-        found = replace(found, ledger=training.reserve(shop, ledger, observed.versions))
-    return _plan(found)
-
-
-def _plan(found: ExpertPass) -> Plan[ExpertModelStatus]:
-    status = expert_status.status(found)
-    kept = tuple(entry for entry in (found.course.stable, found.course.canary) if entry is not None)
-    children = render.expert_children(
-        found.model, kept, replicas.targets(found.scene, found.course), found.observed.children
+    judged = verdict.judge_all(observed.model, observed.versions, observed.model.spec.gates)
+    target = foundation_target(observed)
+    inputs = _training_inputs(observed, target, judged, now)
+    training = lifecycle.advance(inputs, lifecycle.remembered(observed.model.status))
+    rollout = _roll_out(observed, judged, now)
+    freshness = _judge_freshness(observed, judged, target, inputs, training, rollout, now)
+    if freshness.violation is not None and target.granted and lifecycle.is_due(inputs, training):
+        training = lifecycle.reserve(inputs, training, observed.versions)
+    return _plan(
+        ExpertFacts(
+            observed=observed,
+            now=now,
+            judged=judged,
+            target=target,
+            training_inputs=inputs,
+            training=training,
+            rollout_inputs=rollout.inputs,
+            rollout=rollout.state,
+            handled=rollout.handled,
+            blocked=rollout.blocked,
+            violation=freshness.violation,
+            refresh=freshness.refresh,
+        )
     )
+
+
+def _plan(facts: ExpertFacts) -> Plan[ExpertModelStatus]:
+    new = status.expert_status(facts)
+    kept = tuple(entry for entry in (facts.rollout.stable, facts.rollout.canary) if entry is not None)
+    pods = capacity.targets(facts.rollout_inputs, facts.rollout)
+    children = expert_children(facts.model, kept, pods, facts.observed.children)
     return Plan(
-        status=status,
-        versions=_version_writes(found),
+        status=new,
+        versions=_version_writes(facts),
         apply=children.apply,
         scales=children.scales,
-        submit=_submit(found),
-        deletions=(*found.ledger.deletions, *children.deletions),
-        events=_events(found, status),
-        requeue_after=_requeue(found),
+        submit=_submit(facts),
+        deletions=(*facts.training.deletions, *children.deletions),
+        events=_events(facts, new),
+        requeue_after=_requeue(facts),
     )
 
 
-def _workshop(
-    observed: ObservedExpert, reading: Reading, judged: tuple[versions.Judged, ...], now: datetime
-) -> training.Workshop:
+def _training_inputs(
+    observed: ObservedExpert, target: FoundationTarget, judged: tuple[Judged, ...], now: datetime
+) -> TrainingInputs:
     meta, spec = observed.model.metadata, observed.model.spec
-    return training.Workshop(
+    return TrainingInputs(
         kind="ExpertModel",
         model=meta.name,
         uid=meta.uid,
         training=spec.training,
-        wanted=hashing.expert_inputs(spec, reading.target.spec.digest) if reading.target else None,
-        jobs=observed.children.jobs,
+        wanted=expert_inputs(spec, target.version.spec.digest) if target.version else None,
+        runs=observed.children.runs,
         judged=judged,
         now=now,
         suspended=spec.suspend,
     )
 
 
-def _roll_out(
-    observed: ObservedExpert,
-    now: datetime,
-    judged: tuple[versions.Judged, ...],
-    reading: Reading,
-    shop: training.Workshop,
-    ledger: training.Ledger,
-) -> ExpertPass:
-    status, spec = observed.model.status, observed.model.spec.rollout
-    wish = requests.consider(spec.request, status.handled_requests, status.canary, status.failed_revisions)
-    course = rollout.Course(status.stable, status.canary, tuple(status.failed_revisions), wish.events)
-    course = rollout.forgive(course, wish)
-    scene = _scene(observed, now)
-    course = rollout.advance(scene, course, revisions.desired(observed, judged, course.failed, now), wish)
-    ideal = revisions.desired(observed, judged, (), now)
-    failed = {entry.revision for entry in course.failed}
-    blocked = ideal if ideal and ideal.revision in failed else None
-    return ExpertPass(
-        observed,
-        now,
-        judged,
-        reading,
-        shop,
-        ledger,
-        scene,
-        course,
-        wish.handled,
-        violation=None,
-        refresh=None,
-        blocked=blocked,
-    )
+@dataclass(frozen=True)
+class _Rollout:
+    inputs: RolloutInputs
+    state: RolloutState
+    handled: tuple[str, ...]
+    blocked: RevisionStatus | None
 
 
-def _scene(observed: ObservedExpert, now: datetime) -> rollout.Scene:
+def _roll_out(observed: ObservedExpert, judged: tuple[Judged, ...], now: datetime) -> _Rollout:
+    before, spec = observed.model.status, observed.model.spec.rollout
+    decision = request.decide(spec.request, before.handled_requests, before.canary, before.failed_revisions)
+    state = RolloutState(before.stable, before.canary, tuple(before.failed_revisions), decision.events)
+    state = machine.clear_failure(state, decision)
+    inputs = _rollout_inputs(observed, now)
+    wanted = candidates.desired(candidates.candidates(observed, judged, state.failed, now))
+    state = machine.advance(inputs, state, wanted, decision)
+    left = candidates.candidates(observed, judged, state.failed, now)
+    return _Rollout(inputs, state, decision.handled, candidates.blocked(left))
+
+
+def _rollout_inputs(observed: ObservedExpert, now: datetime) -> RolloutInputs:
     model, canary = observed.model, observed.model.status.canary
     ours = {entry.revision: entry for entry in observed.children.deployments if entry.owner_uid == model.metadata.uid}
     trial = ours.get(canary.revision) if canary else None
-    judge = canary is not None and analysis.due(canary, now)
-    scene = rollout.Scene(
+    inputs = RolloutInputs(
         model=model.metadata.name,
         rollout=model.spec.rollout,
         replicas=model.spec.serving.replicas,
         endpoints={revision: _endpoints(entry) for revision, entry in ours.items()},
-        trouble=trouble(trial.pods, "spec.serving.image") if trial else None,
+        trouble=diagnose(trial.pods, "spec.serving.image") if trial else None,
         results=None,
         measured_weight="",
         now=now,
     )
-    if canary is None or not judge:
-        return scene
-    step = scene.steps[step_at(scene.steps, canary.step_weight)]
+    if canary is None or not analysis.due(canary, now):
+        return inputs
+    step = inputs.steps[step_at(inputs.steps, canary.step_weight)]
     results = analysis.evaluate(observed, canary, stable_serves=step.stable > 0, now=now)
-    return replace(scene, results=results, measured_weight=analysis.measured_weight(observed, canary, now))
+    return replace(inputs, results=results, measured_weight=analysis.measured_weight(observed, canary, now))
 
 
-def _endpoints(deployment: ObservedDeployment) -> rollout.Endpoints:
-    return rollout.Endpoints(deployment.replicas, deployment.ready)
+def _endpoints(deployment: ObservedDeployment) -> Endpoints:
+    return Endpoints(deployment.replicas, deployment.ready)
 
 
-def _judge_freshness(found: ExpertPass) -> ExpertPass:
+@dataclass(frozen=True)
+class _Freshness:
+    violation: Violation | None
+    refresh: RefreshStatus | None
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """The version that freshness is asked of: the canary's, else the stable one, else the newest accepted."""
+
+    number: int
+    foundation: FoundationPin | None
+
+
+def _basis(rollout: _Rollout, judged: tuple[Judged, ...]) -> _Basis | None:
+    revision = rollout.state.canary or rollout.state.stable
+    if revision is not None:
+        return _Basis(revision.version, revision.foundation)
+    newest = _newest_accepted(judged)
+    return _Basis(newest.number, newest.version.spec.foundation) if newest else None
+
+
+def _judge_freshness(
+    observed: ObservedExpert,
+    judged: tuple[Judged, ...],
+    target: FoundationTarget,
+    inputs: TrainingInputs,
+    training: TrainingState,
+    rollout: _Rollout,
+    now: datetime,
+) -> _Freshness:
     """Stale or not, and whether a refresh is possible: only then does the expert ask for a slot."""
-    basis = found.course.canary or found.course.stable or _newest_accepted(found)
-    number = basis.version if isinstance(basis, RevisionStatus) else basis.number if basis else None
-    version = versions.by_number(found.judged, number) if number else None
-    pin = (
-        basis.foundation if isinstance(basis, RevisionStatus) else version.version.spec.foundation if version else None
-    )
+    spec, basis = observed.model.spec, _basis(rollout, judged)
+    version = verdict.by_number(judged, basis.number) if basis else None
     run = version.version.spec.run if version else None
-    violation = staleness.evaluate(
-        staleness.Freshness(
-            model=found.model.metadata.name,
-            version=number,
-            foundation=pin,
-            target=found.reading.pin,
-            trained_spec=hashing.spec_part(run.inputs_hash) if run else "",
-            wanted_spec=hashing.spec_part(found.shop.wanted or hashing.expert_inputs(found.model.spec, "")),
-            policies=frozenset(found.model.spec.refresh.triggers),
+    violation = policies.evaluate(
+        policies.Freshness(
+            model=observed.model.metadata.name,
+            version=basis.number if basis else None,
+            foundation=basis.foundation if basis else None,
+            target=target.pin,
+            trained_spec=spec_part(run.inputs_hash) if run else "",
+            wanted_spec=spec_part(inputs.wanted or expert_inputs(spec, "")),
+            policies=frozenset(spec.refresh.triggers),
         )
     )
-    return replace(found, violation=violation, refresh=_refresh(found, violation))
-
-
-def _refresh(found: ExpertPass, violation: staleness.Violation | None) -> RefreshStatus | None:
-    target, before = found.reading.target, found.model.status.refresh
-    possible = found.ledger.run is not None or training.is_due(found.shop, found.ledger) or _awaiting(found)
-    if violation is None or target is None or not possible:
-        return None
-    return RefreshStatus(
-        reason=violation.reason,
-        message=violation.message,
-        since=before.since if before else stamp(found.now),
-        foundation_version=target.spec.number,
+    possible = training.run is not None or lifecycle.is_due(inputs, training) or _awaiting(rollout, judged, target)
+    if violation is None or target.version is None or not possible:
+        return _Freshness(violation, None)
+    before = observed.model.status.refresh
+    return _Freshness(
+        violation,
+        RefreshStatus(
+            reason=violation.reason,
+            message=violation.message,
+            since=before.since if before else stamp(now),
+            foundation_version=target.version.spec.number,
+        ),
     )
 
 
-def _awaiting(found: ExpertPass) -> bool:
+def _awaiting(rollout: _Rollout, judged: tuple[Judged, ...], target: FoundationTarget) -> bool:
     """An accepted version newer than the stable one waits for its foundation's servers."""
-    newest = _newest_accepted(found)
-    stable = found.course.stable
-    if newest is None or found.blocked is not None or (stable is not None and newest.number <= stable.version):
+    newest, stable = _newest_accepted(judged), rollout.state.stable
+    if newest is None or rollout.blocked is not None or (stable is not None and newest.number <= stable.version):
         return False
     pin = newest.version.spec.foundation
-    target = found.reading.pin
-    return pin is not None and target is not None and pin.digest == target.digest
+    return pin is not None and target.pin is not None and pin.digest == target.pin.digest
 
 
-def _newest_accepted(found: ExpertPass) -> versions.Judged | None:
-    return max(versions.accepted(found.judged), key=lambda entry: entry.number, default=None)
+def _newest_accepted(judged: tuple[Judged, ...]) -> Judged | None:
+    return max(verdict.accepted(judged), key=lambda entry: entry.number, default=None)
 
 
-def _version_writes(found: ExpertPass) -> tuple[VersionWrite, ...]:
-    used = {entry.version: 1 for entry in (found.course.stable, found.course.canary) if entry is not None}
-    return versions.writes(found.judged, render.owner_reference(found.model), used, frozenset(), found.now)
+def _version_writes(facts: ExpertFacts) -> tuple[VersionWrite, ...]:
+    used = {entry.version: 1 for entry in (facts.rollout.stable, facts.rollout.canary) if entry is not None}
+    return retention.writes(facts.judged, owner_reference(facts.model), used, frozenset(), facts.now)
 
 
-def _submit(found: ExpertPass) -> SubmitRun | None:
-    run, reading = found.ledger.run, found.reading
-    if not found.ledger.submit or run is None or reading.foundation is None or reading.target is None:
-        return None
-    return runs.expert_run(
-        found.model, run, found.judged, reading.foundation, reading.target, found.observed.foundation_versions
-    )
+def _submit(facts: ExpertFacts) -> SubmitRun | None:
+    run = facts.training.run
+    return expert_run(facts.observed, run, facts.judged, facts.target) if facts.training.submit and run else None
 
 
-def _events(found: ExpertPass, status: ExpertModelStatus) -> tuple[Event, ...]:
-    told = {"Stale": "True", "Stalled": "True"}
-    already = {event.reason for event in found.course.events}
-    changed = transitions(found.model.status.conditions, status.conditions, told)
+def _events(facts: ExpertFacts, new: ExpertModelStatus) -> tuple[Event, ...]:
+    already = {event.reason for event in facts.rollout.events}
+    changed = transitions(facts.model.status.conditions, new.conditions, {"Stale": "True", "Stalled": "True"})
     return (
-        *versions.events(found.judged),
-        *found.ledger.events,
+        *verdict.events(facts.judged),
+        *facts.training.events,
         *(event for event in changed if event.reason not in already),
-        *found.course.events,
+        *facts.rollout.events,
     )
 
 
-def _requeue(found: ExpertPass) -> float | None:
+def _requeue(facts: ExpertFacts) -> float | None:
     """While a canary runs, time alone may change the plan."""
-    waits = [found.ledger.requeue] if found.ledger.requeue is not None else []
-    canary = found.course.canary
+    waits = [facts.training.requeue] if facts.training.requeue is not None else []
+    canary = facts.rollout.canary
     if canary is not None:
-        limit = found.scene.rollout.progress_deadline_seconds
-        waits.append(max(1.0, limit + 1.0 - elapsed(canary.progressed_at, found.now)))
+        limit = facts.rollout_inputs.rollout.progress_deadline_seconds
+        waits.append(max(1.0, limit + 1.0 - elapsed(canary.progressed_at, facts.now)))
     if canary is not None and canary.weight_since is not None and canary.state == "Progressing":
-        waits.append(_next_look(found, canary.weight_since, [entry.time for entry in canary.results]))
+        waits.append(_next_look(facts, canary.weight_since, [entry.time for entry in canary.results]))
     return min(waits, default=None)
 
 
-def _next_look(found: ExpertPass, since: str, judged_at: list[str]) -> float:
-    canary, now = found.course.canary, found.now
-    step = found.scene.steps[step_at(found.scene.steps, canary.step_weight if canary else 0)]
+def _next_look(facts: ExpertFacts, since: str, judged_at: list[str]) -> float:
+    canary, now, steps = facts.rollout.canary, facts.now, facts.rollout_inputs.steps
+    step = steps[step_at(steps, canary.step_weight if canary else 0)]
     first = analysis.MIN_WINDOW_SECONDS - elapsed(since, now)
     again = max((analysis.INTERVAL_SECONDS - elapsed(time, now) for time in judged_at), default=first)
     passed = step.pause_seconds - elapsed(since, now)

@@ -1,18 +1,93 @@
-"""From what is to what should be done: the table of contents of all decisions.
+"""What a pass decides to do: a value, executed by the controller in the order of its fields.
 
-``plan_foundation`` and ``plan_expert`` are pure. They compute the whole status from scratch out of the snapshot and
-derive every effect from that *new* status, so that a crash between two writes loses nothing: the next pass derives
-the same effects again. The controller executes a plan in the order of :class:`Plan`'s fields and stops at the first
-conflict; a status write that fails therefore leaves the cluster as it was.
-
-Neighbours: ``snapshot`` is the input; ``staleness``, ``training``, ``gates``, ``fleet``, ``rollout``, ``analysis``
-decide; ``children`` renders; ``status`` and ``conditions`` say it.
+:func:`planning.foundation.plan_foundation` and :func:`planning.expert.plan_expert` make it. They compute the whole
+status from scratch out of the snapshot and derive every effect from that *new* status, so that a crash between two
+writes loses nothing: the next pass derives the same effects again.
 """
 
 from __future__ import annotations
 
-from recast_operator.planning.expert import plan_expert
-from recast_operator.planning.foundation import plan_foundation
-from recast_operator.planning.outcome import Deletion, Event, Plan, Scale, SubmitRun, VersionWrite
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
 
-__all__ = ["Deletion", "Event", "Plan", "Scale", "SubmitRun", "VersionWrite", "plan_expert", "plan_foundation"]
+from recast_api.resources import ExpertModelStatus, FoundationModelStatus, ModelVersionStatus, Training
+from recast_api.run import TrainingRun
+
+StatusT = TypeVar("StatusT", FoundationModelStatus, ExpertModelStatus)
+Object = dict[str, Any]
+"""A Kubernetes object as JSON, with metadata, labels and owner references in place."""
+
+
+@dataclass(frozen=True)
+class VersionWrite:
+    """What to write on a ModelVersion; a None means: leave as it is."""
+
+    name: str
+    resource_version: str
+    """Of the snapshot. Both writes carry it (the second: what the first returned)."""
+    owner: Object | None = None
+    """An owner reference to add: the version is of one of our own runs."""
+    status: ModelVersionStatus | None = None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Set ``spec.replicas`` of a Deployment through its scale subresource, touching nothing else of it."""
+
+    name: str
+    replicas: int
+
+
+@dataclass(frozen=True)
+class SubmitRun:
+    """Submit one attempt as a Job named ``run.job_name``; existing and owned by ``owner`` counts as success."""
+
+    run: TrainingRun
+    training: Training
+    """Image, processes, resources, deadline and TTL of the Job."""
+    models_claim: str
+    """PersistentVolumeClaim mounted read-write at ``names.MODELS_MOUNT``."""
+    data_claim: str
+    """PersistentVolumeClaim mounted read-only at ``names.DATA_MOUNT``."""
+    owner: Object
+    """Owner reference to the model, ``controller: true``."""
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """Delete a child and, in the background, what it owns: absent counts as success."""
+
+    kind: Literal["Deployment", "Service", "Job"]
+    name: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """A transition told to people: posted after everything else, on the model."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan(Generic[StatusT]):
+    """One pass. Executed from top to bottom; a conflict (409) anywhere ends the pass and observes again.
+
+    ``status`` comes before everything that changes the cluster: what follows is derived from it.
+    """
+
+    status: StatusT
+    """The complete new status. Written with the snapshot's ``resourceVersion``; skipped where equal."""
+    finalizers: tuple[str, ...] | None = None
+    """The complete new ``metadata.finalizers`` of the model, or None to leave them. Written before the status."""
+    versions: tuple[VersionWrite, ...] = ()
+    """Verdicts and adoptions. Written before the status, which relies on them."""
+    apply: tuple[Object, ...] = ()
+    """Children to create or rewrite by server-side apply, only those missing or made from other input."""
+    scales: tuple[Scale, ...] = ()
+    submit: SubmitRun | None = None
+    deletions: tuple[Deletion, ...] = ()
+    events: tuple[Event, ...] = ()
+    requeue_after: float | None = None
+    """Seconds until time alone may change the plan; None: wait for an event or the periodic resync."""

@@ -1,18 +1,23 @@
 """What the operator sees: one custom resource and everything its plan depends on, frozen at one moment.
 
-:mod:`recast_operator.observe` fills these from its indices and from Prometheus; :func:`planning.plan.plan_foundation`
-and :func:`planning.plan.plan_expert` read nothing else. A snapshot may be stale: that is safe, because the status write
-that comes first carries the snapshot's ``resourceVersion`` and fails when somebody wrote in between.
+:mod:`recast_operator.observe` fills these from its indices and from Prometheus; ``foundation.plan_foundation`` and
+``expert.plan_expert`` read nothing else. A snapshot may be stale: that is safe, because every write carries its UID or
+``resourceVersion`` and fails when somebody wrote in between.
+
+A foundation does not see its experts, nor an expert its foundation: each sees a *projection* of the other
+(:class:`FleetMember`, :class:`FoundationView`; made by :mod:`planning.projections`). A change outside of the projection
+wakes nobody, so that a pass costs what its own model costs and never the fleet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Literal
 
 from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
+from recast_api.resources.common import Data
+from recast_api.resources.foundation import FoundationVersionRef
 
 
 @dataclass(frozen=True)
@@ -37,22 +42,35 @@ class ObservedPod:
     """Has the condition ``DisruptionTarget``: pre-empted, drained or evicted, through no fault of its own."""
 
 
+RunState = Literal["Queued", "Admitted", "Running", "Succeeded", "Failed"]
+"""Queued: a queue has not let it start. Admitted: it may start, and not all of its pods run yet."""
+
+DISRUPTED = "Disrupted"
+"""Reason of a run that failed through no fault of its own: pre-empted, drained or evicted."""
+DEADLINE_EXCEEDED = "DeadlineExceeded"
+"""Reason of a run that took longer than ``activeDeadlineSeconds``."""
+
+
 @dataclass(frozen=True)
-class ObservedJob:
-    """One training attempt's Job."""
+class ObservedRun:
+    """One attempt of a training run, whatever launched it. What a Job or a queue says is translated by an adapter."""
 
     name: str
+    """Name of the object that carries it, such as the Job's."""
     number: int
     """From the label ``recast.dev/run``."""
     attempt: int
     owner_uid: str
-    state: Literal["Active", "Complete", "Failed"] = "Active"
+    state: RunState = "Running"
     reason: str = ""
-    """Reason of the Job's ``Failed`` (or ``FailureTarget``) condition, such as ``DeadlineExceeded``."""
+    """Why it failed: :data:`DISRUPTED`, :data:`DEADLINE_EXCEEDED`, or the launcher's own word."""
     message: str = ""
-    disrupted: bool = False
-    """The Job failed by its ``DisruptionTarget`` rule, or a pod of it has that condition."""
     pods: tuple[ObservedPod, ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it succeeded or failed."""
+        return self.state in ("Succeeded", "Failed")
 
     @property
     def pods_remain(self) -> bool:
@@ -105,7 +123,7 @@ class Sample:
 class Children:
     """The objects a model owns. Listed by label, so an owner UID may be another's: planning never touches those."""
 
-    jobs: tuple[ObservedJob, ...] = ()
+    runs: tuple[ObservedRun, ...] = ()
     deployments: tuple[ObservedDeployment, ...] = ()
     services: tuple[ObservedService, ...] = ()
 
@@ -117,9 +135,85 @@ class Children:
         """The Service of that name."""
         return next((item for item in self.services if item.name == name), None)
 
-    def job(self, name: str) -> ObservedJob | None:
-        """The Job of that name."""
-        return next((item for item in self.jobs if item.name == name), None)
+
+@dataclass(frozen=True)
+class LineagePin:
+    """The foundation version that a revision reads, as far as keeping its servers goes."""
+
+    foundation: str
+    lineage: int
+    version: int
+
+
+@dataclass(frozen=True)
+class FailedTrial:
+    """A roll-out that an expert rolled back, as its foundation judges its own candidate by it."""
+
+    foundation_version: int
+    reason: str
+    message: str
+    time: str
+    serving_changed: bool
+
+
+@dataclass(frozen=True)
+class FleetMember:
+    """What a foundation reads of one expert, and nothing else: only a change of this wakes the foundation."""
+
+    name: str
+    foundation: str
+    """``spec.foundationRef.name``; empty where the expert cannot be read."""
+    stable: LineagePin | None = None
+    canary: LineagePin | None = None
+    retiring: tuple[LineagePin, ...] = ()
+    """Of revisions that serve no more and whose pods are not gone yet."""
+    refresh_since: str = ""
+    """Since when it asks for a refresh; empty where it does not."""
+    training: bool = False
+    """A run of it is in progress."""
+    failed_trials: tuple[FailedTrial, ...] = ()
+    suspended: bool = False
+    follows_majors: bool = True
+    """Whether ``FoundationMajor`` is among its triggers."""
+    deleting: bool = False
+    readable: bool = True
+    """False: this operator cannot read the object. Its pins are those of the raw status, and it is never taken for
+    absent."""
+
+    @property
+    def busy(self) -> bool:
+        """It asks for a refresh, trains, or has a canary: it holds the slot that it was granted."""
+        return bool(self.refresh_since) or self.training or self.canary is not None or not self.readable
+
+    @property
+    def pins(self) -> tuple[LineagePin, ...]:
+        """All that it reads, or may still read."""
+        serving = tuple(pin for pin in (self.stable, self.canary) if pin is not None)
+        return (*serving, *self.retiring)
+
+
+@dataclass(frozen=True)
+class FoundationView:
+    """What one expert reads of a foundation, and nothing else: only a change of this wakes the expert."""
+
+    name: str
+    models_claim: str
+    data: Data
+    pilot: bool = False
+    """Whether ``spec.fleet.pilots`` names this expert."""
+    granted: bool = False
+    """Whether this expert holds a refresh slot."""
+    slots: int = 1
+    """``spec.fleet.maxConcurrentRefreshes``."""
+    current: FoundationVersionRef | None = None
+    candidate: FoundationVersionRef | None = None
+    ready_lineages: frozenset[int] = frozenset()
+    """Lineages with a server that is ready."""
+
+    @property
+    def offered(self) -> frozenset[int]:
+        """Lineages that an expert may begin to read: current or candidate, with a ready server."""
+        return self.ready_lineages & {ref.lineage for ref in (self.current, self.candidate) if ref is not None}
 
 
 @dataclass(frozen=True)
@@ -130,8 +224,8 @@ class ObservedFoundation:
     versions: tuple[ModelVersion, ...] = ()
     """Every ModelVersion whose ``spec.model`` names this kind and name, whatever UID it claims."""
     children: Children = field(default_factory=Children)
-    experts: tuple[ExpertModel, ...] = ()
-    """Experts of the namespace whose ``foundationRef`` names this one, or whose stable or canary is pinned to it."""
+    experts: tuple[FleetMember, ...] = ()
+    """Experts of the namespace whose ``foundationRef`` names this one or that pin it, and all that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -142,13 +236,18 @@ class ObservedExpert:
     versions: tuple[ModelVersion, ...] = ()
     """Every ModelVersion whose ``spec.model`` names this kind and name, whatever UID it claims."""
     children: Children = field(default_factory=Children)
-    foundations: tuple[FoundationModel, ...] = ()
-    """All FoundationModels of the namespace: the referenced one, the pinned ones, and names for "did you mean"."""
+    foundations: Mapping[str, FoundationView] = field(default_factory=dict)
+    """By name: the referenced one and the pinned ones, as far as they exist and can be read."""
+    unreadable_foundations: frozenset[str] = frozenset()
+    """Of these names, those that exist but cannot be read by this operator."""
+    foundation_names: tuple[str, ...] = ()
+    """All FoundationModels of the namespace, for "did you mean"."""
     foundation_versions: tuple[ModelVersion, ...] = ()
-    """All ModelVersions of kind FoundationModel in the namespace."""
+    """ModelVersions of the referenced and the pinned foundations."""
     samples: Mapping[str, Sample] = field(default_factory=dict)
-    """Answers to ``analysis.queries(observed, now)``, by query text. Absent ones read as no data."""
+    """Answers to ``questions.queries(observed, now)``, by query text. Absent ones read as no data."""
 
-
-Clock = datetime
-"""``now`` is always an aware UTC datetime, passed in."""
+    @property
+    def foundation(self) -> FoundationView | None:
+        """The referenced foundation, if it exists and can be read."""
+        return self.foundations.get(self.model.spec.foundation_ref.name)

@@ -17,20 +17,21 @@ SPEAKERS = (
     "trainer/recast_trainer",
 )
 DECIDES = (
-    *sorted((ROOT / "operator/recast_operator/planning").glob("*.py")),
+    *sorted((ROOT / "operator/recast_operator/planning").rglob("*.py")),
     ROOT / "operator/recast_operator/controller.py",
 )
 """Here reasons travel through helpers and tables: every CamelCase word that is not one of these counts."""
 WORDS = {
     "condition types": {"Accepted", "Ready", "Reconciling", "Retired", "Stale", "Stalled", "Trained"},
     "values of conditions and events": {"True", "False", "Unknown", "Normal", "Warning"},
-    "states in a status": {"Active", "Complete", "Failed", "Initial", "Rejected", "Reserved", "Running"},
+    "states in a status": {"Failed", "Initial", "Rejected", "Reserved", "Running"},
+    "states and reasons of an observed run": {"Admitted", "Disrupted", "Queued", "Succeeded"},
     "actions of a request": {"Abort", "Promote", "Retry"},
     "policies": {"SpecChange"},
     "kinds": {"Deployment", "ExpertModel", "FoundationModel", "Job", "ModelVersion", "Pod", "Service"},
     "the kubelet's words for ImagePullBackOff": {"ErrImageNeverPull", "ErrImagePull", "InvalidImageName"},
     "parts of an event": {"Reconcile", "Request"},
-    "names of classes": {"Deletion", "Event", "Plan", "Scale", "StatusT", "SubmitRun", "T", "VersionWrite"},
+    "names of classes": {"StatusT", "T"},
 }
 NOT_REASONS = frozenset(word for words in WORDS.values() for word in words)
 CAMEL = re.compile(r"[A-Z]+[a-z][A-Za-z0-9]*")

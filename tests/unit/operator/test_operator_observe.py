@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from recast_operator.observe import Key, Observer, observed_deployment, observed_job, observed_pod
-from recast_operator.planning.snapshot import ObservedPod
+from recast_operator.observe import Key, Observer, observed_deployment, observed_pod, observed_run
+from recast_operator.planning.snapshot import DISRUPTED, ObservedPod
 from recast_operator.store import Store
 
 
@@ -62,29 +62,29 @@ def test_a_pod_is_what_its_status_says(pod: dict[str, Any], expected: ObservedPo
 
 
 @pytest.mark.parametrize(
-    ("conditions", "state", "disrupted"),
+    ("conditions", "state", "reason"),
     [
-        ([], "Active", False),
-        ([{"type": "Failed", "status": "False"}], "Active", False),
-        ([{"type": "Complete", "status": "True"}], "Complete", False),
-        ([{"type": "FailureTarget", "status": "True", "reason": "PodFailurePolicy"}], "Failed", False),
+        ([], "Admitted", ""),
+        ([{"type": "Failed", "status": "False"}], "Admitted", ""),
+        ([{"type": "Complete", "status": "True"}], "Succeeded", ""),
+        ([{"type": "FailureTarget", "status": "True", "reason": "PodFailurePolicy"}], "Failed", "PodFailurePolicy"),
         (
             [{"type": "Failed", "status": "True", "message": "Pod n/x has condition matching FailJob rule at index 0"}],
             "Failed",
-            True,
+            DISRUPTED,
         ),
         (
             [{"type": "Failed", "status": "True", "message": "exit code 1 matching FailJob rule at index 1"}],
             "Failed",
-            False,
+            "",
         ),
     ],
 )
-def test_a_job_is_what_its_conditions_say(conditions: list[Any], state: str, disrupted: bool) -> None:
+def test_a_job_is_what_its_conditions_say(conditions: list[Any], state: str, reason: str) -> None:
     labels = {"recast.dev/run": "7", "recast.dev/attempt": "2"}
     owner = [{"uid": "not-controlling"}, {"uid": "model", "controller": True}]
-    job = observed_job(raw("j", labels, status={"conditions": conditions}, metadata={"ownerReferences": owner}), [])
-    assert (job.state, job.disrupted, job.number, job.attempt, job.owner_uid) == (state, disrupted, 7, 2, "model")
+    job = observed_run(raw("j", labels, status={"conditions": conditions}, metadata={"ownerReferences": owner}), [])
+    assert (job.state, job.reason, job.number, job.attempt, job.owner_uid) == (state, reason, 7, 2, "model")
 
 
 def test_a_job_has_the_pods_of_its_name_and_a_deployment_those_its_selector_selects() -> None:
@@ -94,7 +94,7 @@ def test_a_job_has_the_pods_of_its_name_and_a_deployment_those_its_selector_sele
         raw("web", {"app": "a", "r": "1"}, status={"conditions": [{"type": "Ready", "status": "True"}]}),
         raw("old", {"app": "a", "r": "0"}),
     ]
-    assert [pod.name for pod in observed_job(raw("j"), pods).pods] == ["mine"]
+    assert [pod.name for pod in observed_run(raw("j"), pods).pods] == ["mine"]
     deployment = observed_deployment(
         raw(
             "d",

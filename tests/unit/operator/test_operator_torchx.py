@@ -23,7 +23,7 @@ from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound
 from recast_operator.adapters.job_scheduler import JobScheduler
 from recast_operator.adapters.kube import Request
 from recast_operator.adapters.torchx import Launcher
-from recast_operator.planning.outcome import SubmitRun
+from recast_operator.planning.plan import SubmitRun
 
 GOLDEN = Path(__file__).parent / "golden"
 OWNER = {

@@ -24,16 +24,18 @@ from recast_api.resources import (
 )
 from recast_api.resources.version import Baseline, TrainingRunRef
 from recast_api.run import TerminationMessage, TrainingRun
-from recast_operator.planning import analysis
-from recast_operator.planning.outcome import Event, Plan
-from recast_operator.planning.plan import plan_expert, plan_foundation
+from recast_operator.planning.expert import plan_expert
+from recast_operator.planning.foundation import plan_foundation
+from recast_operator.planning.plan import Event, Plan
+from recast_operator.planning.projections import fleet_member, foundation_view
+from recast_operator.planning.rollout import verdict as analysis
 from recast_operator.planning.snapshot import (
     Children,
     ObservedDeployment,
     ObservedExpert,
     ObservedFoundation,
-    ObservedJob,
     ObservedPod,
+    ObservedRun,
     ObservedService,
     Sample,
 )
@@ -86,7 +88,7 @@ def expert(name: str, *, replicas: int = 4, **spec: Any) -> ExpertModel:
 class SimJob:
     run: TrainingRun
     born: datetime
-    observed: ObservedJob
+    observed: ObservedRun
 
 
 @dataclass
@@ -176,7 +178,7 @@ class Cluster:
 
     def _children(self, uid: str) -> Children:
         return Children(
-            jobs=tuple(job.observed for job in self.jobs.values() if job.observed.owner_uid == uid),
+            runs=tuple(job.observed for job in self.jobs.values() if job.observed.owner_uid == uid),
             deployments=tuple(self._deployment(name) for name in self.deployments if self._owner(name) == uid),
             services=tuple(
                 ObservedService(name, uid, body["metadata"]["annotations"][names.ANNOTATION_TEMPLATE_HASH])
@@ -214,7 +216,7 @@ class Cluster:
             model=model,
             versions=tuple(entry for entry in self.versions.values() if entry.spec.model.name == name),
             children=self._children(model.metadata.uid),
-            experts=tuple(entry for entry in self.models.values() if isinstance(entry, ExpertModel)),
+            experts=tuple(fleet_member(entry) for entry in self.models.values() if isinstance(entry, ExpertModel)),
         )
 
     def observe_expert(self, name: str) -> ObservedExpert:
@@ -223,7 +225,14 @@ class Cluster:
             model=model,
             versions=tuple(entry for entry in self.versions.values() if entry.spec.model.name == name),
             children=self._children(model.metadata.uid),
-            foundations=tuple(entry for entry in self.models.values() if isinstance(entry, FoundationModel)),
+            foundations={
+                entry.metadata.name: foundation_view(entry, name)
+                for entry in self.models.values()
+                if isinstance(entry, FoundationModel)
+            },
+            foundation_names=tuple(
+                entry.metadata.name for entry in self.models.values() if isinstance(entry, FoundationModel)
+            ),
             foundation_versions=tuple(
                 entry for entry in self.versions.values() if entry.spec.model.kind == "FoundationModel"
             ),
@@ -313,7 +322,7 @@ class Cluster:
     def _submit(self, run: TrainingRun) -> None:
         self.submitted.append(run.job_name)
         owner = self.models[run.model].metadata.uid
-        observed = ObservedJob(run.job_name, run.number, run.attempt, owner, pods=(ObservedPod(f"{run.job_name}-0"),))
+        observed = ObservedRun(run.job_name, run.number, run.attempt, owner, pods=(ObservedPod(f"{run.job_name}-0"),))
         self.jobs[run.job_name] = SimJob(run, self.now, observed)
 
     def _delete(self, kind: str, name: str) -> None:
@@ -339,7 +348,7 @@ class Cluster:
 
     def _train(self, name: str, job: SimJob) -> None:
         age = (self.now - job.born).total_seconds()
-        if job.observed.state == "Active" and age >= self.train_seconds:
+        if not job.observed.ended and age >= self.train_seconds:
             outcome = self.landing(job.run)
             if isinstance(outcome, TerminationMessage):
                 pod = ObservedPod(f"{name}-0", gone=True, termination=outcome.encode(), exit_code=1)
@@ -347,8 +356,8 @@ class Cluster:
             else:
                 self.land(job.run, outcome)
                 done = ObservedPod(f"{name}-0", gone=True, exit_code=0)
-                job.observed = replace(job.observed, state="Complete", pods=(done,))
-        elif job.observed.state != "Active" and age >= self.train_seconds + self.job_ttl_seconds:
+                job.observed = replace(job.observed, state="Succeeded", pods=(done,))
+        elif job.observed.ended and age >= self.train_seconds + self.job_ttl_seconds:
             del self.jobs[name]
 
     def land(self, run: TrainingRun, measurements: list[Measurement], *, uid: str | None = None) -> ModelVersion:

@@ -7,7 +7,7 @@ from planning_simulator import digest_of, measured
 
 from recast_api.resources import Gates, Measurement, ModelReference, ModelVersionSpec
 from recast_api.resources.version import Baseline
-from recast_operator.planning.gates import judge, quality
+from recast_operator.planning.versions.gates import judge, quality
 
 
 def version(*measurements: Measurement, finite: bool = True, baseline: bool = True) -> ModelVersionSpec:

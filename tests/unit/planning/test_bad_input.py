@@ -170,7 +170,7 @@ def test_a_truncated_artefact_ends_the_canary_at_once_in_the_servers_own_words()
         else entry
         for entry in observed.children.deployments
     )
-    from recast_operator.planning.plan import plan_expert
+    from recast_operator.planning.expert import plan_expert
 
     plan = plan_expert(replace(observed, children=replace(observed.children, deployments=deployments)), cluster.now)
     assert plan.status.canary is None

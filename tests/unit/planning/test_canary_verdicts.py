@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recast_api.resources import MetricName, MetricResult, Verdict
-from recast_operator.planning import statistics
-from recast_operator.planning.analysis import Counts, judge_difference, judge_share, overall
+from recast_operator.planning.rollout import statistics
+from recast_operator.planning.rollout.verdict import Counts, judge_difference, judge_share, overall
 
 LIMITS = st.floats(1e-6, 0.99) | st.just(0.0)
 

@@ -8,37 +8,38 @@ from planning_simulator import START, Cluster, expert, foundation
 
 from recast_api.resources import ExpertServing, Training
 from recast_operator.planning import hashing
-from recast_operator.planning.conditions import Fact, is_true, merge, transitions
-from recast_operator.planning.render import template_hash
+from recast_operator.planning.child_changes import template_hash
+from recast_operator.planning.status.conditions import ConditionUpdate, find, merge, transitions
+from recast_operator.planning.training import inputs
 
 LATER = START + timedelta(minutes=5)
 
 
 def test_the_transition_time_moves_only_when_the_status_flips() -> None:
-    first = merge([], [Fact("Ready", "False", "Training")], 1, START)
-    same = merge(first, [Fact("Ready", "False", "RunFailed", "why")], 2, LATER)
+    first = merge([], [ConditionUpdate("Ready", "False", "Training")], 1, START)
+    same = merge(first, [ConditionUpdate("Ready", "False", "RunFailed", "why")], 2, LATER)
     assert same[0].last_transition_time == first[0].last_transition_time
     assert (same[0].reason, same[0].message, same[0].observed_generation) == ("RunFailed", "why", 2)
-    flipped = merge(same, [Fact("Ready", "True", "Serving")], 2, LATER)
+    flipped = merge(same, [ConditionUpdate("Ready", "True", "Serving")], 2, LATER)
     assert flipped[0].last_transition_time == "2026-11-21T03:05:00Z"
 
 
 def test_there_is_one_condition_a_type_and_strangers_are_kept() -> None:
-    mine = merge([], [Fact("Ready", "True", "A"), Fact("Stale", "False", "B")], 1, START)
-    again = merge(mine, [Fact("Stale", "True", "C")], 1, LATER)
+    mine = merge([], [ConditionUpdate("Ready", "True", "A"), ConditionUpdate("Stale", "False", "B")], 1, START)
+    again = merge(mine, [ConditionUpdate("Stale", "True", "C")], 1, LATER)
     assert sorted(entry.type for entry in again) == ["Ready", "Stale"]
-    assert is_true(again, "Ready")
+    assert find(again, "Ready").status == "True"
 
 
 def test_a_message_is_cut_to_what_the_schema_allows() -> None:
-    assert len(merge([], [Fact("Ready", "True", "A", "x" * 5000)], 1, START)[0].message) == 1024
+    assert len(merge([], [ConditionUpdate("Ready", "True", "A", "x" * 5000)], 1, START)[0].message) == 1024
 
 
 def test_events_tell_of_transitions_only() -> None:
-    before = merge([], [Fact("Stale", "False", "Fresh")], 1, START)
-    stale = merge(before, [Fact("Stale", "True", "FoundationMajor", "why")], 1, START)
+    before = merge([], [ConditionUpdate("Stale", "False", "Fresh")], 1, START)
+    stale = merge(before, [ConditionUpdate("Stale", "True", "FoundationMajor", "why")], 1, START)
     assert [event.reason for event in transitions(before, stale, {"Stale": "True"})] == ["FoundationMajor"]
-    reworded = merge(stale, [Fact("Stale", "True", "FoundationMajor", "other words")], 1, START)
+    reworded = merge(stale, [ConditionUpdate("Stale", "True", "FoundationMajor", "other words")], 1, START)
     assert transitions(stale, reworded, {"Stale": "True"}) == ()
     assert transitions(stale, before, {"Stale": "True"}) == ()
 
@@ -59,14 +60,14 @@ def test_events_tell_of_transitions_only() -> None:
 def test_what_decides_the_weights_asks_for_a_run_and_how_it_is_run_only_for_another_chance(
     change: dict[str, Any], what_changes: bool
 ) -> None:
-    one = hashing.foundation_inputs(foundation().spec)
-    two = hashing.foundation_inputs(foundation(training={"image": "trainer:1"} | change).spec)
+    one = inputs.foundation_inputs(foundation().spec)
+    two = inputs.foundation_inputs(foundation(training={"image": "trainer:1"} | change).spec)
     assert one != two
-    assert (hashing.what(one) != hashing.what(two)) is what_changes
+    assert (inputs.weights_part(one) != inputs.weights_part(two)) is what_changes
 
 
 def test_keeping_finished_jobs_longer_changes_nothing() -> None:
-    assert hashing.foundation_inputs(foundation().spec) == hashing.foundation_inputs(
+    assert inputs.foundation_inputs(foundation().spec) == inputs.foundation_inputs(
         foundation(training={"image": "trainer:1", "ttlSecondsAfterFinished": 5}).spec
     )
 
@@ -78,10 +79,10 @@ def test_a_value_that_equals_its_default_is_as_good_as_absent() -> None:
 
 def test_an_experts_inputs_tell_its_spec_from_its_foundation() -> None:
     spec = expert("reels").spec
-    one, two = hashing.expert_inputs(spec, "sha256:a"), hashing.expert_inputs(spec, "sha256:b")
+    one, two = inputs.expert_inputs(spec, "sha256:a"), inputs.expert_inputs(spec, "sha256:b")
     assert one != two
-    assert hashing.spec_part(one) == hashing.spec_part(two)
-    assert hashing.what(one) != hashing.what(two)
+    assert inputs.spec_part(one) == inputs.spec_part(two)
+    assert inputs.weights_part(one) != inputs.weights_part(two)
     assert len(one) <= 64
 
 
@@ -97,8 +98,8 @@ def test_a_revision_is_the_pair_and_the_template_but_not_the_number_of_pods() ->
 def test_hashes_are_those_of_the_last_release() -> None:
     """A changed value here restarts every user's pods or retrains every user's models on upgrade: never by accident."""
     spec = expert("reels").spec
-    assert hashing.foundation_inputs(foundation().spec) == "22ba3ce0963fedcd7c88a9a1.44136fa3"
-    assert hashing.expert_inputs(spec, "sha256:a") == "48184dce3cd2e5055be34604.6fa55b6942983187.44136fa3"
+    assert inputs.foundation_inputs(foundation().spec) == "22ba3ce0963fedcd7c88a9a1.44136fa3"
+    assert inputs.expert_inputs(spec, "sha256:a") == "48184dce3cd2e5055be34604.6fa55b6942983187.44136fa3"
     assert hashing.revision("sha256:a", 1, spec.serving) == "40182fcad3"
     cluster = Cluster(foundation(), expert("reels"))
     cluster.until(lambda c: c.em("reels").status.stable is not None)

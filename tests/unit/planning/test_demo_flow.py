@@ -74,7 +74,7 @@ def test_a_new_foundation_version_makes_experts_stale_and_they_follow_through_a_
     assert stale == set(NAMES)
     waiting = cluster.condition("reels", "Ready")
     assert waiting.reason == "WaitingForSlot"
-    assert "ads and feed hold 2/2 slots" in waiting.message
+    assert "waits for one of 2 refresh slots" in waiting.message
     cluster.until(all_on(2), watch=watch)
     assert watch.most_runs == 2
     told = reasons(cluster, "reels")

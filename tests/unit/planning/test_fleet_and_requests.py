@@ -6,8 +6,8 @@ import pytest
 from planning_simulator import Cluster, expert, foundation
 
 from recast_api.resources import CanaryStatus, FailedRevision, FoundationPin, RolloutRequest
-from recast_operator.planning import messages
-from recast_operator.planning.requests import consider
+from recast_operator.planning.rollout.request import decide
+from recast_operator.planning.status import messages
 
 DATA_2 = {"persistentVolumeClaim": {"claimName": "events"}, "path": "home", "until": "2026-02-01T00:00:00Z"}
 DATA_3 = DATA_2 | {"until": "2026-03-01T00:00:00Z"}
@@ -51,7 +51,7 @@ def test_a_request_is_executed_once_or_said_to_be_ignored_once(
     action: str, revision: str, handled: list[str], running: str | None, executed: bool, words: str | None
 ) -> None:
     request = RolloutRequest.model_validate({"id": "one", "action": action, "revision": revision})
-    wish = consider(request, handled, canary(running) if running else None, [failed("bad")])
+    wish = decide(request, handled, canary(running) if running else None, [failed("bad")])
     assert (wish.action == action) is executed
     assert wish.handled == ("one",)
     ignored = [event.message for event in wish.events if event.reason == "RequestIgnored"]
@@ -61,7 +61,7 @@ def test_a_request_is_executed_once_or_said_to_be_ignored_once(
 
 def test_no_more_than_thirty_two_requests_are_remembered() -> None:
     request = RolloutRequest(id="new", action="Abort", revision="aaa")
-    wish = consider(request, [f"r{number}" for number in range(32)], canary(), [])
+    wish = decide(request, [f"r{number}" for number in range(32)], canary(), [])
     assert len(wish.handled) == 32
     assert wish.handled[-1] == "new"
     assert "r0" not in wish.handled

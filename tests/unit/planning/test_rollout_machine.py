@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from planning_simulator import Cluster, expert, foundation
 
 from recast_api.resources import Condition
-from recast_operator.planning.weights import plan_steps
+from recast_operator.planning.rollout.steps import plan_steps
 
 IMAGES = ("server:1", "server:2", "server:3", "bad:1", "unpullable:1")
 
@@ -139,9 +139,7 @@ class RolloutMachine(RuleBasedStateMachine):
             numbers = [int(name.split("-r")[-1].split("-a")[0]) for name in submitted if name.startswith(model)]
             assert numbers == sorted(numbers)
             active = [
-                job
-                for name, job in self.cluster.jobs.items()
-                if name.startswith(model) and job.observed.state == "Active"
+                job for name, job in self.cluster.jobs.items() if name.startswith(model) and not job.observed.ended
             ]
             assert len(active) <= 1
 

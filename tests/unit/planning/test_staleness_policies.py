@@ -4,7 +4,7 @@ import pytest
 from planning_simulator import digest_of
 
 from recast_api.resources import FoundationPin
-from recast_operator.planning.staleness import POLICIES, Freshness, evaluate
+from recast_operator.planning.freshness.policies import POLICIES, Freshness, evaluate
 
 ALL = frozenset({"FoundationMajor", "SpecChange"})
 

@@ -11,15 +11,17 @@ from planning_simulator import START, Cluster, expert, foundation, measured
 
 from recast_api.resources import ModelVersion, RunStatus, Training
 from recast_api.run import TerminationMessage
-from recast_operator.planning.outcome import Plan
-from recast_operator.planning.snapshot import ObservedJob, ObservedPod
-from recast_operator.planning.training import Ledger, Workshop, advance, is_due, reserve
+from recast_operator.planning.plan import Plan
+from recast_operator.planning.snapshot import DISRUPTED, ObservedPod, ObservedRun
+from recast_operator.planning.training.lifecycle import TrainingInputs, TrainingState, advance, is_due, reserve
 
 WANTED = "aaaa.11"
 
 
-def shop(*jobs: ObservedJob, **changes: Any) -> Workshop:
-    base = Workshop("FoundationModel", "home-fm", "uid", Training(image="t:1", max_attempts=3), WANTED, jobs, (), START)
+def inputs(*jobs: ObservedRun, **changes: Any) -> TrainingInputs:
+    base = TrainingInputs(
+        "FoundationModel", "home-fm", "uid", Training(image="t:1", max_attempts=3), WANTED, jobs, (), START
+    )
     return replace(base, **changes)
 
 
@@ -34,32 +36,36 @@ def run(**changes: Any) -> RunStatus:
     return RunStatus(**(fields | changes))
 
 
-def job(state: str = "Active", attempt: int = 1, pods: tuple[ObservedPod, ...] = (), **changes: Any) -> ObservedJob:
-    return ObservedJob(f"fm-home-fm-r4-a{attempt}", 4, attempt, "uid", state=state, pods=pods, **changes)  # type: ignore[arg-type]
+def attempt_seen(
+    state: str = "Running", attempt: int = 1, pods: tuple[ObservedPod, ...] = (), **changes: Any
+) -> ObservedRun:
+    return ObservedRun(f"fm-home-fm-r4-a{attempt}", 4, attempt, "uid", state=state, pods=pods, **changes)  # type: ignore[arg-type]
 
 
-def failed(reason: str = "CorruptSegment", *, retryable: bool = False, **changes: Any) -> ObservedJob:
+def failed(reason: str = "CorruptSegment", *, retryable: bool = False, **changes: Any) -> ObservedRun:
     said = TerminationMessage(reason=reason, retryable=retryable, message="segment 12 has no footer; restore it")
-    return job("Failed", pods=(ObservedPod("p", gone=True, termination=said.encode(), exit_code=1),), **changes)
+    return attempt_seen(
+        "Failed", pods=(ObservedPod("p", gone=True, termination=said.encode(), exit_code=1),), **changes
+    )
 
 
-def ledger(current: RunStatus | None = None, **changes: Any) -> Ledger:
-    return replace(Ledger(current, 4, "old.11", ()), **changes)
+def state_of(current: RunStatus | None = None, **changes: Any) -> TrainingState:
+    return replace(TrainingState(current, 4, "old.11", ()), **changes)
 
 
 def test_a_reservation_that_is_observed_is_submitted_until_its_job_is_seen() -> None:
-    after = advance(shop(), ledger(run(state="Reserved")))
+    after = advance(inputs(), state_of(run(state="Reserved")))
     assert after.submit
     assert after.run is not None
     assert after.run.state == "Reserved"
-    after = advance(shop(job()), ledger(run(state="Reserved")))
+    after = advance(inputs(attempt_seen()), state_of(run(state="Reserved")))
     assert not after.submit
     assert after.run is not None
     assert after.run.state == "Running"
 
 
 def test_a_reservation_made_in_this_pass_is_not_submitted_in_it() -> None:
-    after = reserve(shop(), ledger(), [])
+    after = reserve(inputs(), state_of(), [])
     assert after.run is not None
     assert (after.run.number, after.run.state, after.submit) == (5, "Reserved", False)
 
@@ -75,30 +81,30 @@ def test_a_number_is_higher_than_any_ever_seen(last: int, versions: list[int], j
     seen: list[ModelVersion] = [
         landed.model_copy(update={"spec": landed.spec.model_copy(update={"number": number})}) for number in versions
     ]
-    kept = tuple(replace(job(), number=number) for number in jobs)
-    after = reserve(shop(*kept), ledger(last_number=last), seen)
+    kept = tuple(replace(attempt_seen(), number=number) for number in jobs)
+    after = reserve(inputs(*kept), state_of(last_number=last), seen)
     assert after.last_number == expected
     assert after.run is not None
     assert after.run.job_name == f"fm-home-fm-r{expected}-a1"
 
 
 def test_a_failure_that_says_do_not_retry_ends_the_run_and_is_remembered_by_its_inputs() -> None:
-    after = advance(shop(failed()), ledger(run()))
+    after = advance(inputs(failed()), state_of(run()))
     assert after.run is None
     assert [(entry.inputs_hash, entry.reason) for entry in after.failures] == [(WANTED, "CorruptSegment")]
     assert "segment 12 has no footer" in after.failures[0].message
-    assert not is_due(shop(), after)
-    assert is_due(shop(wanted="bbbb.11"), after), "other inputs are a new chance"
-    assert is_due(shop(wanted="aaaa.22"), after), "so are more resources"
+    assert not is_due(inputs(), after)
+    assert is_due(inputs(wanted="bbbb.11"), after), "other inputs are a new chance"
+    assert is_due(inputs(wanted="aaaa.22"), after), "so are more resources"
 
 
 def test_a_retryable_failure_waits_then_tries_again_under_the_next_name() -> None:
-    waiting = advance(shop(failed(retryable=True)), ledger(run()))
+    waiting = advance(inputs(failed(retryable=True)), state_of(run()))
     assert waiting.run is not None
     assert (waiting.run.state, waiting.run.retry_at, waiting.requeue) == ("BackingOff", "2026-11-21T03:00:10Z", 10.0)
-    early = advance(shop(failed(retryable=True), now=START + timedelta(seconds=9)), waiting)
+    early = advance(inputs(failed(retryable=True), now=START + timedelta(seconds=9)), waiting)
     assert early.run == waiting.run
-    later = advance(shop(failed(retryable=True), now=START + timedelta(seconds=10)), waiting)
+    later = advance(inputs(failed(retryable=True), now=START + timedelta(seconds=10)), waiting)
     assert later.run is not None
     assert (later.run.state, later.run.attempt, later.run.job_name) == ("Reserved", 2, "fm-home-fm-r4-a2")
 
@@ -106,7 +112,7 @@ def test_a_retryable_failure_waits_then_tries_again_under_the_next_name() -> Non
 def test_the_next_attempt_never_meets_the_pods_of_the_last() -> None:
     lingering = replace(failed(retryable=True), pods=(ObservedPod("p", gone=False),))
     waiting = run(state="BackingOff", retry_at="2026-11-21T03:00:00Z")
-    after = advance(shop(lingering), ledger(waiting))
+    after = advance(inputs(lingering), state_of(waiting))
     assert after.run == waiting
     assert "to be gone" in after.note
 
@@ -114,33 +120,37 @@ def test_the_next_attempt_never_meets_the_pods_of_the_last() -> None:
 def test_back_off_doubles_and_is_capped() -> None:
     delays = []
     for attempt in range(1, 9):
-        at = shop(failed(retryable=True, attempt=attempt), training=Training(image="t", max_attempts=10))
-        after = advance(at, ledger(run(attempt=attempt, job_name=f"fm-home-fm-r4-a{attempt}")))
+        at = inputs(failed(retryable=True, attempt=attempt), training=Training(image="t", max_attempts=10))
+        after = advance(at, state_of(run(attempt=attempt, job_name=f"fm-home-fm-r4-a{attempt}")))
         delays.append(after.requeue)
     assert delays == [10, 20, 40, 80, 160, 300, 300, 300]
 
 
 def test_attempts_are_used_up_but_pre_emption_uses_none() -> None:
     last = run(attempt=3, job_name="fm-home-fm-r4-a3")
-    after = advance(shop(failed(retryable=True, attempt=3)), ledger(last))
+    after = advance(inputs(failed(retryable=True, attempt=3)), state_of(last))
     assert after.run is None
     assert "(attempt 3 of 3)" in after.failures[0].message
-    preempted = advance(shop(job("Failed", attempt=3, disrupted=True)), ledger(last))
+    preempted = advance(inputs(attempt_seen("Failed", attempt=3, reason=DISRUPTED)), state_of(last))
     assert preempted.run is not None
     assert (preempted.run.preemptions, preempted.run.state) == (1, "BackingOff")
     fourth = run(attempt=4, preemptions=1, job_name="fm-home-fm-r4-a4")
-    assert advance(shop(failed(retryable=True, attempt=4)), ledger(fourth)).run is None
+    assert advance(inputs(failed(retryable=True, attempt=4)), state_of(fourth)).run is None
 
 
 @pytest.mark.parametrize(
     ("seen", "reason", "words"),
     [
-        (job("Failed", reason="DeadlineExceeded"), "DeadlineExceeded", "raise spec.training.activeDeadlineSeconds"),
+        (
+            attempt_seen("Failed", reason="DeadlineExceeded"),
+            "DeadlineExceeded",
+            "raise spec.training.activeDeadlineSeconds",
+        ),
         (failed("SurfaceNotFound"), "SurfaceNotFound", "restore it"),
     ],
 )
-def test_what_ends_a_run_at_once_says_what_to_do(seen: ObservedJob, reason: str, words: str) -> None:
-    after = advance(shop(seen), ledger(run()))
+def test_what_ends_a_run_at_once_says_what_to_do(seen: ObservedRun, reason: str, words: str) -> None:
+    after = advance(inputs(seen), state_of(run()))
     assert after.run is None
     assert after.failures[0].reason == reason
     assert words in after.failures[0].message
@@ -150,13 +160,13 @@ def test_what_ends_a_run_at_once_says_what_to_do(seen: ObservedJob, reason: str,
     ("seen", "words"),
     [
         ((), "was deleted before it ended"),
-        ((job("Complete"),), "has not appeared"),
-        ((job("Failed", pods=(ObservedPod("p", gone=True, exit_code=137),)),), "out of memory"),
-        ((job("Failed"),), "left no message"),
+        ((attempt_seen("Succeeded"),), "has not appeared"),
+        ((attempt_seen("Failed", pods=(ObservedPod("p", gone=True, exit_code=137),)),), "out of memory"),
+        ((attempt_seen("Failed"),), "left no message"),
     ],
 )
-def test_what_may_be_chance_is_tried_again(seen: tuple[ObservedJob, ...], words: str) -> None:
-    after = advance(shop(*seen), ledger(run()))
+def test_what_may_be_chance_is_tried_again(seen: tuple[ObservedRun, ...], words: str) -> None:
+    after = advance(inputs(*seen), state_of(run()))
     assert after.run is not None
     assert after.run.state == "BackingOff"
     assert words in after.note
@@ -166,45 +176,45 @@ def test_a_word_against_another_attempt_outweighs_one_for_it() -> None:
     yes = TerminationMessage(reason="PeerLost", retryable=True).encode()
     no = TerminationMessage(reason="CorruptSegment", retryable=False).encode()
     pods = (ObservedPod("a", gone=True, termination=yes), ObservedPod("b", gone=True, termination=no))
-    assert advance(shop(job("Failed", pods=pods)), ledger(run())).failures[0].reason == "CorruptSegment"
+    assert advance(inputs(attempt_seen("Failed", pods=pods)), state_of(run())).failures[0].reason == "CorruptSegment"
 
 
 def test_somebody_elses_job_of_the_same_name_is_not_ours() -> None:
-    after = advance(shop(replace(job("Failed"), owner_uid="other")), ledger(run(state="Reserved")))
+    after = advance(inputs(replace(attempt_seen("Failed"), owner_uid="other")), state_of(run(state="Reserved")))
     assert after.submit, "creation will say that the name is taken"
 
 
 @pytest.mark.parametrize("state", ["Reserved", "BackingOff"])
 def test_a_spec_that_changes_before_an_attempt_begins_starts_a_new_run(state: str) -> None:
-    after = advance(shop(wanted="bbbb.11"), ledger(run(state=state, retry_at="2026-11-21T03:00:00Z")))
+    after = advance(inputs(wanted="bbbb.11"), state_of(run(state=state, retry_at="2026-11-21T03:00:00Z")))
     assert after.run is None
     assert after.failures == ()
-    assert is_due(shop(wanted="bbbb.11"), after)
+    assert is_due(inputs(wanted="bbbb.11"), after)
 
 
 def test_a_run_that_trains_is_not_stopped_by_a_changed_spec() -> None:
-    after = advance(shop(job(), wanted="bbbb.11"), ledger(run()))
+    after = advance(inputs(attempt_seen(), wanted="bbbb.11"), state_of(run()))
     assert after.run == run()
 
 
 def test_a_run_stuck_on_its_image_is_named_and_gives_way_to_a_corrected_spec() -> None:
-    stuck = job(
+    stuck = attempt_seen(
         pods=(ObservedPod("p", image="trainer:9", waiting_reason="ImagePullBackOff", waiting_message="not found"),)
     )
-    after = advance(shop(stuck), ledger(run()))
+    after = advance(inputs(stuck), state_of(run()))
     assert (after.note_reason, after.run) == ("ImagePullBackOff", run())
     assert '"trainer:9" cannot be pulled (not found); correct spec.training.image' in after.note
-    after = advance(shop(stuck, wanted="bbbb.11"), ledger(run()))
+    after = advance(inputs(stuck, wanted="bbbb.11"), state_of(run()))
     assert after.run is None
     assert [(entry.kind, entry.name) for entry in after.deletions] == [("Job", "fm-home-fm-r4-a1")]
 
 
 @pytest.mark.parametrize("state", ["Reserved", "BackingOff", "Running"])
 def test_suspend_starts_nothing(state: str) -> None:
-    suspended = shop(suspended=True) if state != "Running" else shop(job(), suspended=True)
-    after = advance(suspended, ledger(run(state=state, retry_at="2026-11-21T03:00:00Z")))
+    suspended = inputs(suspended=True) if state != "Running" else inputs(attempt_seen(), suspended=True)
+    after = advance(suspended, state_of(run(state=state, retry_at="2026-11-21T03:00:00Z")))
     assert not after.submit
-    assert not is_due(shop(suspended=True), ledger())
+    assert not is_due(inputs(suspended=True), state_of())
 
 
 def test_a_version_that_landed_wins_over_a_job_that_failed() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recast_api.resources import Step
-from recast_operator.planning.weights import percent, plan_steps, split, stable_target, step_at
+from recast_operator.planning.rollout.steps import percent, plan_steps, split, stable_target, step_at
 
 
 @pytest.mark.parametrize(

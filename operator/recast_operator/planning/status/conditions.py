@@ -9,13 +9,13 @@ from typing import Literal
 
 from recast_api.resources import Condition
 from recast_operator.planning.clock import stamp
-from recast_operator.planning.outcome import Event
+from recast_operator.planning.plan import Event
 
 State = Literal["True", "False", "Unknown"]
 
 
 @dataclass(frozen=True)
-class Fact:
+class ConditionUpdate:
     """What a pass found out about one aspect, before it is merged with what the status said."""
 
     type: str
@@ -24,44 +24,42 @@ class Fact:
     message: str = ""
 
 
-def merge(previous: Sequence[Condition], facts: Sequence[Fact], generation: int, now: datetime) -> list[Condition]:
-    """The new list: facts in their order, then conditions of types that nobody judged this time."""
+def merge(
+    previous: Sequence[Condition], updates: Sequence[ConditionUpdate], generation: int, now: datetime
+) -> list[Condition]:
+    """The new list: updates in their order, then conditions of types that nobody judged this time."""
     before = {condition.type: condition for condition in previous}
-    merged = [_transition(before.pop(fact.type, None), fact, generation, now) for fact in facts]
+    merged = [_transition(before.pop(update.type, None), update, generation, now) for update in updates]
     return merged + list(before.values())
 
 
-def _transition(old: Condition | None, fact: Fact, generation: int, now: datetime) -> Condition:
-    flipped = old is None or old.status != fact.status
+def _transition(old: Condition | None, update: ConditionUpdate, generation: int, now: datetime) -> Condition:
+    flipped = old is None or old.status != update.status
     return Condition(
-        type=fact.type,
-        status=fact.status,
-        reason=fact.reason,
-        message=fact.message[:1024],
+        type=update.type,
+        status=update.status,
+        reason=update.reason,
+        message=update.message[:1024],
         last_transition_time=stamp(now) if flipped or old is None else old.last_transition_time,
         observed_generation=generation,
     )
 
 
-def transitions(before: Sequence[Condition], after: Sequence[Condition], told: Mapping[str, str]) -> tuple[Event, ...]:
-    """An event for each condition that came to a status worth telling, or changed its reason there.
+def transitions(
+    before: Sequence[Condition], after: Sequence[Condition], reported: Mapping[str, str]
+) -> tuple[Event, ...]:
+    """An event for each condition that came to a status worth an event, or changed its reason there.
 
-    ``told`` names, by condition type, the status that is told. Events are posted on transitions only.
+    ``reported`` names, by condition type, the status that is worth an event. Events are posted on transitions only.
     """
     known = {condition.type: (condition.status, condition.reason) for condition in before}
     return tuple(
         Event("Warning" if entry.type == "Stalled" else "Normal", entry.reason, entry.message)
         for entry in after
-        if told.get(entry.type) == entry.status and known.get(entry.type) != (entry.status, entry.reason)
+        if reported.get(entry.type) == entry.status and known.get(entry.type) != (entry.status, entry.reason)
     )
 
 
 def find(conditions: Sequence[Condition], type_: str) -> Condition | None:
     """The condition of that type."""
     return next((condition for condition in conditions if condition.type == type_), None)
-
-
-def is_true(conditions: Sequence[Condition], type_: str) -> bool:
-    """Whether the condition of that type is there and True."""
-    condition = find(conditions, type_)
-    return condition is not None and condition.status == "True"

@@ -1,4 +1,4 @@
-"""One-shot wishes in ``spec.rollout.request``: each id is acted on once, or said to be ignored once."""
+"""One-shot requests in ``spec.rollout.request``: each id is acted on once, or said to be ignored once."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from recast_api.resources import CanaryStatus, FailedRevision, RolloutRequest
-from recast_operator.planning.outcome import Event
+from recast_operator.planning.plan import Event
 
 REMEMBERED = 32
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What a request comes to in this pass."""
+class RequestDecision:
+    """What becomes of a request in this pass."""
 
     action: Literal["Abort", "Promote", "Retry"] | None
     revision: str
@@ -22,22 +22,22 @@ class Wish:
     events: tuple[Event, ...] = ()
 
 
-def consider(
+def decide(
     request: RolloutRequest | None,
     handled: Sequence[str],
     canary: CanaryStatus | None,
     failed: Sequence[FailedRevision],
-) -> Wish:
+) -> RequestDecision:
     """Decide on the request: execute, ignore with a reason, or nothing new."""
     if request is None or request.id in handled:
-        return Wish(None, "", tuple(handled))
+        return RequestDecision(None, "", tuple(handled))
     remembered = (*handled, request.id)[-REMEMBERED:]
     objection = _objection(request, canary, failed)
     if objection:
         text = f'request "{request.id}" ({request.action} {request.revision}) is ignored: {objection}'
-        return Wish(None, "", remembered, (Event("Warning", "RequestIgnored", text),))
+        return RequestDecision(None, "", remembered, (Event("Warning", "RequestIgnored", text),))
     text = f'request "{request.id}": {request.action} {request.revision}'
-    return Wish(request.action, request.revision, remembered, (Event("Normal", "RequestExecuted", text),))
+    return RequestDecision(request.action, request.revision, remembered, (Event("Normal", "RequestExecuted", text),))
 
 
 def _objection(request: RolloutRequest, canary: CanaryStatus | None, failed: Sequence[FailedRevision]) -> str:

@@ -6,7 +6,7 @@ its new rendering reaches pods with the next version or the next change of the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,8 +18,8 @@ from recast_operator.children.expert_deployment import expert_deployment
 from recast_operator.children.expert_service import expert_service
 from recast_operator.children.foundation_deployment import foundation_deployment
 from recast_operator.children.foundation_service import foundation_service
-from recast_operator.planning.hashing import digest, visible
-from recast_operator.planning.outcome import Deletion, Object, Scale
+from recast_operator.planning.hashing import digest, serving_template, visible
+from recast_operator.planning.plan import Deletion, Object, Scale
 from recast_operator.planning.snapshot import Children, ObservedDeployment, ObservedService
 
 HASH_VERSION = 1
@@ -27,15 +27,15 @@ HASH_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Changes:
+class ChildChanges:
     """What has to happen to the children."""
 
     apply: tuple[Object, ...] = ()
     scales: tuple[Scale, ...] = ()
     deletions: tuple[Deletion, ...] = ()
 
-    def __add__(self, other: Changes) -> Changes:
-        return Changes(self.apply + other.apply, self.scales + other.scales, self.deletions + other.deletions)
+    def __add__(self, other: ChildChanges) -> ChildChanges:
+        return ChildChanges(self.apply + other.apply, self.scales + other.scales, self.deletions + other.deletions)
 
 
 def owner_reference(model: FoundationModel | ExpertModel) -> Object:
@@ -57,9 +57,9 @@ def template_hash(*inputs: object) -> str:
 
 def expert_children(
     model: ExpertModel, revisions: tuple[RevisionStatus, ...], replicas: Mapping[str, int], children: Children
-) -> Changes:
+) -> ChildChanges:
     """The Service, the Deployments of stable and canary as their snapshots say, and the end of all others."""
-    changes = _expert_service(model, children) if revisions else Changes()
+    changes = _expert_service(model, children) if revisions else ChildChanges()
     for revision in revisions:
         changes += _expert_deployment(model, revision, replicas.get(revision.revision, 0), children)
     kept = {entry.revision for entry in revisions}
@@ -70,10 +70,10 @@ def expert_children(
 
 
 def foundation_children(
-    model: FoundationModel, lineages: list[LineageStatus], versions: Mapping[int, ModelVersion], children: Children
-) -> Changes:
+    model: FoundationModel, lineages: Sequence[LineageStatus], versions: Mapping[int, ModelVersion], children: Children
+) -> ChildChanges:
     """Service and Deployment of each lineage, and the end of those that are no longer in status."""
-    changes = Changes()
+    changes = ChildChanges()
     for entry in lineages:
         version = versions.get(entry.version)
         if version is not None:
@@ -82,23 +82,23 @@ def foundation_children(
     existing: tuple[ObservedDeployment | ObservedService, ...] = (*children.deployments, *children.services)
     ours = [child for child in existing if child.owner_uid == model.metadata.uid]
     gone = tuple(Deletion(_kind(child), child.name) for child in ours if child.name not in kept)
-    return changes + Changes(deletions=gone)
+    return changes + ChildChanges(deletions=gone)
 
 
-def _expert_service(model: ExpertModel, children: Children) -> Changes:
+def _expert_service(model: ExpertModel, children: Children) -> ChildChanges:
     meta = model.metadata
     marker = template_hash("expert-service", meta.name)
     if not _must_write(children.service(names.expert_service(meta.name)), meta.uid, marker):
-        return Changes()
-    return Changes(
+        return ChildChanges()
+    return ChildChanges(
         apply=(expert_service(meta.name, meta.namespace, owner=owner_reference(model), template_hash=marker),)
     )
 
 
-def _expert_deployment(model: ExpertModel, revision: RevisionStatus, replicas: int, children: Children) -> Changes:
+def _expert_deployment(model: ExpertModel, revision: RevisionStatus, replicas: int, children: Children) -> ChildChanges:
     meta, name = model.metadata, names.revision_deployment(model.metadata.name, revision.revision)
     existing = children.deployment(name)
-    template = {key: value for key, value in visible(revision.serving).items() if key != "replicas"}
+    template = serving_template(revision.serving)
     tasks = revision.tasks or model.spec.tasks
     marker = template_hash(
         "expert",
@@ -140,10 +140,10 @@ def _expert_deployment(model: ExpertModel, revision: RevisionStatus, replicas: i
     built = expert_deployment(
         config, serving, claim=revision.models_claim, replicas=replicas, owner=owner, template_hash=marker
     )
-    return Changes(apply=(built,))
+    return ChildChanges(apply=(built,))
 
 
-def _foundation_lineage(model: FoundationModel, version: ModelVersion, children: Children) -> Changes:
+def _foundation_lineage(model: FoundationModel, version: ModelVersion, children: Children) -> ChildChanges:
     meta, spec, lineage = model.metadata, version.spec, version.spec.lineage
     serving, name, owner = (
         model.spec.serving,
@@ -151,11 +151,11 @@ def _foundation_lineage(model: FoundationModel, version: ModelVersion, children:
         owner_reference(model),
     )
     claim = model.spec.storage.persistent_volume_claim.claim_name
-    template = {key: value for key, value in visible(serving).items() if key != "replicas"}
-    changes = Changes()
+    template = serving_template(serving)
+    changes = ChildChanges()
     marker = template_hash("foundation-service", meta.name, lineage)
     if _must_write(children.service(name), meta.uid, marker):
-        changes += Changes(
+        changes += ChildChanges(
             apply=(foundation_service(meta.name, meta.namespace, lineage, owner=owner, template_hash=marker),)
         )
     marker = template_hash("foundation", meta.name, spec.number, lineage, spec.digest, spec.path, template, claim)
@@ -167,7 +167,7 @@ def _foundation_lineage(model: FoundationModel, version: ModelVersion, children:
     built = foundation_deployment(
         config, serving, claim=claim, replicas=serving.replicas, owner=owner, template_hash=marker
     )
-    return changes + Changes(apply=(built,))
+    return changes + ChildChanges(apply=(built,))
 
 
 def _must_write(existing: ObservedDeployment | ObservedService | None, uid: str, marker: str) -> bool:
@@ -175,18 +175,18 @@ def _must_write(existing: ObservedDeployment | ObservedService | None, uid: str,
     return existing is None or (existing.owner_uid == uid and existing.template_hash != marker)
 
 
-def _scale(existing: ObservedDeployment | None, replicas: int, uid: str) -> Changes:
+def _scale(existing: ObservedDeployment | None, replicas: int, uid: str) -> ChildChanges:
     if existing is None or existing.owner_uid != uid or existing.replicas == replicas:
-        return Changes()
-    return Changes(scales=(Scale(existing.name, replicas),))
+        return ChildChanges()
+    return ChildChanges(scales=(Scale(existing.name, replicas),))
 
 
-def _wind_down(existing: ObservedDeployment, replicas: int) -> Changes:
+def _wind_down(existing: ObservedDeployment, replicas: int) -> ChildChanges:
     """First to zero, so that its pods drain; the empty Deployment is deleted in a later pass."""
     if existing.replicas > replicas:
-        return Changes(scales=(Scale(existing.name, replicas),))
+        return ChildChanges(scales=(Scale(existing.name, replicas),))
     done = existing.replicas == 0 and existing.ready == 0
-    return Changes(deletions=(Deletion("Deployment", existing.name),)) if done else Changes()
+    return ChildChanges(deletions=(Deletion("Deployment", existing.name),)) if done else ChildChanges()
 
 
 def _kind(child: ObservedDeployment | ObservedService) -> Literal["Deployment", "Service"]:

@@ -9,16 +9,18 @@ from recast_api.resources import ExpertModel, FoundationModel, FoundationPin, Mo
 from recast_api.resources.common import Data
 from recast_api.resources.foundation import Architecture
 from recast_api.run import ArtifactRef, DataRef, ExpertRun, Optimization, TrainingRun
-from recast_operator.planning.outcome import SubmitRun
-from recast_operator.planning.render import owner_reference
-from recast_operator.planning.versions import Judged, by_number
+from recast_operator.planning.child_changes import owner_reference
+from recast_operator.planning.freshness.target import FoundationTarget
+from recast_operator.planning.plan import SubmitRun
+from recast_operator.planning.snapshot import ObservedExpert
+from recast_operator.planning.versions.verdict import Judged, by_number
 
 
 def foundation_run(model: FoundationModel, run: RunStatus, judged: Sequence[Judged]) -> SubmitRun:
     """A foundation's attempt; measured against the version that is current."""
     current = by_number(judged, model.status.current.version) if model.status.current else None
     return SubmitRun(
-        run=_order(
+        run=_training_run(
             model,
             run,
             model.spec.data,
@@ -33,20 +35,21 @@ def foundation_run(model: FoundationModel, run: RunStatus, judged: Sequence[Judg
 
 
 def expert_run(
-    model: ExpertModel,
-    run: RunStatus,
-    judged: Sequence[Judged],
-    foundation: FoundationModel,
-    target: ModelVersion,
-    foundation_versions: Sequence[ModelVersion],
-) -> SubmitRun:
-    """An expert's attempt towards the ``target`` version of its foundation; measured against the stable pair."""
-    data = model.spec.data or foundation.spec.data
+    observed: ObservedExpert, run: RunStatus, judged: Sequence[Judged], target: FoundationTarget
+) -> SubmitRun | None:
+    """An expert's attempt towards the target version of its foundation; measured against the stable pair.
+
+    None where the target is not known in this snapshot.
+    """
+    if target.foundation is None or target.version is None:
+        return None
+    model = observed.model
+    data = model.spec.data or target.foundation.data
     stable = model.status.stable
     serving = by_number(judged, stable.version) if stable else None
-    read = _pinned(foundation_versions, stable.foundation) if stable else None
+    read = _pinned(observed.foundation_versions, stable.foundation) if stable else None
     return SubmitRun(
-        run=_order(
+        run=_training_run(
             model,
             run,
             data,
@@ -54,19 +57,19 @@ def expert_run(
                 surface=model.spec.surface,
                 tasks=model.spec.tasks,
                 architecture=model.spec.architecture,
-                foundation=artifact(target),
+                foundation=artifact(target.version),
             ),
             baseline=artifact(serving.version) if serving and read else None,
             baseline_foundation=artifact(read) if serving and read else None,
         ),
         training=model.spec.training,
-        models_claim=foundation.spec.storage.persistent_volume_claim.claim_name,
+        models_claim=target.foundation.models_claim,
         data_claim=data.persistent_volume_claim.claim_name,
         owner=owner_reference(model),
     )
 
 
-def _order(
+def _training_run(
     model: FoundationModel | ExpertModel,
     run: RunStatus,
     data: Data,

@@ -23,7 +23,7 @@ class Trouble:
     image: bool = False
 
 
-def trouble(pods: Sequence[ObservedPod], image_field: str) -> Trouble | None:
+def diagnose(pods: Sequence[ObservedPod], image_field: str) -> Trouble | None:
     """The first thing wrong with these pods, the most telling first; ``image_field`` names what to correct."""
     waiting = [pod for pod in pods if not pod.ready]
     return (
@@ -35,11 +35,11 @@ def trouble(pods: Sequence[ObservedPod], image_field: str) -> Trouble | None:
     )
 
 
-def words(pods: Sequence[ObservedPod]) -> TerminationMessage | None:
+def termination_message(pods: Sequence[ObservedPod]) -> TerminationMessage | None:
     """The telling termination message of these pods: one that forbids another attempt before one that allows it."""
-    decoded = [TerminationMessage.decode(pod.termination) for pod in pods if pod.termination]
-    spoken = [message for message in decoded if message is not None]
-    return min(spoken, key=lambda message: message.retryable, default=None)
+    messages = [TerminationMessage.decode(pod.termination) for pod in pods if pod.termination]
+    known = [message for message in messages if message is not None]
+    return min(known, key=lambda message: message.retryable, default=None)
 
 
 def _image(pods: Sequence[ObservedPod], image_field: str) -> Trouble | None:
@@ -55,7 +55,7 @@ def _image(pods: Sequence[ObservedPod], image_field: str) -> Trouble | None:
 
 
 def _terminated(pods: Sequence[ObservedPod]) -> Trouble | None:
-    message = words(pods)
+    message = termination_message(pods)
     return Trouble(message.reason, message.message, final=not message.retryable) if message else None
 
 

@@ -14,8 +14,8 @@ from datetime import datetime
 from recast_api import server
 from recast_api.resources import AnalysisMetric, CanaryStatus, MetricName, MetricResult, Verdict
 from recast_operator.children.labels import EXPERT_SERVER
-from recast_operator.planning import statistics
 from recast_operator.planning.clock import elapsed, stamp
+from recast_operator.planning.rollout import statistics
 from recast_operator.planning.snapshot import ObservedExpert, Sample
 
 MIN_WINDOW_SECONDS = 6

@@ -1,4 +1,4 @@
-"""The versions of one model: which are ours, which may serve, and what to write on them.
+"""The verdict on each version of a model: is it ours, and may it serve?
 
 A verdict is given once and stays: later gates do not judge old versions again. Only two things change it afterwards:
 a forged version never had one to lose, and a foundation candidate whose pilot failed is rejected by :func:`reject`.
@@ -8,25 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from recast_api import names
 from recast_api.resources import (
-    Condition,
     ExpertModel,
     FoundationModel,
     Gates,
     ModelVersion,
-    ModelVersionStatus,
     RunStatus,
 )
-from recast_api.resources.version import VersionSummary
-from recast_operator.planning import gates as gate_chain
-from recast_operator.planning.conditions import Fact, find, merge
-from recast_operator.planning.outcome import Event, Object, VersionWrite
+from recast_operator.planning.plan import Event
+from recast_operator.planning.status.conditions import find
+from recast_operator.planning.versions.gates import judge
 
 ACCEPTED = "Accepted"
-RETIRED = "Retired"
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ def _judge(model: FoundationModel | ExpertModel, version: ModelVersion, gates: G
         return Judged(version, False, False, "UnknownRun", objection, not settled)
     if known is not None:
         return Judged(version, True, known.status == "True", known.reason, known.message, False)
-    verdict = gate_chain.judge(version.spec, gates)
+    verdict = judge(version.spec, gates)
     return Judged(version, True, verdict.accepted, verdict.reason, verdict.message, True)
 
 
@@ -126,49 +121,3 @@ def _event(judged: Judged) -> Event:
     if judged.accepted:
         return Event("Normal", "VersionAccepted", f"v{judged.number}: {judged.message}")
     return Event("Warning", "VersionRejected", f"{judged.version.metadata.name}: {judged.reason}: {judged.message}")
-
-
-def writes(
-    judged: Sequence[Judged], owner: Object, used_by: dict[int, int], retired: frozenset[int], now: datetime
-) -> tuple[VersionWrite, ...]:
-    """What must be written on the versions: verdicts, summaries, our owner reference on those of our own runs."""
-    planned = (_write(entry, owner, used_by.get(entry.number, 0), entry.number in retired, now) for entry in judged)
-    return tuple(entry for entry in planned if entry is not None)
-
-
-def _write(judged: Judged, owner: Object, used_by: int, retired: bool, now: datetime) -> VersionWrite | None:
-    version = judged.version
-    adopt = judged.ours and version.spec.run is not None and not version.metadata.owner_references
-    status = _status(judged, used_by, retired, now)
-    changed = status != version.status
-    if not adopt and not changed:
-        return None
-    return VersionWrite(
-        name=version.metadata.name,
-        resource_version=version.metadata.resource_version,
-        owner=owner if adopt else None,
-        status=status if changed else None,
-    )
-
-
-def _status(judged: Judged, used_by: int, retired: bool, now: datetime) -> ModelVersionStatus:
-    version = judged.version
-    facts = [Fact(ACCEPTED, "True" if judged.accepted else "False", judged.reason, judged.message)]
-    was_retired = find(version.status.conditions, RETIRED) is not None
-    if retired or was_retired:
-        facts.append(
-            Fact(
-                RETIRED,
-                "True",
-                "Superseded",
-                "a newer version has taken over and nobody pins this one; its servers are gone",
-            )
-        )
-    measured = gate_chain.quality(version.spec.measurements)
-    state = "Retired" if retired or was_retired else "Accepted" if judged.accepted else "Rejected"
-    conditions: list[Condition] = merge(version.status.conditions, facts, version.metadata.generation, now)
-    return ModelVersionStatus(
-        observed_generation=version.metadata.generation,
-        conditions=conditions,
-        summary=VersionSummary(state=state, ne=measured.ne_text, change=measured.change_text, used_by=used_by),
-    )

@@ -33,12 +33,9 @@ def run_failed(failure: InputFailure) -> str:
     )
 
 
-def waiting_for_slot(why: str, holders: Sequence[str], limit: int) -> str:
-    """Whom a stale expert waits for."""
-    if not holders:
-        return f"{why}; waiting for a refresh slot ({limit} in all)"
-    verb = "holds" if len(holders) == 1 else "hold"
-    return f"{why}; {join(holders)} {verb} {len(holders)}/{limit} slots"
+def waiting_for_slot(why: str, slots: int) -> str:
+    """What a stale expert waits for. Who holds the slots stands on the foundation: it changes with every grant."""
+    return f"{why}; waits for one of {slots} refresh slots"
 
 
 def rolled_back(model: str, failed: RevisionStatus, weight: int, why: str, stable: RevisionStatus | None) -> str:

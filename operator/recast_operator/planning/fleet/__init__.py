@@ -1,0 +1,5 @@
+"""A foundation and its experts: which version leads, who may refresh now, which lineages still need servers.
+
+*Current* is what everybody reads. *Candidate* is the newest accepted version above it, served beside it until its
+pilots have promoted it; then it becomes current and the others follow, a few at a time.
+"""

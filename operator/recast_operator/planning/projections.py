@@ -1,0 +1,73 @@
+"""What a foundation reads of an expert, and an expert of a foundation: the smallest value that decides.
+
+Whoever writes on a model wakes the other side only where its projection has changed (:mod:`recast_operator.observe`).
+A field that planning begins to read of the other side belongs here first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from recast_api.resources import ExpertModel, FoundationModel, FoundationPin
+from recast_operator.planning.snapshot import FailedTrial, FleetMember, FoundationView, LineagePin
+
+
+def fleet_member(expert: ExpertModel) -> FleetMember:
+    """An expert as its foundation sees it."""
+    spec, status = expert.spec, expert.status
+    return FleetMember(
+        name=expert.metadata.name,
+        foundation=spec.foundation_ref.name,
+        stable=_pin(status.stable.foundation) if status.stable else None,
+        canary=_pin(status.canary.foundation) if status.canary else None,
+        refresh_since=status.refresh.since if status.refresh else "",
+        training=status.run is not None,
+        failed_trials=tuple(
+            FailedTrial(entry.foundation_version, entry.reason, entry.message, entry.time, entry.serving_changed)
+            for entry in status.failed_revisions
+        ),
+        suspended=spec.suspend,
+        follows_majors="FoundationMajor" in spec.refresh.triggers,
+        deleting=expert.metadata.deletion_timestamp is not None,
+    )
+
+
+def unreadable_member(raw: Mapping[str, Any]) -> FleetMember:
+    """An expert that this operator cannot read: all pins that can be made out in its raw status."""
+    pins = tuple(dict.fromkeys(_raw_pins(raw.get("status"))))
+    return FleetMember(name=str(raw["metadata"]["name"]), foundation="", retiring=pins, readable=False)
+
+
+def foundation_view(model: FoundationModel, expert: str) -> FoundationView:
+    """A foundation as the expert of that name sees it."""
+    status, fleet = model.status, model.spec.fleet
+    return FoundationView(
+        name=model.metadata.name,
+        models_claim=model.spec.storage.persistent_volume_claim.claim_name,
+        data=model.spec.data,
+        pilot=expert in fleet.pilots,
+        granted=expert in status.wave.granted,
+        slots=fleet.max_concurrent_refreshes,
+        current=status.current,
+        candidate=status.candidate,
+        ready_lineages=frozenset(entry.lineage for entry in status.lineages if entry.ready_replicas > 0),
+    )
+
+
+def _pin(pin: FoundationPin) -> LineagePin:
+    return LineagePin(pin.name, pin.lineage, pin.version)
+
+
+def _raw_pins(value: Any) -> Iterator[LineagePin]:
+    """Whatever looks like a pin, at any depth: a newer operator may keep pins where this one knows no field."""
+    if isinstance(value, list):
+        for entry in value:
+            yield from _raw_pins(entry)
+    if not isinstance(value, dict):
+        return
+    name, lineage, version = value.get("name"), value.get("lineage"), value.get("version")
+    if isinstance(name, str) and isinstance(lineage, int) and isinstance(version, int):
+        yield LineagePin(name, lineage, version)
+    for entry in value.values():
+        yield from _raw_pins(entry)

@@ -1,0 +1,201 @@
+"""What an expert's status says: facts into conditions, numbers into the strings of the printer columns."""
+
+from __future__ import annotations
+
+from recast_api.resources import CanaryStatus, ExpertModelStatus, RevisionStatus
+from recast_api.resources.expert import ExpertSummary
+from recast_operator.children.labels import EXPERT_SERVER
+from recast_operator.planning.facts import ExpertFacts
+from recast_operator.planning.status import messages
+from recast_operator.planning.status.conditions import ConditionUpdate, State, merge
+from recast_operator.planning.status.training import trained
+from recast_operator.planning.training import lifecycle
+from recast_operator.planning.versions import verdict
+
+LABELS = "recast.dev/kind={kind},recast.dev/model={model}"
+
+
+def expert_status(facts: ExpertFacts) -> ExpertModelStatus:
+    """The complete new status."""
+    before, training, rollout = facts.model.status, facts.training, facts.rollout
+    meta = facts.model.metadata
+    newest = verdict.newest_landed(facts.judged)
+    conditions = [_ready(facts), _reconciling(facts), _stalled(facts), _trained(facts), _promoted(facts), _stale(facts)]
+    canary = _seen(facts, rollout.canary)
+    return ExpertModelStatus(
+        observed_generation=meta.generation,
+        conditions=merge(before.conditions, conditions, meta.generation, facts.now),
+        last_number=training.last_number,
+        trained_inputs_hash=training.trained,
+        run=training.run,
+        failures=list(training.failures),
+        refresh=facts.refresh,
+        latest=newest.number if newest else None,
+        stable=_seen(facts, rollout.stable),
+        canary=canary if isinstance(canary, CanaryStatus) else None,
+        failed_revisions=list(rollout.failed),
+        handled_requests=list(facts.handled),
+        replicas=sum(entry.replicas for entry in facts.rollout_inputs.endpoints.values()),
+        selector=LABELS.format(kind=EXPERT_SERVER, model=meta.name),
+        summary=_summary(facts),
+    )
+
+
+def _seen(facts: ExpertFacts, revision: RevisionStatus | None) -> RevisionStatus | None:
+    if revision is None:
+        return None
+    have = facts.rollout_inputs.of(revision)
+    return revision.model_copy(update={"replicas": have.replicas, "ready_replicas": have.ready})
+
+
+def _summary(facts: ExpertFacts) -> ExpertSummary:
+    stable, canary = facts.rollout.stable, facts.rollout.canary
+    return ExpertSummary(
+        stable=messages.pair(stable) if stable else "",
+        canary=messages.pair(canary) if canary else "",
+        weight=f"{canary.actual_weight}%" if canary else "",
+    )
+
+
+def _canary_story(facts: ExpertFacts, canary: CanaryStatus) -> tuple[str, str]:
+    name = messages.pair(canary)
+    if facts.rollout_inputs.trouble is not None and canary.message == facts.rollout_inputs.trouble.message:
+        return facts.rollout_inputs.trouble.reason, f"{name}: {canary.message}"
+    note = f"; {canary.message}" if canary.message else ""
+    if canary.state == "Initial":
+        return (
+            "FirstRevisionStarting",
+            f"{name}: {facts.rollout_inputs.of(canary).ready} of {facts.rollout_inputs.replicas} pods ready{note}",
+        )
+    if canary.state == "Promoting":
+        return "Promoting", f"{name} grows to {facts.rollout_inputs.replicas} pods{note}"
+    if canary.weight_since is None:
+        return "CanaryStarting", f"{name} moves to {canary.desired_weight}%{note}"
+    waiting = messages.worst(canary.results)
+    return (
+        "CanaryAnalysing",
+        f"{name} has {canary.desired_weight}% since {canary.weight_since}{f'; {waiting}' if waiting else ''}{note}",
+    )
+
+
+def _foundation_fact(facts: ExpertFacts) -> tuple[str, str] | None:
+    """What is wrong with the reference, if anything."""
+    model, target = facts.model, facts.target
+    name = model.spec.foundation_ref.name
+    if target.foundation is None:
+        known = facts.observed.foundation_names
+        return "FoundationNotFound", messages.foundation_not_found(name, model.metadata.namespace, known)
+    if target.version is None:
+        return "FoundationNotReady", messages.foundation_not_ready(name)
+    return None
+
+
+def _story(facts: ExpertFacts) -> tuple[str, str]:
+    """The one thing to know now."""
+    rollout, training = facts.rollout, facts.training
+    foundation = _foundation_fact(facts)
+    if rollout.canary is not None:
+        return _canary_story(facts, rollout.canary)
+    if foundation is not None and (foundation[0] == "FoundationNotFound" or rollout.stable is None):
+        return foundation
+    if training.run is not None:
+        return training.note_reason, training.note
+    if facts.refresh is not None:
+        return _waiting(facts, facts.refresh.message)
+    stalled = _stalled(facts)
+    if stalled.status == "True":
+        return stalled.reason, stalled.message
+    if rollout.stable is None:
+        return (
+            ("Suspended", "spec.suspend is set")
+            if facts.model.spec.suspend
+            else ("NoVersionYet", "no version has landed yet")
+        )
+    return "Serving", f"{messages.pair(rollout.stable)} serves 100%"
+
+
+def _waiting(facts: ExpertFacts, why: str) -> tuple[str, str]:
+    foundation = facts.target.foundation
+    if foundation is None or facts.target.granted:
+        return "RefreshStarting", why
+    return "WaitingForSlot", messages.waiting_for_slot(why, foundation.slots)
+
+
+def _ready(facts: ExpertFacts) -> ConditionUpdate:
+    reason, message = _story(facts)
+    stable, canary = facts.rollout.stable, facts.rollout.canary
+    ready = facts.rollout_inputs.of(stable).ready + (facts.rollout_inputs.of(canary).ready if stable else 0)
+    if stable is not None and ready > 0:
+        return ConditionUpdate("Ready", "True", reason, message)
+    if stable is not None and reason == "Serving":
+        return ConditionUpdate("Ready", "False", "ServersNotReady", f"no pod of {messages.pair(stable)} is ready")
+    return ConditionUpdate("Ready", "False", reason, message)
+
+
+def _reconciling(facts: ExpertFacts) -> ConditionUpdate:
+    rollout = facts.rollout
+    if rollout.canary is None and facts.training.run is None and facts.refresh is None:
+        behind = (
+            rollout.stable is not None and facts.rollout_inputs.of(rollout.stable).ready < facts.rollout_inputs.replicas
+        )
+        if behind:
+            return ConditionUpdate(
+                "Reconciling", "True", "ServersStarting", "not all pods of the stable revision are ready"
+            )
+        return ConditionUpdate("Reconciling", "False", "Settled")
+    return ConditionUpdate("Reconciling", "True", *_story(facts))
+
+
+def _stalled(facts: ExpertFacts) -> ConditionUpdate:
+    foundation = _foundation_fact(facts)
+    if foundation is not None and foundation[0] == "FoundationNotFound":
+        return ConditionUpdate("Stalled", "True", *foundation)
+    if facts.rollout.canary is not None or facts.training.run is not None:
+        return ConditionUpdate("Stalled", "False", "Progressing")
+    failed = lifecycle.failure(facts.training, facts.training_inputs.wanted or "")
+    if failed is not None and facts.violation is not None:
+        text = messages.run_failed(failed)
+        return ConditionUpdate("Stalled", "True", failed.reason, text)
+    record = facts.failed_record
+    if record is not None:
+        return ConditionUpdate("Stalled", "True", record.reason, record.message)
+    newest = verdict.newest_landed(facts.judged)
+    if newest is not None and not newest.accepted and facts.violation is not None:
+        return ConditionUpdate("Stalled", "True", newest.reason, f"v{newest.number} is rejected: {newest.message}")
+    return ConditionUpdate("Stalled", "False", "Progressing")
+
+
+def _trained(facts: ExpertFacts) -> ConditionUpdate:
+    failed = lifecycle.failure(facts.training, facts.training_inputs.wanted or "")
+    newest = verdict.newest_landed(facts.judged)
+    return trained(facts.training, failed.reason if failed else "", failed.message if failed else "", newest)
+
+
+def _promoted(facts: ExpertFacts) -> ConditionUpdate:
+    rollout = facts.rollout
+    if rollout.canary is not None:
+        return ConditionUpdate("Promoted", "False", *_canary_story(facts, rollout.canary))
+    record = facts.failed_record
+    if record is not None:
+        return ConditionUpdate("Promoted", "False", record.reason, record.message)
+    if rollout.stable is None:
+        return ConditionUpdate("Promoted", "False", "NoVersionYet", "no revision has been promoted yet")
+    return ConditionUpdate("Promoted", "True", "Promoted", f"{messages.pair(rollout.stable)} serves 100%")
+
+
+def _stale(facts: ExpertFacts) -> ConditionUpdate:
+    if facts.violation is None:
+        known: State = "False" if facts.target.foundation is not None else "Unknown"
+        foundation = _foundation_fact(facts)
+        return (
+            ConditionUpdate("Stale", known, "Fresh")
+            if foundation is None
+            else ConditionUpdate("Stale", known, *foundation)
+        )
+    text = facts.violation.message
+    if facts.refresh is None:
+        stalled = _stalled(facts)
+        text = f"{text}; {stalled.message}" if stalled.status == "True" else text
+    elif facts.training.run is None:
+        text = _waiting(facts, text)[1]
+    return ConditionUpdate("Stale", "True", facts.violation.reason, text)

@@ -1,0 +1,1 @@
+"""Training runs: what one is made from, how it lives, and what its pods are told."""

@@ -1,0 +1,1 @@
+"""The versions of one model: which are ours, which may serve, and which are retired."""

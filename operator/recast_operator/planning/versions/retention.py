@@ -1,0 +1,61 @@
+"""What is written on the versions of a model: verdicts, who uses them, whether they are retired, and who owns them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from recast_api.resources import Condition, ModelVersionStatus
+from recast_api.resources.version import VersionSummary
+from recast_operator.planning.plan import Object, VersionWrite
+from recast_operator.planning.status.conditions import ConditionUpdate, find, merge
+from recast_operator.planning.versions.gates import quality
+from recast_operator.planning.versions.verdict import ACCEPTED, Judged
+
+RETIRED = "Retired"
+
+
+def writes(
+    judged: Sequence[Judged], owner: Object, used_by: dict[int, int], retired: frozenset[int], now: datetime
+) -> tuple[VersionWrite, ...]:
+    """What must be written on the versions: verdicts, summaries, our owner reference on those of our own runs."""
+    planned = (_write(entry, owner, used_by.get(entry.number, 0), entry.number in retired, now) for entry in judged)
+    return tuple(entry for entry in planned if entry is not None)
+
+
+def _write(judged: Judged, owner: Object, used_by: int, retired: bool, now: datetime) -> VersionWrite | None:
+    version = judged.version
+    adopt = judged.ours and version.spec.run is not None and not version.metadata.owner_references
+    status = _status(judged, used_by, retired, now)
+    changed = status != version.status
+    if not adopt and not changed:
+        return None
+    return VersionWrite(
+        name=version.metadata.name,
+        resource_version=version.metadata.resource_version,
+        owner=owner if adopt else None,
+        status=status if changed else None,
+    )
+
+
+def _status(judged: Judged, used_by: int, retired: bool, now: datetime) -> ModelVersionStatus:
+    version = judged.version
+    facts = [ConditionUpdate(ACCEPTED, "True" if judged.accepted else "False", judged.reason, judged.message)]
+    was_retired = find(version.status.conditions, RETIRED) is not None
+    if retired or was_retired:
+        facts.append(
+            ConditionUpdate(
+                RETIRED,
+                "True",
+                "Superseded",
+                "a newer version has taken over and nobody pins this one; its servers are gone",
+            )
+        )
+    measured = quality(version.spec.measurements)
+    state = "Retired" if retired or was_retired else "Accepted" if judged.accepted else "Rejected"
+    conditions: list[Condition] = merge(version.status.conditions, facts, version.metadata.generation, now)
+    return ModelVersionStatus(
+        observed_generation=version.metadata.generation,
+        conditions=conditions,
+        summary=VersionSummary(state=state, ne=measured.ne_text, change=measured.change_text, used_by=used_by),
+    )
