@@ -124,15 +124,13 @@ def _rollout_inputs(observed: ObservedExpert, now: datetime) -> RolloutInputs:
         replicas=model.spec.serving.replicas,
         endpoints={revision: _endpoints(entry) for revision, entry in ours.items()},
         trouble=diagnose(trial.pods, "spec.serving.image") if trial else None,
-        results=None,
-        measured_weight="",
+        evaluation=None,
         now=now,
     )
     if canary is None or not analysis.due(canary, now):
         return inputs
     step = inputs.steps[step_at(inputs.steps, canary.step_weight)]
-    results = analysis.evaluate(observed, canary, stable_serves=step.stable > 0, now=now)
-    return replace(inputs, results=results, measured_weight=analysis.measured_weight(observed, canary, now))
+    return replace(inputs, evaluation=analysis.evaluate(observed, canary, stable_serves=step.stable > 0, now=now))
 
 
 def _endpoints(deployment: ObservedDeployment) -> Endpoints:

@@ -94,8 +94,9 @@ def _observe(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus) -
         "actual_weight": percent(mine.ready, mine.ready + theirs.ready),
         "message": inputs.trouble.message if inputs.trouble else "",
     }
-    if inputs.measured_weight:
-        seen["measured_weight"] = inputs.measured_weight
+    evaluation = inputs.evaluation
+    if evaluation is not None and evaluation.measured_weight:
+        seen["measured_weight"] = evaluation.measured_weight
     if canary.state == "Progressing":
         index = step_at(inputs.steps, canary.step_weight)
         step = inputs.steps[index]
@@ -104,8 +105,8 @@ def _observe(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus) -
             seen["message"] = _step_message(inputs, step)
         if step.weight != canary.desired_weight:
             seen |= {"weight_since": None, "results": []}
-        elif inputs.results is not None:
-            seen["results"] = inputs.results
+        elif evaluation is not None:
+            seen["results"] = list(evaluation.results)
     return canary.model_copy(update=seen)
 
 

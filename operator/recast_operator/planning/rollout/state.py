@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-from recast_api.resources import CanaryStatus, FailedRevision, MetricResult, RevisionStatus, Rollout
+from recast_api.resources import CanaryStatus, FailedRevision, RevisionStatus, Rollout
 from recast_operator.planning.plan import Event
 from recast_operator.planning.rollout.steps import Split, plan_steps
+from recast_operator.planning.rollout.verdict import Evaluation
 from recast_operator.planning.status.pod_diagnosis import Trouble
 
 
@@ -33,9 +34,8 @@ class RolloutInputs:
     """By revision."""
     trouble: Trouble | None
     """Why the canary's pods are not ready."""
-    results: list[MetricResult] | None
-    """Fresh results, where this pass judged."""
-    measured_weight: str
+    evaluation: Evaluation | None
+    """This pass's look at the canary, where one was due."""
     now: datetime
 
     def of(self, revision: RevisionStatus | None) -> Endpoints:

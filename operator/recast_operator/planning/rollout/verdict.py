@@ -7,7 +7,7 @@ rests on, and ``NoData`` and ``Inconclusive`` never count as ``Success``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -35,6 +35,18 @@ _ALL: dict[MetricName, str] = {
     MetricName.SLOW_SHARE: server.REQUESTS_TOTAL,
     MetricName.FRESH_TAE_SHARE: server.TAE_TOTAL,
 }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one look at a canary came to."""
+
+    results: tuple[MetricResult, ...]
+    """One for each metric of the spec that can be judged in this step."""
+    measured_weight: str
+    """The canary's share of requests in percent, one decimal; empty where nobody counted."""
+    answered: bool
+    """False: Prometheus did not answer. Such a look says nothing of the canary, and its time is not held against it."""
 
 
 @dataclass(frozen=True)
@@ -117,18 +129,24 @@ def measured_weight(observed: ObservedExpert, canary: CanaryStatus, now: datetim
     return f"{100 * mine / (mine + theirs):.1f}"
 
 
-def evaluate(
-    observed: ObservedExpert, canary: CanaryStatus, *, stable_serves: bool, now: datetime
-) -> list[MetricResult]:
-    """One result for each metric of the spec. Comparisons are left out in a step where stable serves nothing."""
+def evaluate(observed: ObservedExpert, canary: CanaryStatus, *, stable_serves: bool, now: datetime) -> Evaluation:
+    """One look. Comparisons are left out in a step where stable serves nothing."""
+    return Evaluation(
+        results=tuple(_results(observed, canary, stable_serves, now)),
+        measured_weight=measured_weight(observed, canary, now),
+        answered=not any(sample.error for sample in observed.samples.values()),
+    )
+
+
+def _results(
+    observed: ObservedExpert, canary: CanaryStatus, stable_serves: bool, now: datetime
+) -> Iterator[MetricResult]:
     own, other = tracks(observed, canary, now)
-    results = []
     for entry in observed.model.spec.rollout.analysis:
         if entry.max_over_stable is None:
-            results.append(_against_limit(entry, own, observed.samples, now))
+            yield _against_limit(entry, own, observed.samples, now)
         elif stable_serves and other is not None:
-            results.append(_against_stable(entry, own, other, observed.samples, now))
-    return results
+            yield _against_stable(entry, own, other, observed.samples, now)
 
 
 def overall(results: Sequence[MetricResult], expected: int) -> Verdict:
