@@ -13,14 +13,27 @@ from recast_api.resources import ModelVersion, RunStatus, Training
 from recast_api.run import TerminationMessage
 from recast_operator.planning.plan import Plan
 from recast_operator.planning.snapshot import DISRUPTED, ObservedPod, ObservedRun
-from recast_operator.planning.training.lifecycle import TrainingInputs, TrainingState, advance, is_due, reserve
+from recast_operator.planning.training.inputs import TrainingInputs
+from recast_operator.planning.training.known import is_due
+from recast_operator.planning.training.lifecycle import advance, reserve
+from recast_operator.planning.training.state import TrainingState
 
 WANTED = "aaaa.11"
+ABSENT = frozenset({"fm-home-fm-v4"})
+"""The version of the run in progress, when a GET has not found it."""
 
 
 def inputs(*jobs: ObservedRun, **changes: Any) -> TrainingInputs:
     base = TrainingInputs(
-        "FoundationModel", "home-fm", "uid", Training(image="t:1", max_attempts=3), WANTED, jobs, (), START
+        "FoundationModel",
+        "home-fm",
+        "uid",
+        Training(image="t:1", max_attempts=3),
+        WANTED,
+        jobs,
+        (),
+        START,
+        absent_versions=ABSENT,
     )
     return replace(base, **changes)
 
