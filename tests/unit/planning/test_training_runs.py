@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from planning_simulator import START, Cluster, expert, foundation, measured
 
-from recast_api.resources import ModelVersion, RunStatus, Training
+from recast_api.resources import InputFailure, ModelVersion, RunStatus, Training
 from recast_api.run import TerminationMessage
 from recast_operator.planning.plan import Plan
 from recast_operator.planning.snapshot import DISRUPTED, ObservedPod, ObservedRun
@@ -64,6 +64,12 @@ def failed(reason: str = "CorruptSegment", *, retryable: bool = False, **changes
 
 def state_of(current: RunStatus | None = None, **changes: Any) -> TrainingState:
     return replace(TrainingState(current, 4, "old.11", ()), **changes)
+
+
+def failed_inputs(hash_: str) -> tuple[RunStatus, InputFailure]:
+    """A run from these inputs, and the memory of its failure."""
+    entry = InputFailure(inputs_hash=hash_, number=4, reason="CorruptSegment", message="m", time="2026-11-21T03:00:00Z")
+    return run(inputs_hash=hash_), entry
 
 
 def test_a_reservation_that_is_observed_is_submitted_until_its_job_is_seen() -> None:
