@@ -7,12 +7,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from fleet_values import landed
 from planning_simulator import START, Cluster, expert, foundation, measured
 
 from recast_api.resources import InputFailure, ModelVersion, RunStatus, Training
 from recast_api.run import TerminationMessage
 from recast_operator.planning.plan import Plan
 from recast_operator.planning.snapshot import DISRUPTED, ObservedPod, ObservedRun
+from recast_operator.planning.training.attempts import backoff_seconds
 from recast_operator.planning.training.inputs import TrainingInputs
 from recast_operator.planning.training.known import is_due
 from recast_operator.planning.training.lifecycle import advance, reserve
@@ -143,6 +145,46 @@ def test_back_off_doubles_and_is_capped() -> None:
         after = advance(at, state_of(run(attempt=attempt, job_name=f"fm-home-fm-r4-a{attempt}")))
         delays.append(after.requeue)
     assert delays == [10, 20, 40, 80, 160, 300, 300, 300]
+    assert backoff_seconds(10_000) == 300
+
+
+def test_disruptions_let_the_delay_grow_and_end_the_run_after_the_thirtieth() -> None:
+    state, now, delays = state_of(run()), START, []
+    while state.run is not None and len(delays) < 100:
+        attempt = state.run.attempt
+        disrupted = attempt_seen("Failed", attempt=attempt, reason=DISRUPTED)
+        state = advance(inputs(disrupted, now=now), state)
+        if state.run is None:
+            break
+        delays.append(state.requeue)
+        assert state.run.preemptions == attempt
+        now += timedelta(seconds=state.requeue or 0)
+        state = advance(inputs(disrupted, now=now), state)  # the next attempt is reserved
+        state = advance(inputs(attempt_seen(attempt=attempt + 1), now=now), state)  # and runs
+    assert delays == [10, 20, 40, 80, 160, *[300] * 24]
+    (failure,) = state.failures
+    assert failure.reason == "DisruptedTooOften"
+    for words in ("pre-empted or evicted 30 times", "a higher priority", "raise spec.training.maxAttempts"):
+        assert words in failure.message
+    assert not is_due(inputs(), state)
+    assert is_due(inputs(wanted="aaaa.22"), state), "what the message says to do helps"
+
+
+def test_an_error_of_its_own_after_many_disruptions_still_has_all_its_attempts() -> None:
+    often = run(attempt=31, preemptions=29, job_name="fm-home-fm-r4-a31")
+    after = advance(inputs(failed(retryable=True, attempt=31)), state_of(often))
+    assert after.run is not None
+    assert after.run.state == "BackingOff"
+    last = run(attempt=32, preemptions=29, job_name="fm-home-fm-r4-a32")
+    assert advance(inputs(failed(retryable=True, attempt=32)), state_of(last)).run is None
+
+
+def test_a_clock_that_was_set_back_does_not_hold_the_next_attempt_for_longer_than_any_delay() -> None:
+    waiting = state_of(run(state="BackingOff", retry_at="2026-11-21T03:05:00Z"))
+    assert advance(inputs(now=START), waiting).requeue == 300
+    after = advance(inputs(now=START - timedelta(seconds=1)), waiting)
+    assert after.run is not None
+    assert (after.run.state, after.run.attempt) == ("Reserved", 2)
 
 
 def test_attempts_are_used_up_but_pre_emption_uses_none() -> None:
@@ -236,13 +278,124 @@ def test_suspend_starts_nothing(state: str) -> None:
     assert not is_due(inputs(suspended=True), state_of())
 
 
+ENDED = {
+    "complete": (attempt_seen("Succeeded"),),
+    "failed for good": (failed(),),
+    "failed for now": (failed(retryable=True),),
+    "disrupted": (attempt_seen("Failed", reason=DISRUPTED),),
+    "gone": (),
+}
+
+
+@pytest.mark.parametrize("seen", ENDED.values(), ids=ENDED)
+@pytest.mark.parametrize("attempt", [1, 3])
+def test_nothing_is_concluded_from_a_version_that_was_not_read(seen: tuple[ObservedRun, ...], attempt: int) -> None:
+    current = run(attempt=attempt)  # the Job's name stays: only the count of attempts differs
+    after = advance(inputs(*seen, absent_versions=frozenset()), state_of(current))
+    assert after.confirm == ("fm-home-fm-v4",)
+    assert (after.run, after.failures, after.events) == (current, (), ())
+    other = advance(inputs(*seen, absent_versions=frozenset({"fm-home-fm-v5"})), state_of(current))
+    assert other.confirm == ("fm-home-fm-v4",), "another version's absence says nothing"
+    decided = advance(inputs(*seen), state_of(current))
+    assert decided.confirm == ()
+    assert decided.run != current
+
+
+@pytest.mark.parametrize("seen", [attempt_seen(), attempt_seen("Queued"), attempt_seen("Admitted")])
+def test_nothing_is_read_while_an_attempt_goes_on(seen: ObservedRun) -> None:
+    assert advance(inputs(seen, absent_versions=frozenset()), state_of(run())).confirm == ()
+
+
+@pytest.mark.parametrize("seen", [*ENDED.values(), (attempt_seen(),), (attempt_seen("Queued"),)])
+@pytest.mark.parametrize("state", ["Reserved", "Running", "BackingOff"])
+def test_a_version_that_is_there_has_landed_whatever_its_job_says(seen: tuple[ObservedRun, ...], state: str) -> None:
+    after = advance(inputs(*seen, judged=(landed(4, inputs=WANTED),)), state_of(run(state=state)))
+    assert (after.run, after.failures, after.trained, after.confirm) == (None, (), WANTED, ())
+    assert [(event.type, event.reason) for event in after.events] == [("Normal", "VersionLanded")]
+
+
+def test_a_run_whose_number_somebody_else_landed_is_taken_back_with_its_job() -> None:
+    for seen, deleted in ((attempt_seen(), ["fm-home-fm-r4-a1"]), (failed(), []), (None, [])):
+        at = inputs(*([seen] if seen else []), judged=(landed(4),))
+        after = advance(at, state_of(run()))
+        assert (after.run, [entry.name for entry in after.deletions]) == (None, deleted)
+        assert [event.reason for event in after.events] == ["RunCancelled"]
+        assert is_due(at, after), "the spec has not been trained yet"
+
+
+def test_a_number_that_another_took_is_read_no_more() -> None:
+    taken = landed(4)
+    foreign = type(taken)(taken.version, False, False, "UnknownRun", "another's", False)
+    at = inputs(failed("VersionConflict"), judged=(foreign,), absent_versions=frozenset())
+    after = advance(at, state_of(run()))
+    assert (after.run, after.failures[0].reason) == (None, "VersionConflict")
+
+
+def test_a_landed_version_clears_the_failure_that_its_run_or_its_inputs_are_remembered_by() -> None:
+    memory = tuple(failed_inputs(hash_)[1].model_copy(update={"number": number}) for hash_, number in MEMORY)
+    after = advance(inputs(judged=(landed(4, inputs=WANTED),)), state_of(failures=memory))
+    assert [(entry.inputs_hash, entry.number) for entry in after.failures] == [("aaaa.22", 5)]
+    kept = advance(inputs(judged=(landed(4),)), state_of(failures=memory))
+    assert kept.failures == memory, "a version by CI says nothing of our runs"
+
+
+MEMORY = [("cccc.11", 4), (WANTED, 3), ("aaaa.22", 5)]
+
+
+def late(cluster: Cluster, name: str, version: str) -> None:
+    """Let the Job end and its version be there, while the watch has shown only the Job."""
+    cluster.unseen = {version}
+    cluster.until(lambda c: c.jobs[name].observed.ended or version in c.versions)
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_a_job_that_is_seen_complete_before_its_version_has_landed_it(attempts: int) -> None:
+    cluster = Cluster(foundation(training={"image": "trainer:1", "maxAttempts": attempts}))
+    late(cluster, "fm-home-fm-r1-a1", "fm-home-fm-v1")
+    cluster.run(60)
+    assert cluster.submitted == ["fm-home-fm-r1-a1"]
+    assert cluster.fm().status.failures == []
+    assert cluster.fm().status.current.version == 1
+    assert cluster.condition("home-fm", "Stalled").status == "False"
+
+
+def test_a_job_that_its_ttl_removed_and_a_version_not_seen_yet_is_a_landing() -> None:
+    cluster = Cluster(foundation(training={"image": "trainer:1", "maxAttempts": 1}))
+    cluster.unseen = {"fm-home-fm-v1"}
+    cluster.until(lambda c: "fm-home-fm-v1" in c.versions or bool(c.jobs))
+    while "fm-home-fm-v1" not in cluster.versions:
+        cluster.tick()
+    cluster.jobs.clear()
+    cluster.run(5)
+    assert cluster.fm().status.latest == 1
+    assert (cluster.fm().status.run, cluster.fm().status.failures) == (None, [])
+
+
+def test_a_failure_concluded_too_early_is_taken_back_when_the_version_appears() -> None:
+    cluster = Cluster(foundation())
+    cluster.until(lambda c: bool(c.jobs))
+    sim = cluster.jobs["fm-home-fm-r1-a1"]
+    sim.observed = failed_job(sim.observed)
+    cluster.run(5)
+    assert cluster.condition("home-fm", "Stalled").reason == "CorruptSegment"
+    cluster.land(sim.run, [measured(0.7)])
+    cluster.run(5)
+    assert cluster.fm().status.failures == []
+    assert cluster.condition("home-fm", "Stalled").status == "False"
+    assert cluster.condition("home-fm", "Trained").status == "True"
+
+
+def failed_job(seen: ObservedRun) -> ObservedRun:
+    return replace(seen, state="Failed", pods=failed().pods)
+
+
 def test_a_version_that_landed_wins_over_a_job_that_failed() -> None:
     cluster = Cluster(foundation())
     cluster.until(lambda c: bool(c.jobs))
     cluster.run(2)
     sim = cluster.jobs["fm-home-fm-r1-a1"]
     cluster.land(sim.run, [measured(0.7)])
-    sim.observed = replace(sim.observed, state="Failed", pods=())
+    sim.observed = failed_job(sim.observed)
     cluster.settle()
     assert cluster.fm().status.run is None
     assert cluster.fm().status.failures == []

@@ -75,6 +75,12 @@ def _land(inputs: TrainingInputs, state: TrainingState) -> TrainingState:
     landed = by_number(inputs.judged, run.number) if run else None
     if run is None or landed is None:
         return state
+    if landed.version.spec.run is None:
+        seen = inputs.observed_run(run)
+        gone = (Deletion("Job", seen.name),) if seen is not None and not seen.ended else ()
+        return replace(state, run=None, deletions=gone).with_event(
+            "Warning", "RunCancelled", f"run {run.number} is taken back: v{run.number} was landed by somebody else"
+        )
     return replace(state, run=None).with_event(
         "Normal", "VersionLanded", f"v{landed.number} landed after {run.attempt} attempt(s)"
     )
