@@ -128,6 +128,7 @@ def test_no_more_lineages_than_may_be_and_never_without_one_that_leads_or_serves
         ([], ref(3), [lineage(3)], {1, 2}),
         ([], ref(3), [lineage(2), lineage(3)], {1}),
         ([], ref(2), [lineage(2)], {1}),
+        ([], ref(2), [], {1}),
         ([], None, [], set()),
         ([unreadable("ads")], ref(3), [lineage(3)], set()),
     ],

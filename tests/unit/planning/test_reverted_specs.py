@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fleet_values import inputs, landed, observed, ref
 from planning_simulator import Cluster, expert, foundation, measured
-from test_training_runs import failed_inputs
+from run_values import remembered_run
 
 from recast_operator.planning.training import known
 from recast_operator.planning.training.state import TrainingState
@@ -60,9 +60,9 @@ def test_nothing_is_due_while_suspended_running_unknown_or_failed_before() -> No
     assert known.is_due(at, memory())
     assert not known.is_due(replace(at, suspended=True), memory())
     assert not known.is_due(replace(at, wanted=None), memory())
-    assert not known.is_due(at, memory(run=failed_inputs(A)[0]))
-    assert not known.is_due(at, memory(failures=(failed_inputs(A)[1],)))
-    assert known.is_due(at, memory(failures=(failed_inputs("a.f.y")[1],))), "more memory is a new chance"
+    assert not known.is_due(at, memory(run=remembered_run(A)[0]))
+    assert not known.is_due(at, memory(failures=(remembered_run(A)[1],)))
+    assert known.is_due(at, memory(failures=(remembered_run("a.f.y")[1],))), "more memory is a new chance"
 
 
 def test_what_landed_once_and_is_not_there_any_more_is_not_trained_in_a_circle() -> None:

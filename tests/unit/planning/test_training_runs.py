@@ -7,71 +7,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from fleet_values import landed
-from planning_simulator import START, Cluster, expert, foundation, measured
+from planning_simulator import START, Cluster, expert, foundation
+from run_values import WANTED, attempt_seen, failed, inputs, run, state_of
 
-from recast_api.resources import InputFailure, ModelVersion, RunStatus, Training
+from recast_api.resources import ModelVersion, Training
 from recast_api.run import TerminationMessage
 from recast_operator.planning.plan import Plan
 from recast_operator.planning.snapshot import DISRUPTED, ObservedPod, ObservedRun
 from recast_operator.planning.training.attempts import backoff_seconds
-from recast_operator.planning.training.inputs import TrainingInputs
 from recast_operator.planning.training.known import is_due
 from recast_operator.planning.training.lifecycle import advance, reserve
-from recast_operator.planning.training.state import TrainingState
-
-WANTED = "aaaa.11"
-ABSENT = frozenset({"fm-home-fm-v4"})
-"""The version of the run in progress, when a GET has not found it."""
-
-
-def inputs(*jobs: ObservedRun, **changes: Any) -> TrainingInputs:
-    base = TrainingInputs(
-        "FoundationModel",
-        "home-fm",
-        "uid",
-        Training(image="t:1", max_attempts=3),
-        WANTED,
-        jobs,
-        (),
-        START,
-        absent_versions=ABSENT,
-    )
-    return replace(base, **changes)
-
-
-def run(**changes: Any) -> RunStatus:
-    fields: dict[str, Any] = {
-        "number": 4,
-        "job_name": "fm-home-fm-r4-a1",
-        "inputs_hash": WANTED,
-        "started_at": "2026-11-21T03:00:00Z",
-        "state": "Running",
-    }
-    return RunStatus(**(fields | changes))
-
-
-def attempt_seen(
-    state: str = "Running", attempt: int = 1, pods: tuple[ObservedPod, ...] = (), **changes: Any
-) -> ObservedRun:
-    return ObservedRun(f"fm-home-fm-r4-a{attempt}", 4, attempt, "uid", state=state, pods=pods, **changes)  # type: ignore[arg-type]
-
-
-def failed(reason: str = "CorruptSegment", *, retryable: bool = False, **changes: Any) -> ObservedRun:
-    said = TerminationMessage(reason=reason, retryable=retryable, message="segment 12 has no footer; restore it")
-    return attempt_seen(
-        "Failed", pods=(ObservedPod("p", gone=True, termination=said.encode(), exit_code=1),), **changes
-    )
-
-
-def state_of(current: RunStatus | None = None, **changes: Any) -> TrainingState:
-    return replace(TrainingState(current, 4, "old.11", ()), **changes)
-
-
-def failed_inputs(hash_: str) -> tuple[RunStatus, InputFailure]:
-    """A run from these inputs, and the memory of its failure."""
-    entry = InputFailure(inputs_hash=hash_, number=4, reason="CorruptSegment", message="m", time="2026-11-21T03:00:00Z")
-    return run(inputs_hash=hash_), entry
 
 
 def test_a_reservation_that_is_observed_is_submitted_until_its_job_is_seen() -> None:
@@ -276,130 +221,6 @@ def test_suspend_starts_nothing(state: str) -> None:
     after = advance(suspended, state_of(run(state=state, retry_at="2026-11-21T03:00:00Z")))
     assert not after.submit
     assert not is_due(inputs(suspended=True), state_of())
-
-
-ENDED = {
-    "complete": (attempt_seen("Succeeded"),),
-    "failed for good": (failed(),),
-    "failed for now": (failed(retryable=True),),
-    "disrupted": (attempt_seen("Failed", reason=DISRUPTED),),
-    "gone": (),
-}
-
-
-@pytest.mark.parametrize("seen", ENDED.values(), ids=ENDED)
-@pytest.mark.parametrize("attempt", [1, 3])
-def test_nothing_is_concluded_from_a_version_that_was_not_read(seen: tuple[ObservedRun, ...], attempt: int) -> None:
-    current = run(attempt=attempt)  # the Job's name stays: only the count of attempts differs
-    after = advance(inputs(*seen, absent_versions=frozenset()), state_of(current))
-    assert after.confirm == ("fm-home-fm-v4",)
-    assert (after.run, after.failures, after.events) == (current, (), ())
-    other = advance(inputs(*seen, absent_versions=frozenset({"fm-home-fm-v5"})), state_of(current))
-    assert other.confirm == ("fm-home-fm-v4",), "another version's absence says nothing"
-    decided = advance(inputs(*seen), state_of(current))
-    assert decided.confirm == ()
-    assert decided.run != current
-
-
-@pytest.mark.parametrize("seen", [attempt_seen(), attempt_seen("Queued"), attempt_seen("Admitted")])
-def test_nothing_is_read_while_an_attempt_goes_on(seen: ObservedRun) -> None:
-    assert advance(inputs(seen, absent_versions=frozenset()), state_of(run())).confirm == ()
-
-
-@pytest.mark.parametrize("seen", [*ENDED.values(), (attempt_seen(),), (attempt_seen("Queued"),)])
-@pytest.mark.parametrize("state", ["Reserved", "Running", "BackingOff"])
-def test_a_version_that_is_there_has_landed_whatever_its_job_says(seen: tuple[ObservedRun, ...], state: str) -> None:
-    after = advance(inputs(*seen, judged=(landed(4, inputs=WANTED),)), state_of(run(state=state)))
-    assert (after.run, after.failures, after.trained, after.confirm) == (None, (), WANTED, ())
-    assert [(event.type, event.reason) for event in after.events] == [("Normal", "VersionLanded")]
-
-
-def test_a_run_whose_number_somebody_else_landed_is_taken_back_with_its_job() -> None:
-    for seen, deleted in ((attempt_seen(), ["fm-home-fm-r4-a1"]), (failed(), []), (None, [])):
-        at = inputs(*([seen] if seen else []), judged=(landed(4),))
-        after = advance(at, state_of(run()))
-        assert (after.run, [entry.name for entry in after.deletions]) == (None, deleted)
-        assert [event.reason for event in after.events] == ["RunCancelled"]
-        assert is_due(at, after), "the spec has not been trained yet"
-
-
-def test_a_number_that_another_took_is_read_no_more() -> None:
-    taken = landed(4)
-    foreign = type(taken)(taken.version, False, False, "UnknownRun", "another's", False)
-    at = inputs(failed("VersionConflict"), judged=(foreign,), absent_versions=frozenset())
-    after = advance(at, state_of(run()))
-    assert (after.run, after.failures[0].reason) == (None, "VersionConflict")
-
-
-def test_a_landed_version_clears_the_failure_that_its_run_or_its_inputs_are_remembered_by() -> None:
-    memory = tuple(failed_inputs(hash_)[1].model_copy(update={"number": number}) for hash_, number in MEMORY)
-    after = advance(inputs(judged=(landed(4, inputs=WANTED),)), state_of(failures=memory))
-    assert [(entry.inputs_hash, entry.number) for entry in after.failures] == [("aaaa.22", 5)]
-    kept = advance(inputs(judged=(landed(4),)), state_of(failures=memory))
-    assert kept.failures == memory, "a version by CI says nothing of our runs"
-
-
-MEMORY = [("cccc.11", 4), (WANTED, 3), ("aaaa.22", 5)]
-
-
-def late(cluster: Cluster, name: str, version: str) -> None:
-    """Let the Job end and its version be there, while the watch has shown only the Job."""
-    cluster.unseen = {version}
-    cluster.until(lambda c: c.jobs[name].observed.ended or version in c.versions)
-
-
-@pytest.mark.parametrize("attempts", [1, 3])
-def test_a_job_that_is_seen_complete_before_its_version_has_landed_it(attempts: int) -> None:
-    cluster = Cluster(foundation(training={"image": "trainer:1", "maxAttempts": attempts}))
-    late(cluster, "fm-home-fm-r1-a1", "fm-home-fm-v1")
-    cluster.run(60)
-    assert cluster.submitted == ["fm-home-fm-r1-a1"]
-    assert cluster.fm().status.failures == []
-    assert cluster.fm().status.current.version == 1
-    assert cluster.condition("home-fm", "Stalled").status == "False"
-
-
-def test_a_job_that_its_ttl_removed_and_a_version_not_seen_yet_is_a_landing() -> None:
-    cluster = Cluster(foundation(training={"image": "trainer:1", "maxAttempts": 1}))
-    cluster.unseen = {"fm-home-fm-v1"}
-    cluster.until(lambda c: "fm-home-fm-v1" in c.versions or bool(c.jobs))
-    while "fm-home-fm-v1" not in cluster.versions:
-        cluster.tick()
-    cluster.jobs.clear()
-    cluster.run(5)
-    assert cluster.fm().status.latest == 1
-    assert (cluster.fm().status.run, cluster.fm().status.failures) == (None, [])
-
-
-def test_a_failure_concluded_too_early_is_taken_back_when_the_version_appears() -> None:
-    cluster = Cluster(foundation())
-    cluster.until(lambda c: bool(c.jobs))
-    sim = cluster.jobs["fm-home-fm-r1-a1"]
-    sim.observed = failed_job(sim.observed)
-    cluster.run(5)
-    assert cluster.condition("home-fm", "Stalled").reason == "CorruptSegment"
-    cluster.land(sim.run, [measured(0.7)])
-    cluster.run(5)
-    assert cluster.fm().status.failures == []
-    assert cluster.condition("home-fm", "Stalled").status == "False"
-    assert cluster.condition("home-fm", "Trained").status == "True"
-
-
-def failed_job(seen: ObservedRun) -> ObservedRun:
-    return replace(seen, state="Failed", pods=failed().pods)
-
-
-def test_a_version_that_landed_wins_over_a_job_that_failed() -> None:
-    cluster = Cluster(foundation())
-    cluster.until(lambda c: bool(c.jobs))
-    cluster.run(2)
-    sim = cluster.jobs["fm-home-fm-r1-a1"]
-    cluster.land(sim.run, [measured(0.7)])
-    sim.observed = failed_job(sim.observed)
-    cluster.settle()
-    assert cluster.fm().status.run is None
-    assert cluster.fm().status.failures == []
-    assert cluster.fm().status.latest == 1
 
 
 def test_the_run_handed_to_a_pod_names_the_pair_that_serves_as_its_baseline() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recast_operator.planning.status import messages
-from recast_operator.planning.status.conditions import ConditionUpdate
+from recast_operator.planning.status.conditions import ConditionUpdate, State
 from recast_operator.planning.training import known
 from recast_operator.planning.training.inputs import TrainingInputs
 from recast_operator.planning.training.state import TrainingState
@@ -19,7 +19,7 @@ def trained(inputs: TrainingInputs, training: TrainingState) -> ConditionUpdate:
     shown = known.rejection(inputs) or known.answer(inputs) or newest_landed(inputs.judged)
     if shown is None:
         return ConditionUpdate("Trained", "Unknown", "NoVersionYet", training.note or "no version has landed yet")
-    status = "True" if shown.accepted else "False"
+    status: State = "True" if shown.accepted else "False"
     return ConditionUpdate("Trained", status, shown.reason, f"v{shown.number}: {shown.message}")
 
 

@@ -32,6 +32,7 @@ class TrainingInputs:
     """Inputs hash of the spec as it is now; None while it cannot be known (no foundation)."""
     runs: tuple[ObservedRun, ...]
     judged: tuple[Judged, ...]
+    """Oldest first."""
     now: datetime
     suspended: bool = False
     """``spec.suspend``: no attempt is started; one that runs goes on."""
