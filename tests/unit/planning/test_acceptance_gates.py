@@ -101,6 +101,7 @@ def test_what_cannot_be_read_is_left_out_of_the_means() -> None:
     entries = [measured(0.6, rows=1000), measured(0.9, 0.8, rows=3000).model_copy(update={"ne": "1e400"})]
     mean = quality(entries)
     assert (mean.rows, mean.ne_text, mean.change_text) == (1000, "0.6000", "")
+    assert quality([*entries, measured(0.9).model_copy(update={"rows": -500})]) == mean
     half = quality([measured(0.6, 0.5).model_copy(update={"baseline_ne": "1e400"}), measured(0.8, 0.7)])
     assert (half.rows, half.ne_text, half.change_text) == (10000, "0.7000", "+0.1000")
 

@@ -10,8 +10,10 @@ from fleet_values import pin
 from planning_simulator import Cluster, expert, foundation, measured
 
 from recast_api.resources import ModelVersion
+from recast_operator.planning.clock import stamp
 from recast_operator.planning.foundation import plan_foundation
-from recast_operator.planning.snapshot import FleetMember
+from recast_operator.planning.rollout.candidates import ServableFoundations
+from recast_operator.planning.snapshot import FailedTrial, FleetMember
 
 DATA_2 = {"persistentVolumeClaim": {"claimName": "events"}, "path": "home", "until": "2026-02-01T00:00:00Z"}
 DATA_3 = DATA_2 | {"until": "2026-03-01T00:00:00Z"}
@@ -213,3 +215,37 @@ def test_servers_go_only_when_no_pod_of_a_retiring_revision_reads_them_any_more(
     plan = plan_foundation(draining, cluster.now)
     (old,) = (entry for entry in plan.status.lineages if entry.lineage == 1)
     assert (old.pinned_by, old.unpinned_since) == (["ads"], None)
+
+
+def test_a_newer_version_does_not_begin_on_a_foundation_that_cannot_be_read() -> None:
+    cluster = serving()
+    observed = replace(cluster.observe_expert("ads"), foundations={}, unreadable_foundations=frozenset({"home-fm"}))
+    assert (
+        ServableFoundations(observed).objection(cluster.em("ads").status.stable.foundation) == "home-fm cannot be read"
+    )
+    gone = replace(observed, unreadable_foundations=frozenset())
+    assert ServableFoundations(gone).objection(cluster.em("ads").status.stable.foundation) == "home-fm is not there"
+
+
+def test_a_foundation_that_is_being_deleted_trains_nothing() -> None:
+    cluster = serving()
+    meta = cluster.fm().metadata.model_copy(update={"deletion_timestamp": "2026-11-21T04:00:00Z"})
+    cluster.models["home-fm"] = cluster.fm().model_copy(update={"metadata": meta})
+    cluster.edit("home-fm", data=DATA_2)
+    before = list(cluster.submitted)
+    cluster.run(30)
+    assert cluster.submitted == before
+    assert cluster.fm().status.run is None
+
+
+def test_the_pass_that_rejects_a_candidate_says_so_in_its_own_conditions() -> None:
+    cluster = serving(pilots=["reels"])
+    cluster.edit("home-fm", data=DATA_2)
+    cluster.until(lambda c: c.em("reels").status.canary is not None)
+    found = FailedTrial(2, "AnalysisFailed", "error-rate 0.2", stamp(cluster.now), serving_changed=False)
+    pilot = FleetMember("reels", "home-fm", stable=pin(1), failed_trials=(found,))
+    status = plan_foundation(replace(cluster.observe_foundation("home-fm"), experts=(pilot,)), cluster.now).status
+    assert status.candidate is None
+    said = {entry.type: (entry.status, entry.reason) for entry in status.conditions}
+    for kind, state in (("Stalled", "True"), ("Promoted", "False"), ("Trained", "False")):
+        assert said[kind] == (state, "PilotAnalysisFailed")

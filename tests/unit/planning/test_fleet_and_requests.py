@@ -142,6 +142,7 @@ def test_a_lineage_is_kept_for_an_expert_that_was_pointed_elsewhere_but_still_re
     cluster.settle()
     assert cluster.plan("home-fm").requeue_after == UNPINNED_GRACE_SECONDS
     cluster.run(UNPINNED_GRACE_SECONDS - 1)
+    assert cluster.plan("home-fm").requeue_after == 1
     assert cluster.ready("fm-home-fm-l1") == 1, "another expert may be about to pin it"
     cluster.run(1)
     assert "fm-home-fm-l1" not in cluster.deployments

@@ -243,3 +243,23 @@ def test_a_candidate_chosen_without_a_listed_pilot_is_a_warning_and_the_first_ve
         said, model=said.model.model_copy(update={"status": said.model.status.model_copy(update={"candidate": ref(2)})})
     )
     assert chosen(again) == []
+
+
+@pytest.mark.parametrize(
+    ("judged", "wanted", "words"),
+    [
+        ([V1, V2], "a.x", "the spec asks again for what the current version was trained from"),
+        ([V1, landed(2, accepted=False)], "b.x", "it is not an accepted version any more"),
+        ([V1], "b.x", "it is not an accepted version any more"),
+    ],
+)
+def test_a_candidate_that_is_withdrawn_says_why(judged: list[Any], wanted: str, words: str) -> None:
+    seen = observed(current=ref(1), candidate=ref(2))
+    (event,) = lead(seen, inputs(seen, *judged, wanted=wanted)).events
+    assert event.message == f"v2 is not the candidate any more: {words}"
+
+
+def test_the_second_pilot_can_reject_what_the_first_has_not_tried_yet() -> None:
+    experts = (member("ads", 1), member("reels", 1, failed_trials=(trial(2),)))
+    seen = observed(*experts, pilots=["ads", "reels"], **ON_TRIAL)
+    assert reasons(lead(seen, inputs(seen, V1, V2))) == ["PilotAnalysisFailed"]

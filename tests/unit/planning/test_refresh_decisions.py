@@ -90,7 +90,8 @@ def decision(
 ) -> RefreshDecision:
     model = model or expert("reels")
     fm = foundation()
-    ref = {"version": current, "lineage": current, "digest": pin(current).digest, "since": at(0)}
+    digest = changes.pop("digest", pin(current).digest)
+    ref = {"version": current, "lineage": current, "digest": digest, "since": at(0)}
     fm = fm.model_copy(update={"status": type(fm.status).model_validate({"current": ref})})
     refresh = (
         RefreshStatus(reason="FoundationMajor", since=at(asked), foundation_version=2) if asked is not None else None
@@ -136,7 +137,10 @@ TWO_TASKS = expert("reels", tasks=[{"name": "click"}, {"name": "like"}], refresh
         ([V1], {"stable": revision(1, 1), "suspended": True}, "FoundationMajor", False),
         ([V1], {"stable": revision(1, 1), "suspended": True, "run": run()}, "FoundationMajor", True),
         ([V1], {"stable": revision(1, 1), "target": FoundationTarget(None)}, None, False),
+        ([V1], {"stable": revision(1, 1), "digest": digest_of("restored")}, None, False),
         ([V1, judged(2, 2)], {"stable": revision(1, 1)}, "FoundationMajor", True),
+        ([V1, judged(2, 3)], {"stable": revision(1, 1), "suspended": True}, "FoundationMajor", False),
+        ([V1, judged(2, 2)], {"stable": revision(1, 1), "suspended": True}, "FoundationMajor", True),
         ([V1, judged(2, 2)], {"stable": revision(1, 1), "blocked": True}, "FoundationMajor", False),
         ([V1, judged(2, 2)], {"stable": revision(1, 1), "canary": on_trial(2, 2)}, None, False),
         ([V1, judged(2, 2)], {"stable": revision(2, 2)}, None, False),

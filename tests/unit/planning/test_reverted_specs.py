@@ -36,6 +36,7 @@ BAD2 = landed(2, inputs=B, accepted=False)
         ([V1], 1, B, True),
         ([V1, BAD2], 1, B, False),
         ([V1, BAD2], 1, "b.f.y", False),
+        ([V1, BAD2, V3], 3, B, False),
         ([V1, BAD2], 1, A, False),
         ([V1, V2], 1, A, False),
         ([V1, V2], 1, B, False),
@@ -220,3 +221,22 @@ def test_an_experts_rejected_version_does_not_stall_it_once_the_spec_is_back() -
     assert cluster.submitted == submitted
     for kind, status in (("Stalled", "False"), ("Trained", "True"), ("Stale", "False"), ("Promoted", "True")):
         assert cluster.condition("ads", kind).status == status
+
+
+def test_a_version_that_somebody_else_landed_and_that_is_rejected_stalls_and_leaves_the_spec_trained() -> None:
+    cluster = serving()
+    run = cluster.jobs["fm-home-fm-r1-a1"].run.model_copy(update={"number": 7})
+    made = cluster.land(run, [measured(0.95, 0.79, 0.15)])
+    named = made.spec.model_copy(update={"run": None})
+    cluster.versions["fm-home-fm-v7"] = made.model_copy(update={"spec": named})
+    cluster.run(3)
+    assert (cluster.condition("home-fm", "Stalled").status, cluster.condition("home-fm", "Trained").status) == (
+        "True",
+        "True",
+    )
+    assert cluster.condition("home-fm", "Stalled").message.startswith("v7 is rejected: ")
+    assert "trained again" not in cluster.condition("home-fm", "Stalled").message
+    cluster.edit("home-fm", data=DATA_2)
+    cluster.until(lambda c: c.fm().status.run is not None)
+    assert cluster.condition("home-fm", "Stalled").status == "False", "while a run goes on, nobody has to act"
+    assert cluster.fm().status.run.number == 8

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from planning_simulator import START, Cluster, expert, foundation
-from run_values import WANTED, attempt_seen, failed, inputs, run, state_of
+from run_values import WANTED, attempt_seen, failed, inputs, remembered_run, run, state_of
 
 from recast_api.resources import ModelVersion, Training
 from recast_api.run import TerminationMessage
@@ -213,6 +213,28 @@ def test_a_run_stuck_on_its_image_is_named_and_gives_way_to_a_corrected_spec() -
     after = advance(inputs(stuck, wanted="bbbb.11"), state_of(run()))
     assert after.run is None
     assert [(entry.kind, entry.name) for entry in after.deletions] == [("Job", "fm-home-fm-r4-a1")]
+
+
+def test_a_run_that_waits_for_room_does_not_give_way_to_a_changed_spec() -> None:
+    waiting = attempt_seen("Admitted", pods=(ObservedPod("p", unschedulable="0/3 nodes are available"),))
+    after = advance(inputs(waiting, wanted="bbbb.11"), state_of(run()))
+    assert (after.run, after.deletions, after.note_reason) == (run(), (), "InsufficientCapacity")
+
+
+def test_a_disruption_ends_no_run_even_where_fewer_attempts_are_allowed_by_now() -> None:
+    third = run(attempt=3, job_name="fm-home-fm-r4-a3")
+    fewer = inputs(attempt_seen("Failed", attempt=3, reason=DISRUPTED), training=Training(image="t", max_attempts=1))
+    after = advance(fewer, state_of(third))
+    assert after.run is not None
+    assert (after.run.state, after.failures) == ("BackingOff", ())
+
+
+def test_the_newest_sixteen_failures_are_remembered_one_for_each_inputs() -> None:
+    memory = tuple(remembered_run(f"{number}.x")[1] for number in range(16))
+    full = advance(inputs(failed()), state_of(run(), failures=memory)).failures
+    assert [entry.inputs_hash for entry in full] == [*(f"{number}.x" for number in range(1, 16)), WANTED]
+    again = advance(inputs(failed()), state_of(run(), failures=(remembered_run(WANTED)[1], memory[0]))).failures
+    assert [(entry.inputs_hash, entry.message[:10]) for entry in again] == [("0.x", "m"), (WANTED, "segment 12")]
 
 
 @pytest.mark.parametrize("state", ["Reserved", "BackingOff", "Running"])

@@ -16,7 +16,7 @@ def trained(inputs: TrainingInputs, training: TrainingState) -> ConditionUpdate:
         return ConditionUpdate("Trained", "Unknown", training.note_reason, training.note)
     if (failed := known.failure(inputs, training)) is not None:
         return ConditionUpdate("Trained", "False", failed.reason, failed.message)
-    shown = known.rejection(inputs) or known.answer(inputs) or newest_landed(inputs.judged)
+    shown = known.answer(inputs) or newest_landed(inputs.judged)
     if shown is None:
         return ConditionUpdate("Trained", "Unknown", "NoVersionYet", training.note or "no version has landed yet")
     status: State = "True" if shown.accepted else "False"
