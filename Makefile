@@ -50,4 +50,4 @@ doctor: ## say all that this machine lacks, each with its fix
 	@$(PYTHON) -m dev.doctor
 
 venv:
-	@$(PYTHON) -m dev.bootstrap
+	@$(PYTHON) -m dev.venv

@@ -31,7 +31,7 @@ class Task:
     needs: tuple[str, ...] = ()
 
 
-VENV = Task("python", ("dev.bootstrap",))
+VENV = Task("python", ("dev.venv",))
 TOOLS = Task("tools", ("dev.cluster", "tools"))
 NODE = Task("node", ("dev.cluster", "up"), needs=("tools",))
 IMAGES = Task("images", ("dev.cluster", "images", "--no-load"))  # the node is sent them when it runs

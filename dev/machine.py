@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dev.bootstrap import uv_command
 from dev.cluster import golang
 from dev.cluster.paths import STATE, cache, user_cache
+from dev.venv import uv_command
 
 GIB = 2**30
 PROBE_SECONDS = 12

@@ -19,7 +19,6 @@ from recast_api.run import RecastError
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
-FORMAT = 1
 
 
 class ArtifactFile(Wire):

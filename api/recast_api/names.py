@@ -27,7 +27,6 @@ LABEL_RUN = "recast.dev/run"
 LABEL_ATTEMPT = "recast.dev/attempt"
 LABEL_REVISION = "recast.dev/revision"
 LABEL_LINEAGE = "recast.dev/lineage"
-LABEL_SURFACE = "recast.dev/surface"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY = "recast"
 
@@ -36,6 +35,9 @@ ANNOTATION_TEMPLATE_HASH = "recast.dev/template-hash"
 
 TRAINER_SERVICE_ACCOUNT = "recast-trainer"
 SERVER_SERVICE_ACCOUNT = "recast-server"
+
+RUN_AS_USER = 65532
+"""User and group id of every pod: without a name, a password or a home. The images' Dockerfiles and the chart agree."""
 
 MODELS_MOUNT = "/var/recast/models"
 DATA_MOUNT = "/var/recast/data"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from dev.cluster import assets
 from dev.cluster.layout import load
-from dev.cluster.oci import Layout, Storage
+from dev.cluster.oci import ImageLayout, Storage
 from dev.cluster.paths import REPO, STATE, cache, content_hash, lock, user_cache
 from dev.cluster.progress import say, step
 
@@ -148,7 +148,7 @@ class Builder:
     def __init__(self, home: Path | None = None) -> None:
         self.home = home or cache()
         self.root = self.home / "buildah"
-        self.layout = Layout(self.home / "oci")
+        self.layout = ImageLayout(self.home / "oci")
         self.storage = Storage(self.root / "storage")
         self.root.mkdir(parents=True, exist_ok=True)
         policy = self.root / "policy.json"

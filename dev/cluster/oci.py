@@ -139,7 +139,7 @@ def _newest(entries: list[Json]) -> list[Json]:
     return kept[::-1]
 
 
-class Layout:
+class ImageLayout:
     """An OCI image layout in a folder."""
 
     def __init__(self, root: Path) -> None:

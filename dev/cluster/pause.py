@@ -9,7 +9,7 @@ import subprocess
 import tarfile
 
 from dev.cluster import assets
-from dev.cluster.layout import Layout
+from dev.cluster.layout import ClusterLayout
 
 REFERENCE = "recast.local/pause:1"
 
@@ -20,7 +20,7 @@ def _entry(archive: tarfile.TarFile, name: str, data: bytes, mode: int = 0o644) 
     archive.addfile(info, io.BytesIO(data))
 
 
-def load(layout: Layout) -> None:
+def load(layout: ClusterLayout) -> None:
     """The sandbox image, made of one static binary, without any image builder."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as archive:

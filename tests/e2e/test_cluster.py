@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from dev.cluster import bootstrap, lifecycle, pause
+from dev.cluster import addons, lifecycle, pause
 from dev.cluster.layout import NODE, PROMETHEUS_PORT
 from dev.cluster.node import SYSCTLS
+from recast_api import names
 
 pytest.register_assert_rewrite("cluster_fixture")
 from cluster_fixture import Cluster, eventually, listeners, tools_pod  # noqa: E402
@@ -44,7 +45,7 @@ def status_of(url: str, cluster: Cluster, certificate: str = "") -> int:
 
 def query(cluster: Cluster, expression: str) -> list[dict[str, object]]:
     """What Prometheus knows now, asked from the host through its Service."""
-    address = cluster.get("service", "prometheus", "-n", bootstrap.MONITORING)["spec"]["clusterIP"]
+    address = cluster.get("service", "prometheus", "-n", addons.MONITORING)["spec"]["clusterIP"]
     url = f"http://{address}:{PROMETHEUS_PORT}/api/v1/query?query={expression}"
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as answer:
         return list(json.load(answer)["data"]["result"])
@@ -86,7 +87,7 @@ def test_keys_are_for_their_owner_only(cluster: Cluster) -> None:
 
 
 def test_the_marker_names_this_cluster(cluster: Cluster) -> None:
-    marker = cluster.get("configmap", bootstrap.MARKER, "-n", "kube-system")
+    marker = cluster.get("configmap", addons.MARKER, "-n", "kube-system")
     assert marker["data"]["id"] == (cluster.layout.state / "id").read_text().strip()
 
 
@@ -145,7 +146,7 @@ def test_a_claim_is_bound_and_our_user_can_write_to_it(cluster: Cluster, namespa
     )
     volume = cluster.get("persistentvolumeclaim", "data", "-n", namespace)["spec"]["volumeName"]
     folder = Path(cluster.get("persistentvolume", volume)["spec"]["hostPath"]["path"])
-    assert (folder / "written" / "Chart.yaml").stat().st_uid == 65532
+    assert (folder / "written" / "Chart.yaml").stat().st_uid == names.RUN_AS_USER
 
 
 def test_prometheus_scrapes_annotated_pods_and_believes_the_pod_object_not_the_pod(

@@ -64,6 +64,11 @@ def test_the_chart_makes_the_service_accounts_that_pods_are_given(name: str) -> 
     assert f"name: {name}\n" in (CHART / "templates" / "workloads.yaml").read_text()
 
 
+def test_the_operator_runs_as_the_user_of_its_image() -> None:
+    text = (CHART / "templates" / "deployment.yaml").read_text()
+    assert re.findall(r"runAs(?:User|Group): (\d+)", text) == [str(names.RUN_AS_USER)] * 2
+
+
 def test_the_constraints_hold_versions_only_and_no_addresses() -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert [line for line in lines if not re.fullmatch(r"[a-z0-9][a-z0-9.\-]*==[A-Za-z0-9.+]+", line)] == []

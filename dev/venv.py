@@ -56,7 +56,7 @@ def main() -> int:
     for command in commands(uv_command()):
         done = subprocess.run(command, cwd=REPOSITORY, check=False)
         if done.returncode:
-            print(f"bootstrap: {' '.join(command[:4])} … failed with {done.returncode}", file=sys.stderr)
+            print(f"venv: {' '.join(command[:4])} … failed with {done.returncode}", file=sys.stderr)
             return done.returncode
     STAMP.write_text(hash_now)
     return 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from dev.cluster.components import DNS_PORT
-from dev.cluster.layout import PROMETHEUS_PORT, Layout
+from dev.cluster.layout import PROMETHEUS_PORT, ClusterLayout
 
 MARKER = "recast-dev-cluster"
 STORAGE_CLASS = "recast-local"
@@ -19,7 +19,7 @@ Object = dict[str, Any]
 
 
 def _outside_service(
-    name: str, namespace: str, port: Object, target: Object, layout: Layout, ip: str | None = None
+    name: str, namespace: str, port: Object, target: Object, layout: ClusterLayout, ip: str | None = None
 ) -> list[Object]:
     """A Service without selector and the EndpointSlice that points it at a process of the node."""
     spec: Object = {"ports": port["ports"]}
@@ -56,7 +56,7 @@ def _reader(user: str, rules: list[Object]) -> list[Object]:
     return [role, binding]
 
 
-def _volumes(layout: Layout) -> list[Object]:
+def _volumes(layout: ClusterLayout) -> list[Object]:
     """Host folders as volumes for whoever claims one first; a single node has nothing to provision."""
     storage_class = {
         "apiVersion": "storage.k8s.io/v1",
@@ -83,7 +83,7 @@ def _volumes(layout: Layout) -> list[Object]:
     return [storage_class, *volumes]
 
 
-def objects(layout: Layout) -> Object:
+def objects(layout: ClusterLayout) -> Object:
     """Everything to apply to a fresh cluster, as one ``List``."""
     dns_ports = [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"}]
     dns_targets = [{**port, "port": DNS_PORT} for port in dns_ports]
