@@ -6,6 +6,7 @@
 ``target``       which cluster: ours, or the one that CONTEXT names
 ``install``      namespace, chart, volumes, data
 ``volumes``      gives volumes back that an earlier telling claimed
+``pods``         the pods that the demo makes by itself
 ``questions``    what the client asks, out of the scenario's data
 ``live``         one watch on the three kinds: prints the timeline, and is what every wait looks at
 ``client``       the open-loop traffic client; a process of its own, standard library only

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dev.demo import facts, install, reconcile, show
+from dev.demo import facts, install, pods, reconcile, show
 from dev.demo.live import Live
 from dev.demo.questions import Question
 from dev.demo.scenario import Scenario
@@ -30,6 +30,7 @@ TRAFFIC_LINE_SECONDS = 20
 SETTLE_SECONDS = 30
 FAILURES = STATE / "failures.jsonl"
 NOT_RETRIED_SECONDS = 8
+_CLIENT = "traffic"
 
 FIRST_VERSION, EXPERT_READY, REFRESHED, ROLLED_BACK, JUDGED, RETIRED = 300, 300, 600, 240, 300, 120
 
@@ -252,10 +253,10 @@ def client_command(cluster: Cluster) -> list[str]:
     path = Path(__file__).with_name("client.py")
     if cluster.ours:
         return [sys.executable, "-u", str(path)]
-    kubectl = [cluster.kubectl, "--kubeconfig", str(cluster.kubeconfig), "run", "traffic", "-n", cluster.namespace]
-    image = cluster.images["server"]
-    attached = [f"--image={image}", "-i", "--rm", "--quiet", "--restart=Never", "--command", "--"]
-    return [*kubectl, *attached, "python", "-u", "-c", path.read_text()]
+    kubectl = [cluster.kubectl, "--kubeconfig", str(cluster.kubeconfig), "run", _CLIENT, "-n", cluster.namespace]
+    confined = ["--override-type=strategic", f"--overrides={json.dumps(pods.overrides(_CLIENT))}"]
+    attached = [f"--image={cluster.images['server']}", "-i", "--rm", "--quiet", "--restart=Never", *confined]
+    return [*kubectl, *attached, "--command", "--", "python", "-u", "-c", path.read_text()]
 
 
 def prometheus(cluster: Cluster, query: str) -> dict[str, object]:

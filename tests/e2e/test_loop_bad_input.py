@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from loop import Loop
 
-from dev.demo import facts
+from dev.demo import facts, pods
 from dev.demo.target import TargetError
 from recast_api import names
 from recast_api.resources import FailedRevision
@@ -32,24 +32,7 @@ echo 'this is not Parquet' > "$segment"
 def in_volumes(loop: Loop, name: str, script: str) -> None:
     """Run a script where the volumes are mounted, as the user that trainers run as."""
     mounts = {"data": names.DATA_MOUNT, "models": names.MODELS_MOUNT}
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name},
-        "spec": {
-            "restartPolicy": "Never",
-            "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532},
-            "containers": [
-                {
-                    "name": "script",
-                    "image": loop.story.cluster.images["trainer"],
-                    "command": ["sh", "-c", script],
-                    "volumeMounts": [{"name": claim, "mountPath": path} for claim, path in mounts.items()],
-                }
-            ],
-            "volumes": [{"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in mounts],
-        },
-    }
+    pod = pods.pod(name, loop.story.cluster.images["trainer"], ["sh", "-c", script], mounts)
     loop.when_applied(pod)
     loop.kubectl("wait", f"pod/{name}", "--for", "jsonpath={.status.phase}=Succeeded", "--timeout=90s")
     loop.kubectl("delete", "pod", name, "--wait=false")
