@@ -8,7 +8,6 @@ import signal
 import ssl
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from dev.cluster import addons, lifecycle, pause
-from dev.cluster.layout import NODE, PROMETHEUS_PORT
+from dev.cluster.layout import NODE, PROMETHEUS_PORT, ClusterLayout
 from dev.cluster.node import SYSCTLS
 from recast_api import names
 
@@ -183,11 +182,16 @@ def test_prometheus_scrapes_annotated_pods_and_believes_the_pod_object_not_the_p
     assert labels["exported_model"] == "forged"
 
 
-def test_up_on_a_running_cluster_says_so_at_once(cluster: Cluster) -> None:
+def test_up_on_a_running_cluster_finds_it_and_neither_stops_nor_starts_anything(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: ClusterLayout) -> None:
+        pytest.fail("the running cluster was touched")
+
+    monkeypatch.setattr(lifecycle, "_stop", refuse)
+    monkeypatch.setattr(lifecycle, "_start", refuse)
     before = cluster.pid
-    began = time.monotonic()
-    lifecycle.up(cluster.layout.state)
-    assert time.monotonic() - began < 2
+    assert lifecycle.up(cluster.layout.state) == cluster.layout
     assert cluster.pid == before
 
 
