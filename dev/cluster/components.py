@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from dev.cluster import pause
 from dev.cluster.layout import API_PORT, NODE, PROMETHEUS_PORT, ClusterLayout
 
 DNS_PORT = 1053
@@ -118,7 +119,7 @@ state = "/run/containerd"
 [grpc]
   address = "/run/containerd/containerd.sock"
 [plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "recast.local/pause:1"
+  sandbox_image = "{pause.REFERENCE}"
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{debs}/usr/lib/cni"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from dev.cluster import assets
 from dev.cluster.layout import load
-from dev.cluster.oci import ImageLayout, Storage
+from dev.cluster.oci import REGISTRY, ImageLayout, Storage
 from dev.cluster.paths import REPO, STATE, cache, content_hash, lock, user_cache
 from dev.cluster.progress import say, step
 
@@ -128,7 +128,7 @@ def local(image: Image) -> str:
 
 def reference(image: Image) -> str:
     """Its name in the node, as pods use it."""
-    return f"recast.local/{image.name}:{tag(image)}"
+    return f"{REGISTRY}/{image.name}:{tag(image)}"
 
 
 def _uv_cache() -> Path:
@@ -307,7 +307,7 @@ def build_extra(name: str, dockerfile: Path, base: str) -> str:
     """Build an image that is not the project's own (an example) upon one that is."""
     builder, below = Builder(), IMAGES[base]
     key = content_hash(tag(below), *_files(dockerfile.parent))
-    ref = f"recast.local/{name}:{key}"
+    ref = f"{REGISTRY}/{name}:{key}"
     with lock("images"):
         if not builder.layout.has(ref):
             ensure(builder, below, final=False)

@@ -29,6 +29,11 @@ _LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 Json = dict[str, Any]
 
+REGISTRY = "recast.invalid"
+"""The host in the names of images that this machine alone holds, and of the images in ``examples/``.
+
+``.invalid`` is reserved and never resolves (RFC 6761): what is not loaded already can be pulled from nobody.
+"""
 KEPT = 2
 """Images of one name that stay in the layout."""
 

@@ -10,8 +10,9 @@ import tarfile
 
 from dev.cluster import assets
 from dev.cluster.layout import ClusterLayout
+from dev.cluster.oci import REGISTRY
 
-REFERENCE = "recast.local/pause:1"
+REFERENCE = f"{REGISTRY}/pause:1"
 
 
 def _entry(archive: tarfile.TarFile, name: str, data: bytes, mode: int = 0o644) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from dev.cluster import assets, lifecycle
+from dev.cluster import assets, lifecycle, pause
 from dev.cluster.layout import ClusterLayout
 from dev.cluster.paths import STATE
 from recast_api import names
@@ -100,7 +100,7 @@ def tools_pod(namespace: str, name: str, *command: str, **spec: Any) -> Object:
     """A pod that runs ``command`` as the user of our images; ``/tools/kubectl`` and ``/tools/helm`` are there."""
     container = {
         "name": "main",
-        "image": "recast.local/pause:1",
+        "image": pause.REFERENCE,
         "command": list(command),
         "securityContext": {"runAsUser": names.RUN_AS_USER, "runAsNonRoot": True, "readOnlyRootFilesystem": True},
         "env": [{"name": "HOME", "value": "/tmp"}],

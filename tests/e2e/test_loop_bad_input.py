@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from loop import Loop
 
+from dev.cluster.oci import REGISTRY
 from dev.demo import facts, pods
 from dev.demo.target import TargetError
 from recast_api import names
@@ -20,7 +21,7 @@ from recast_cli.world import World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.disruptive, pytest.mark.timeout(1200)]
 
-NO_IMAGE = "recast.local/nobody:built-this"
+NO_IMAGE = f"{REGISTRY}/nobody:built-this"
 QUICKLY = {"steps": [{"setWeight": 50, "pause": "1s"}], "analysis": [], "progressDeadlineSeconds": 30}
 SPOIL = """
 set -e

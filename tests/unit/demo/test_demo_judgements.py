@@ -117,9 +117,9 @@ def test_every_file_of_a_scenario_exists(telling: scenario.Scenario) -> None:
 
 def test_an_image_that_the_cluster_lacks_is_named_with_what_to_do() -> None:
     with pytest.raises(
-        render.UnknownImageError, match=r"no image for recast/trainer: known are server; .*TRAINER_IMAGE"
+        render.UnknownImageError, match=r"no image for recast.invalid/trainer: known are server; .*TRAINER_IMAGE"
     ):
-        render.render("image: recast/trainer:0.1.0", {"server": "x"})
+        render.render("image: recast.invalid/trainer:0.1.0", {"server": "x"})
 
 
 def test_the_worse_example_differs_from_the_good_one_only_in_its_learning_rate() -> None:
