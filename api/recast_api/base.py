@@ -100,6 +100,7 @@ Quantity = Annotated[
     AfterValidator(_quantity),
     WithJsonSchema(
         {
+            "description": "A Kubernetes quantity: 2, 500m, 4Gi.",
             "x-kubernetes-int-or-string": True,
             "anyOf": [{"type": "integer"}, {"type": "string"}],
             "minimum": 0,
