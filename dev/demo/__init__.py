@@ -9,6 +9,8 @@
 ``pods``         the pods that the demo makes by itself
 ``questions``    what the client asks, out of the scenario's data
 ``live``         one watch on the three kinds: prints the timeline, and is what every wait looks at
+``screen``       prints and records what the demo says
+``picture``      draws a recording as an SVG
 ``client``       the open-loop traffic client; a process of its own, standard library only
 ``traffic``      starts the client and counts what it reports
 ``reconcile``    the client's counts against the servers' own

@@ -18,6 +18,7 @@ from dev.demo import facts, install, pods, reconcile, show
 from dev.demo.live import Live
 from dev.demo.questions import Question
 from dev.demo.scenario import Scenario
+from dev.demo.screen import Screen
 from dev.demo.target import RELEASE, STATE, SYSTEM_NAMESPACE, Cluster
 from dev.demo.traffic import Counts, Traffic
 from recast_api import names
@@ -54,6 +55,7 @@ class Story:
     cluster: Cluster
     scenario: Scenario
     live: Live
+    screen: Screen
     questions: Mapping[str, list[Question]]
     watching_since: float = field(default_factory=time.monotonic)
     checks: list[Check] = field(default_factory=list)
@@ -226,7 +228,7 @@ class Story:
         differences = self._differences(counts)
         told = f"{counts.ok() + counts.failed():,} requests" if not differences else "; ".join(map(str, differences))
         self.check("client and servers count the same requests", not differences, told)
-        self.live.say(Line("traffic", counts.sentence(self.bad_revisions).removeprefix("traffic").strip(), "good"))
+        self.screen.line(Line("traffic", counts.sentence(self.bad_revisions).removeprefix("traffic").strip(), "good"))
 
     def _differences(self, counts: Counts) -> list[reconcile.Difference]:
         """Compare until the last scrape is in, or the deadline is over."""
@@ -244,7 +246,7 @@ class Story:
         if now - self._last_traffic_line >= TRAFFIC_LINE_SECONDS and counts.by:
             self._last_traffic_line = now
             text = counts.sentence(self.bad_revisions).removeprefix("traffic").strip()
-            self.live.say(Line("traffic", text))
+            self.screen.line(Line("traffic", text))
             FAILURES.write_text("".join(json.dumps(failure) + "\n" for failure in counts.failures))
 
 
@@ -268,7 +270,7 @@ def prometheus(cluster: Cluster, query: str) -> dict[str, object]:
     return answer
 
 
-def begin(cluster: Cluster, scenario: Scenario, questions: Mapping[str, list[Question]], began: float) -> Story:
+def begin(cluster: Cluster, scenario: Scenario, questions: Mapping[str, list[Question]], screen: Screen) -> Story:
     """A story whose watch is running."""
-    live = Live(Reader.connect(str(cluster.kubeconfig), None, cluster.namespace), began).start()
-    return Story(cluster=cluster, scenario=scenario, live=live, questions=questions)
+    live = Live(Reader.connect(str(cluster.kubeconfig), None, cluster.namespace), screen).start()
+    return Story(cluster=cluster, scenario=scenario, live=live, screen=screen, questions=questions)
