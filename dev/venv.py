@@ -1,4 +1,4 @@
-"""Makes ``.venv`` what ``pyproject.toml`` and ``constraints.txt`` say, by uv, which pip fetches where it is not there.
+"""Makes ``.venv`` from ``pyproject.toml`` and ``constraints.txt``, with uv, which pip fetches where it is missing.
 
 Plain Python 3.11 or newer, standard library only: it runs before anything is installed. A stamp in the environment
 holds the hash of what it was made from, so that a second call costs nothing.

@@ -1,4 +1,4 @@
-"""The pydantic base of every wire type, and how a rule of the apiserver travels with the type it guards.
+"""The pydantic base of every wire type, and how a rule for the apiserver is kept with the type that it is about.
 
 A resource is described once. Pydantic checks it in Python; :mod:`recast_api.crd` turns the same classes into the
 CustomResourceDefinition that the apiserver enforces. Rules across fields are CEL in the CRD and a validator here;

@@ -1,8 +1,8 @@
 """Writes the CustomResourceDefinitions from the pydantic classes: ``python -m recast_api.crd [--check] [--out crds/]``.
 
-Schemas come from :mod:`recast_api.structural`; this module adds what no pydantic class says: names, subresources,
+Schemas come from :mod:`recast_api.structural`; this module adds what the classes do not say: names, subresources,
 printer columns and selectable fields. The output is checked in, and ``--check`` fails where it differs from the
-classes. Needs PyYAML, which no image does: the generator is a tool, not a part.
+classes. It needs PyYAML, which the images do not hold: they do not run this.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ PRESENTATION = {
     "ModelVersion": Presentation(
         plural="modelversions",
         short="mv",
-        categories=("recast",),  # not in "all": there are many, and they tell history rather than state
+        categories=("recast",),  # not in "all": there are many, and they are history rather than state
         columns=(
             Column("State", ".status.summary.state"),
             Column("NE", ".status.summary.ne"),
@@ -171,7 +171,7 @@ def definition(kind: type[BaseModel]) -> dict[str, Any]:
 
 
 class _Plain(yaml.SafeDumper):
-    """YAML without anchors: every CustomResourceDefinition reads top to bottom."""
+    """YAML without anchors, so that a CustomResourceDefinition can be read from top to bottom."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -203,7 +203,7 @@ def bring_up_to_date(files: Mapping[Path, str], *, check: bool, command: str) ->
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the files, or with ``--check`` say which differ. 0: all is as the classes say."""
+    """Write the files, or with ``--check`` say which differ. 0: all are as the classes say."""
     command = "python -m recast_api.crd"
     parser = argparse.ArgumentParser(prog=command, description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where the files differ")

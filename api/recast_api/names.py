@@ -49,7 +49,7 @@ SERVER_ENV = "RECAST_SERVER"
 
 EXPERT_PORT = 8080
 ADMIN_PORT = 8081
-"""Health and metrics, apart from traffic, so that draining or connection limits never hide a server's state."""
+"""Health and metrics, on a port of their own, so that draining and connection limits never hide a server's state."""
 FOUNDATION_GRPC_PORT = 8082
 RENDEZVOUS_PORT = 29500
 
@@ -90,7 +90,7 @@ def revision_deployment(model: str, revision: str) -> str:
 
 
 def artifact_path(kind: Kind, model: str, uid: str, number: int) -> str:
-    """Folder of an artefact inside the model's storage. The UID keeps a re-created model from meeting old files."""
+    """Folder of an artefact inside the model's storage. The UID keeps a re-created model apart from old files."""
     return f"{prefix(kind)}/{model}/{uid}/v{number}"
 
 

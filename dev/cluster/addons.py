@@ -1,4 +1,4 @@
-"""What a fresh cluster holds besides Kubernetes: DNS, Prometheus, storage, and the marker of a throw-away cluster.
+"""The add-ons of a fresh cluster: DNS, Prometheus, storage, and the marker of a throw-away cluster.
 
 Pure: a layout in, a ``List`` of objects out.
 """
@@ -57,7 +57,7 @@ def _reader(user: str, rules: list[Object]) -> list[Object]:
 
 
 def _volumes(layout: ClusterLayout) -> list[Object]:
-    """Host folders as volumes for whoever claims one first; a single node has nothing to provision."""
+    """Host folders as volumes, bound to whichever claim comes first: a single node needs no provisioner."""
     storage_class = {
         "apiVersion": "storage.k8s.io/v1",
         "kind": "StorageClass",

@@ -228,7 +228,7 @@ def coredns(layout: ClusterLayout, bin_: Path) -> Component:
 
 
 def discovery(layout: ClusterLayout) -> Component:
-    """What tells Prometheus which pods there are; see :mod:`dev.cluster.discovery`."""
+    """Lists the pods for Prometheus; see :mod:`dev.cluster.discovery`."""
     argv = [sys.executable, "-m", "dev.cluster.discovery", layout.server, str(layout.pki), str(_targets(layout))]
     return Component("discovery", argv, after=("kube-apiserver",))
 

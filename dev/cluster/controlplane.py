@@ -1,6 +1,6 @@
 """A kube-apiserver and etcd alone, for tests of API semantics: no root, no node, ready in a few seconds.
 
-There are no controllers: nothing collects garbage, no Deployment makes pods. That is the point — a test plays them.
+There are no controllers: nothing collects garbage, no Deployment makes pods. A test plays their part.
 """
 
 from __future__ import annotations

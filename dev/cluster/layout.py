@@ -83,7 +83,7 @@ class ClusterLayout:
 
     @property
     def logs(self) -> Path:
-        """One log a component, and the pods' logs."""
+        """One log per component, and the pods' logs."""
         return self.state / "logs"
 
     @property

@@ -28,7 +28,7 @@ def wait(condition: Callable[[], bool], seconds: float, what: str) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise assets.SetupError(f"waited {seconds:.0f} s in vain for {what}")
+            raise assets.SetupError(f"{what}: not within {seconds:.0f} s")
         time.sleep(0.1)
 
 

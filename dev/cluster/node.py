@@ -1,4 +1,4 @@
-"""PID 1 of the node: makes its namespaces livable, starts the components, restarts what dies, stops in reverse order.
+"""PID 1 of the node: prepares its namespaces, starts the components, restarts what dies, stops in reverse order.
 
 It runs in mount, network and PID namespaces of its own (see :mod:`dev.cluster.lifecycle`). When it ends, the kernel
 ends everything that was started below it, pods included, and takes mounts, network and iptables rules along: that is

@@ -32,7 +32,7 @@ Json = dict[str, Any]
 REGISTRY = "recast.invalid"
 """The host in the names of images that this machine alone holds, and of the images in ``examples/``.
 
-``.invalid`` is reserved and never resolves (RFC 6761): what is not loaded already can be pulled from nobody.
+``.invalid`` is reserved and never resolves (RFC 6761): what is not loaded already cannot be pulled from anywhere.
 """
 KEPT = 2
 """Images of one name that stay in the layout."""
@@ -201,7 +201,7 @@ class ImageLayout:
         layers = [self._layer(storage, layer) for layer in storage.layers(image)]
         config = storage.config(image)
         config["rootfs"] = {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]}
-        # One line a layer: buildah builds upon no image whose history tells of another number of layers than it has.
+        # One entry per layer: buildah refuses a base image whose history has another number of layers than the image.
         config["history"] = [{"created_by": name} for _ in layers]
         manifest = {
             "schemaVersion": 2,

@@ -1,8 +1,8 @@
 """A TCP port for a program that must be told one before it starts.
 
-To ask the kernel for a free port and let it go again is a race: by the time the program binds it, another may have it.
-So the port stays bound here by a socket that never listens. The kernel then gives it to nobody who asks for any port,
-a connection to it is refused, and a program that sets ``SO_REUSEADDR``, as Go, asyncio and gRPC do, can listen on it.
+Asking the kernel for a free port and closing it again is a race: another program may bind it first. So the port stays
+bound here, by a socket that never listens. The kernel then gives it to no program that asks for any port, a connection
+to it is refused, and a program that sets ``SO_REUSEADDR``, as Go, asyncio and gRPC do, can listen on it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def held() -> Iterator[int]:
-    """The number of a loopback port that nobody else is given before the block ends."""
+    """The number of a loopback port that the kernel gives to no other program before the block ends."""
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", 0))

@@ -30,9 +30,9 @@ _FINISHED_SECONDS = 240
 
 
 def install(cluster: Cluster, scenario: Scenario) -> Mapping[str, list[questions.Question]]:
-    """Everything before the first model is applied; what to ask each surface. Raises :class:`TargetError`."""
+    """Everything before the first model is applied. Returns requests by surface. Raises :class:`TargetError`."""
     asked = questions.prepare(scenario)
-    forget(cluster)
+    remove_models(cluster)
     for name in (SYSTEM_NAMESPACE, cluster.namespace):
         cluster.run("apply", "-f", "-", stdin=json.dumps(_namespace(name)))
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -120,16 +120,16 @@ def _copy_in(cluster: Cluster, folder: Path) -> None:
         cluster.run("delete", *run, f"pod/{_LOADER}", "--wait=false", "--ignore-not-found")
 
 
-def forget(cluster: Cluster) -> None:
-    """Remove the models of an earlier telling with their volumes, while the operator is there to let them go."""
+def remove_models(cluster: Cluster) -> None:
+    """Remove the models of an earlier run and their volumes, while the operator is there to remove finalizers."""
     if not cluster.run("get", "namespace", cluster.namespace, "--ignore-not-found", "-o", "name").strip():
         return
-    print("removing the models of the last time …", flush=True)
+    print("removing the models of the last run …", flush=True)
     for kind in ("expertmodels", "foundationmodels", "modelversions"):
         cluster.run("delete", kind, "-n", cluster.namespace, "--all", "--timeout=60s", check=False)
     release = ("--type=merge", "-p", '{"metadata": {"finalizers": null}}')
     left = cluster.run("get", "foundationmodels,modelversions", "-n", cluster.namespace, "-o", "name", check=False)
-    for name in left.split():  # no operator lives that could let them go
+    for name in left.split():  # there is no operator that could remove their finalizers
         cluster.run("patch", name, "-n", cluster.namespace, *release, check=False)
     cluster.run("delete", "namespace", cluster.namespace, "--ignore-not-found", "--timeout=120s")
     recycle(cluster)
@@ -137,7 +137,7 @@ def forget(cluster: Cluster) -> None:
 
 def uninstall(cluster: Cluster) -> None:
     """Remove the namespaces, the release and the CRDs, in the order that leaves no finalizer waiting."""
-    forget(cluster)
+    remove_models(cluster)
     try:
         cluster.install("uninstall", RELEASE, "-n", SYSTEM_NAMESPACE, "--ignore-not-found", "--wait")
     finally:

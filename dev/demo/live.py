@@ -1,6 +1,6 @@
 """One watch on the three kinds, for two uses: it prints the timeline, and every wait looks at what it has seen.
 
-Nothing is printed because the script did something; a line appears because the cluster's state changed.
+A line is printed because the cluster's state has changed, never because the script did something.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Predicate = Callable[[World], bool]
 
 
 class WaitError(Exception):
-    """What was awaited did not come in time."""
+    """A state did not come in time."""
 
 
 class Live:

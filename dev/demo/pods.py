@@ -54,7 +54,7 @@ def pod(name: str, image: str, command: Sequence[str], claims: Mapping[str, str]
 
 
 def overrides(name: str) -> Object:
-    """What ``kubectl run <name>`` must be told beside its image and command: a strategic merge patch."""
+    """The ``--overrides`` of ``kubectl run <name>``, a strategic merge patch beside its image and command."""
     return {
         "apiVersion": "v1",
         "spec": {"securityContext": _POD, "containers": [{"name": name, "securityContext": _CONTAINER}]},

@@ -1,7 +1,7 @@
 """Copies of the example files with the cluster's image references and storage class in them. Pure but for the writing.
 
-The files in ``examples/`` name images as ``recast.invalid/<part>:0.1.0``: a host that never resolves, so that nobody
-pulls a stranger's image by mistake. What is applied is a copy with the references that this cluster has.
+The files in ``examples/`` name images as ``recast.invalid/<part>:0.1.0``: a host that never resolves, so that no
+stranger's image is pulled by mistake. What is applied is a copy with the references that this cluster has.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Screen:
 
     def text(self, text: str, tone: Tone = "plain") -> None:
         """A line as it is."""
-        with self._lock:  # the watch and the traffic speak from threads of their own
+        with self._lock:  # the watch and the traffic print from threads of their own
             self._console.print(text, style=STYLES[tone], markup=False, highlight=False)
             if self._recording is not None:
                 shown = asdict(Shown(round(self.seconds(), 2), text, tone))

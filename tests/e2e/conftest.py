@@ -36,11 +36,11 @@ def marked_cluster() -> Cluster:
 def loop(marked_cluster: Cluster) -> Iterator[Loop]:
     """The chart, the volumes and the data; nothing applied yet."""
     questions = install.install(marked_cluster, SYNTHETIC)
-    telling = story.begin(marked_cluster, SYNTHETIC, questions, Screen())
-    yield Loop(telling)
-    telling.stop_traffic()
-    telling.live.stop()
-    install.forget(marked_cluster)
+    demo = story.begin(marked_cluster, SYNTHETIC, questions, Screen())
+    yield Loop(demo)
+    demo.stop_traffic()
+    demo.live.stop()
+    install.remove_models(marked_cluster)
 
 
 @pytest.fixture(scope="session")

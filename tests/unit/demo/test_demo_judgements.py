@@ -108,11 +108,11 @@ def test_every_example_is_valid_names_no_namespace_and_only_known_images(path: P
             assert document["spec"]["storageClassName"] == "shared"
 
 
-@pytest.mark.parametrize("telling", scenario.SCENARIOS.values(), ids=lambda telling: telling.name)
-def test_every_file_of_a_scenario_exists(telling: scenario.Scenario) -> None:
-    names = [*telling.first_files, f"{telling.foundation}-v2.yaml", f"{telling.worse}-worse.yaml"]
-    names += [f"{telling.pilot}-bad-image.yaml", *([telling.stream_job] if telling.stream_job else [])]
-    assert [name for name in names if not telling.file(name).exists()] == []
+@pytest.mark.parametrize("chosen", scenario.SCENARIOS.values(), ids=lambda chosen: chosen.name)
+def test_every_file_of_a_scenario_exists(chosen: scenario.Scenario) -> None:
+    names = [*chosen.first_files, f"{chosen.foundation}-v2.yaml", f"{chosen.worse}-worse.yaml"]
+    names += [f"{chosen.pilot}-bad-image.yaml", *([chosen.stream_job] if chosen.stream_job else [])]
+    assert [name for name in names if not chosen.file(name).exists()] == []
 
 
 def test_an_image_that_the_cluster_lacks_is_named_with_what_to_do() -> None:
@@ -228,11 +228,11 @@ def test_nothing_is_true_of_an_empty_world() -> None:
 
 
 def test_the_questions_come_from_the_same_stream_as_the_jobs_data() -> None:
-    telling = scenario.SYNTHETIC
-    assert telling.stream_job is not None
-    job = yaml.safe_load(telling.file(telling.stream_job).read_text())
+    chosen = scenario.SYNTHETIC
+    assert chosen.stream_job is not None
+    job = yaml.safe_load(chosen.file(chosen.stream_job).read_text())
     (container,) = job["spec"]["template"]["spec"]["containers"]
-    assert container["command"][3:-2] == ["synthetic", *telling.data_arguments]
+    assert container["command"][3:-2] == ["synthetic", *chosen.data_arguments]
 
 
 def test_questions_are_sorted_by_surface_and_the_newest_are_kept() -> None:
