@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dev.demo import facts, questions, reconcile, render, scenario, target, volumes
+from dev.demo import facts, install, questions, reconcile, render, scenario, target, volumes
 from dev.demo.traffic import Counts, reports
 from recast_api.resources import ExpertModel, FoundationModel
 from recast_cli.world import World, parse
@@ -158,6 +158,13 @@ def test_another_cluster_needs_images_that_it_can_pull(monkeypatch: pytest.Monke
         target.TargetError, match=r"CONTEXT=prod also needs OPERATOR_IMAGE, .*STORAGE_CLASS, PROMETHEUS"
     ):
         target.choose({"CONTEXT": "prod"})
+
+
+def test_the_demos_namespaces_are_marked_as_its_own_and_enforce_pod_security() -> None:
+    labels = install._namespace("x")["metadata"]["labels"]  # type: ignore[index]
+    assert labels[target.OWN_LABEL] == "true"
+    modes = ("enforce", "warn", "audit")
+    assert {labels[f"pod-security.kubernetes.io/{mode}"] for mode in modes} == {"restricted"}
 
 
 def executable(path: Path) -> Path:
