@@ -26,16 +26,19 @@ class Shown:
 
 
 class Screen:
-    """Prints lines under one clock. With a ``recording`` every line also becomes a JSON object in that file."""
+    """Prints lines under one clock, and records them where it was told to."""
 
-    def __init__(self, recording: Path | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._began = clock, clock()
         self._console = Console(soft_wrap=True, file=sys.stdout)
-        self._recording = recording
+        self._recording: Path | None = None
         self._lock = threading.Lock()
-        if recording is not None:
-            recording.parent.mkdir(parents=True, exist_ok=True)
-            recording.write_text("")
+
+    def record(self, path: Path) -> None:
+        """From now on write every line to that file too, one JSON object per line; what it held before is gone."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+        self._recording = path
 
     def seconds(self) -> float:
         """Since the demo began."""

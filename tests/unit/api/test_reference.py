@@ -64,6 +64,11 @@ def test_every_field_and_every_rule_of_the_definition_is_on_the_page_once(kind: 
     assert len(section(kind, "rules")) == str(schema).count("'rule':")
 
 
+def test_the_columns_that_kubectl_shows_without_being_asked_are_named() -> None:
+    (line,) = [line for line in kind_section(KINDS[1]) if line.startswith("`kubectl get")]
+    assert line == "`kubectl get em` (or `expertmodels`) shows Ready, Stable, Canary, Weight, Stale, Reason, Age."
+
+
 class Part(Wire):
     """One part."""
 
@@ -128,6 +133,7 @@ def test_markdown_keeps_angle_brackets_of_prose_and_pipes_of_rules(monkeypatch: 
     monkeypatch.setattr("recast_api.reference.definition", lambda _: shown)
     spec = {row[0]: row[1:] for row in section(KINDS[0], "spec")}
     assert spec["`parts[].name`"][-1] == "The column label_&lt;name>."
+    assert spec["`parts`"] == ["list, one per `name`", "*required*", "at most 4 entries", "Its parts."]
     assert spec["`size`"] == ["integer", "`3`", "1 to 9", "How large."]
     assert spec["`words`"] == ["map", "", "at most 2 entries", "Its words."]
     rule = next(row for row in section(KINDS[0], "rules") if row[0] == "`spec`")

@@ -11,6 +11,7 @@ import yaml
 
 from dev.demo import facts, install, questions, reconcile, render, scenario, target, volumes
 from dev.demo.traffic import Counts, reports
+from recast_api.names import RUN_AS_USER
 from recast_api.resources import ExpertModel, FoundationModel
 from recast_cli.world import World, parse
 
@@ -232,6 +233,14 @@ def test_nothing_is_true_of_an_empty_world() -> None:
     assert facts.current(world, "home-fm") is None
     assert facts.failed_image(None, "x") is None
     assert not facts.observed(None)
+
+
+def test_the_job_that_writes_the_data_runs_as_the_user_of_its_image() -> None:
+    chosen = scenario.SYNTHETIC
+    assert chosen.stream_job is not None
+    pod = yaml.safe_load(chosen.file(chosen.stream_job).read_text())["spec"]["template"]["spec"]
+    wanted = dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), RUN_AS_USER)
+    assert wanted.items() <= pod["securityContext"].items()
 
 
 def test_the_questions_come_from_the_same_stream_as_the_jobs_data() -> None:

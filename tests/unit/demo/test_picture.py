@@ -36,7 +36,8 @@ def test_a_recording_holds_what_was_printed_with_time_and_tone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     times = ticking(1, 1, 65, 65)
-    screen = Screen(tmp_path / "demo" / "recording.jsonl", clock=lambda: next(times))
+    screen = Screen(clock=lambda: next(times))
+    screen.record(tmp_path / "demo" / "recording.jsonl")
     screen.line(Line("reels", "v1@fm1 serves", "good"))
     screen.line(Line("feed", "Größe [x] -> <y>"))
     expected = [Shown(1, "00:01 reels      v1@fm1 serves", "good"), Shown(65, "01:05 feed       Größe [x] -> <y>")]
@@ -46,8 +47,10 @@ def test_a_recording_holds_what_was_printed_with_time_and_tone(
 
 def test_a_new_run_begins_a_new_recording_and_a_screen_without_one_writes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "recording.jsonl"
-    Screen(path).text("first")
-    Screen(path).text("second")
+    for text in ("first", "second"):
+        screen = Screen()
+        screen.record(path)
+        screen.text(text)
     Screen().text("third")
     assert [entry.text for entry in recorded(path)] == ["second"]
 
@@ -131,7 +134,8 @@ def test_what_is_no_recording_of_a_demo_that_succeeded_is_refused_and_nothing_is
 
 
 def test_a_recording_is_drawn_to_the_file_that_is_named(tmp_path: Path) -> None:
-    screen = Screen(tmp_path / "recording.jsonl")
+    screen = Screen()
+    screen.record(tmp_path / "recording.jsonl")
     screen.text("everything is true", "good")
     assert command.draw(tmp_path / "recording.jsonl", tmp_path / "demo.svg") == 0
     assert "everything is true" in (tmp_path / "demo.svg").read_text()
