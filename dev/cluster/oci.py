@@ -138,10 +138,15 @@ def _newest(entries: list[Json]) -> list[Json]:
     """The images to keep: the newest few of each name. Two checkouts share them; more would only fill the disk."""
     kept: list[Json] = []
     for entry in reversed(entries):
-        name = entry["annotations"][_REF].rpartition(":")[0]
-        if sum(other["annotations"][_REF].rpartition(":")[0] == name for other in kept) < KEPT:
+        if sum(_name(other) == _name(entry) for other in kept) < KEPT:
             kept.append(entry)
     return kept[::-1]
+
+
+def _name(entry: Json) -> str:
+    """The image's name without registry and tag."""
+    reference: str = entry["annotations"][_REF]
+    return reference.rpartition(":")[0].rpartition("/")[2]
 
 
 class ImageLayout:

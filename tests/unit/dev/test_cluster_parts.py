@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.cluster import addons, assets, components, golang, layout
+from dev.cluster import addons, assets, components, golang, layout, oci
 from dev.cluster.discovery import targets
 from dev.cluster.paths import content_hash
 
@@ -133,6 +133,12 @@ def test_go_is_the_machines_own_or_the_fetched_one_where_that_is_missing_or_too_
     command.chmod(0o755)
     monkeypatch.setattr(golang, "own", lambda: str(command) if own else None)
     assert golang.go() == str(command if own == "go1.26.2" else fetched)
+
+
+def test_of_every_image_the_newest_two_are_kept_whatever_registry_they_were_named_for() -> None:
+    refs = ["old.local/torch:1", "new.invalid/torch:2", "new.invalid/server:1", "new.invalid/torch:3"]
+    entries = [{"annotations": {"org.opencontainers.image.ref.name": ref}} for ref in refs]
+    assert oci._newest(entries) == entries[1:]
 
 
 def test_of_what_was_built_for_earlier_versions_one_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
