@@ -31,7 +31,7 @@ REPLY_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedFoundation:
     """The version that a foundation's server says it serves."""
 
     model: str
@@ -56,7 +56,7 @@ class TaeUnavailableError(Exception):
 class TaeClient(Protocol):
     """Where an expert gets its embeddings from."""
 
-    async def describe(self, timeout_seconds: float) -> Served:
+    async def describe(self, timeout_seconds: float) -> ServedFoundation:
         """Which version is served. Raises :class:`TaeUnavailableError`."""
         ...
 
@@ -95,7 +95,7 @@ class GrpcTaeClient:
         self._stub = FoundationStub(self._channel)
         self._mismatch_logged = ""
 
-    async def describe(self, timeout_seconds: float) -> Served:
+    async def describe(self, timeout_seconds: float) -> ServedFoundation:
         """See :class:`TaeClient`."""
         try:
             answer: wire.Description = await self._stub.Describe(
@@ -104,7 +104,7 @@ class GrpcTaeClient:
         except grpc.aio.AioRpcError as error:
             raise TaeUnavailableError(error.code().name, error.details() or "") from error
         version = answer.version
-        return Served(version.model, version.number, version.lineage, version.digest, answer.dim)
+        return ServedFoundation(version.model, version.number, version.lineage, version.digest, answer.dim)
 
     async def tae(
         self, user: int, candidates: Sequence[int], time_ms: int, history: Sequence[HistoryEvent] | None
@@ -136,10 +136,10 @@ class GrpcTaeClient:
 
     def _rows(self, reply: wire.TaeReply, count: int) -> NDArray[np.floating]:
         version = reply.version
-        served = Served(version.model, version.number, version.lineage, version.digest, reply.dim)
+        served = ServedFoundation(version.model, version.number, version.lineage, version.digest, reply.dim)
         if not served.is_pair_of(self._pin):
             text = mismatch(self._pin, served)
-            if text != self._mismatch_logged:  # once a version, not once a request
+            if text != self._mismatch_logged:  # once per version, not once per request
                 self._mismatch_logged = text
                 _log.error(text)
             raise TaeUnavailableError("PAIR_MISMATCH", text)
@@ -154,8 +154,8 @@ class GrpcTaeClient:
         return rows.reshape(count, reply.dim)
 
 
-def mismatch(pin: FoundationPin, served: Served) -> str:
-    """The sentence that names both halves of a pair that is none."""
+def mismatch(pin: FoundationPin, served: ServedFoundation) -> str:
+    """The sentence that names the pinned foundation and the one that answered instead."""
     return (
         f"this expert was trained with {pin.name} v{pin.version} (lineage {pin.lineage}, {pin.digest}), but its"
         f" foundation's Service answers with {served.model} v{served.version} (lineage {served.lineage},"

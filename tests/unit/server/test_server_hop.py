@@ -18,7 +18,7 @@ from recast_api.run import RecastError
 from recast_server.expert.handshake import handshake
 from recast_server.expert.schema import HistoryEvent
 from recast_server.expert.tae_client import GrpcTaeClient, TaeUnavailableError
-from recast_server.foundation.service import Facts, FoundationService
+from recast_server.foundation.service import FoundationMetadata, FoundationService
 from recast_server.proto.foundation_pb2_grpc import add_FoundationServicer_to_server
 from recast_server.runtime.inputs import Event
 from recast_server.runtime.metrics import FoundationCalls
@@ -27,12 +27,12 @@ from recast_server.runtime.model_thread import ModelThread
 DIGEST = "sha256:" + "ab" * 32
 OTHER = "sha256:" + "cd" * 32
 PIN = FoundationPin(name="home-fm", version=3, lineage=3, digest=DIGEST)
-FACTS = Facts("home-fm", 3, 3, DIGEST, 4, np.dtype(np.float16), ("feed", "reels"), ("click",))
+METADATA = FoundationMetadata("home-fm", 3, 3, DIGEST, 4, np.dtype(np.float16), ("feed", "reels"), ("click",))
 
 
 class FakeEngine:
     def __init__(self) -> None:
-        self.facts = FACTS
+        self.metadata = METADATA
         self.calls: list[tuple[Any, ...]] = []
         self.gate = threading.Event()
         self.gate.set()

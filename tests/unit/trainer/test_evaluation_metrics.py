@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from recast_trainer.evaluation.measure import ALL, Scored, decimal, measurements
-from recast_trainer.evaluation.metrics import RunningEntropy, paired_increase, quality
+from recast_trainer.evaluation.measure import ALL, ScoredRows, decimal, measurements
+from recast_trainer.evaluation.metrics import RunningNE, paired_increase, quality
 
 
 def logit(p: float) -> float:
@@ -103,13 +103,13 @@ def test_a_single_user_gives_no_bounds() -> None:
     assert paired_increase(np.zeros(4, np.int64), np.zeros(4), np.zeros(4), np.array([0.0, 1, 0, 1])) is None
 
 
-def scored(seed: int = 5) -> Scored:
+def scored(seed: int = 5) -> ScoredRows:
     users, truth, labels = stream(seed, rows=900)
     surfaces = np.arange(900) % 3
     labels2 = np.stack([labels, np.where(surfaces == 2, 0.0, 1 - labels)], axis=1)
     mask = np.ones((900, 2), dtype=bool)
     logits = np.stack([truth, -truth], axis=1)
-    return Scored(np.arange(900), users, surfaces, np.arange(900) + 1, labels2, mask, logits)
+    return ScoredRows(np.arange(900), users, surfaces, np.arange(900) + 1, labels2, mask, logits)
 
 
 def test_measurements_cover_each_surface_and_all_and_leave_out_a_task_without_positives() -> None:
@@ -142,10 +142,10 @@ def test_every_measured_number_fits_the_apis_decimal_string(value: float) -> Non
 
 def test_entropy_counted_in_parts_equals_entropy_of_the_whole() -> None:
     rows = scored()
-    whole, parts = RunningEntropy(2), RunningEntropy(2)
+    whole, parts = RunningNE(2), RunningNE(2)
     whole.add(rows.logits, rows.labels, rows.mask)
     for start in range(0, 900, 70):
         piece = slice(start, start + 70)
         parts.add(rows.logits[piece], rows.labels[piece], rows.mask[piece])
     assert parts.mean() == pytest.approx(whole.mean())
-    assert math.isnan(RunningEntropy(2).mean())
+    assert math.isnan(RunningNE(2).mean())
