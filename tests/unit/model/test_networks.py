@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -174,6 +175,29 @@ def test_a_configuration_with_other_fields_is_refused_by_name() -> None:
     del values["attn_norm_len"]
     with pytest.raises(RecastError, match="attn_norm_len"):
         FoundationConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("make", [foundation_config, expert_config])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dim": 10, "heads": 3}, "dim 10 is not a multiple of heads 3"),
+        ({"dim": 10, "heads": 2}, "dim 10 is not a multiple of 4: the embedding tables need it"),
+        ({"attn_norm_len": 0}, "attn_norm_len must be at least 1, not 0"),
+        ({"block": "Softmax"}, 'block "Softmax" is neither Research nor DLRMv3'),
+        ({"tasks": ()}, "at least one task"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused_before_it_is(
+    make: Callable[..., object], changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        make(**changes)
+
+
+def test_an_experts_tasks_are_columns_of_the_foundations_in_the_experts_order() -> None:
+    config = expert_config(surface="ads", tasks=(ExpertTask("purchase"), ExpertTask("click")))
+    assert (config.surface_index, config.task_columns) == (2, (2, 0))
 
 
 def test_an_expert_configuration_names_what_the_foundation_lacks() -> None:
