@@ -51,7 +51,8 @@ class ExpertEngine:
         asked = self._encoder.encode(request.user, self._surface, time_ms, request.candidates, history)
         batch = RequestBatch.from_arrays(collate([asked], self._history_length, surface_only=True))
         given = np.zeros((len(request.candidates), self.tae_dim), np.float32) if tae is None else tae
-        vectors = torch.from_numpy(np.ascontiguousarray(given, np.float32)).unsqueeze(0)  # (1, M, D)
+        # A copy, because the bytes of a reply cannot be written to.
+        vectors = torch.from_numpy(np.array(given, np.float32)).unsqueeze(0)  # (1, M, D)
         logits = score(self._model, batch, vectors, torch.tensor([tae is not None]))[0]  # (M, T)
         probabilities = torch.sigmoid(logits).double().numpy()
         return Ranking(

@@ -53,8 +53,9 @@ class ExpertServer:
             config.foundation_address,
             config.surface,
             config.foundation,
-            config.foundation_deadline_milliseconds / 1000,
-            self._calls,
+            tae_dim=self._engine.tae_dim,
+            deadline_seconds=config.foundation_deadline_milliseconds / 1000,
+            calls=self._calls,
         )
         await handshake(self._client, config.foundation, self._engine.tae_dim)
         identity = Identity(config.model, config.surface, config.revision, config.artifact.version, config.foundation)

@@ -65,6 +65,7 @@ class Hop:
         options = {
             "surface": "reels",
             "pin": PIN,
+            "tae_dim": 4,
             "deadline_seconds": 5.0,
             "calls": FoundationCalls(CollectorRegistry()),
         }
@@ -80,7 +81,8 @@ async def hop() -> AsyncIterator[Hop]:
     add_FoundationServicer_to_server(FoundationService(engine, thread, FoundationCalls(server_registry)), server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
-    client = GrpcTaeClient(address, "reels", PIN, 5.0, FoundationCalls(registry))
+    calls = FoundationCalls(registry)
+    client = GrpcTaeClient(address, "reels", PIN, tae_dim=4, deadline_seconds=5.0, calls=calls)
     yield Hop(engine, registry, server_registry, address, client, lambda: server.stop(None))
     engine.gate.set()
     await client.close()
