@@ -117,6 +117,15 @@ def test_gradients_of_strided_ids_reach_the_right_rows() -> None:
     assert moved.nonzero().flatten().tolist() == list(range(1, 20, 2))
 
 
+def test_strided_ids_and_gradients_are_packed_before_the_fused_update_reads_them() -> None:
+    one, packed = table(SGD), table(SGD)
+    ids, gradients = torch.arange(1, 21), torch.arange(20 * DIM).view(DIM, 20).float().t()
+    one._update(ids[::2], gradients[::2])
+    packed._update(ids[::2].clone(), gradients[::2].clone(memory_format=torch.contiguous_format))
+    assert torch.equal(one.weight, packed.weight)
+    assert (one.weight != table(SGD).weight).any(1).nonzero().flatten().tolist() == list(range(1, 21, 2))
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_a_gradient_that_is_not_finite_stops_the_update_and_leaves_the_table_alone(bad: float) -> None:
     one = table()

@@ -164,6 +164,12 @@ def test_alignment_logits_come_from_the_heads_of_the_requests_own_surface() -> N
     assert torch.equal(moved, one.surfaces == 1)
 
 
+def test_the_alignment_loss_moves_the_embedding_and_not_its_own_heads_alone() -> None:
+    model, one = foundation(optimizer=TableOptimizer()).train(), batch()
+    moved = torch.autograd.grad(model(one).aux_logits.sum(), list(model.embed.parameters()))
+    assert all(gradient.abs().sum() > 0 for gradient in moved)
+
+
 @pytest.mark.parametrize("config", [foundation_config(), expert_config(), foundation_config("Research")])
 def test_a_configuration_survives_the_manifest(config: FoundationConfig | ExpertConfig) -> None:
     text = manifest("FoundationModel", config.to_dict()).model_dump_json()
