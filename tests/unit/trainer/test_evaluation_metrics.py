@@ -205,9 +205,11 @@ def test_the_headline_weighs_tasks_by_their_rows() -> None:
     assert headline(made) == "feed 0.7000  all 0.5000"
 
 
-def test_logits_that_are_not_finite_give_no_measurement_rather_than_a_wrong_one() -> None:
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_give_no_measurement_rather_than_a_wrong_one(bad: float) -> None:
     rows = scored()
-    rows.logits[3, 0] = np.nan
+    rows.logits[3, 0] = bad
+    rows.labels[3, 0] = 1.0
     assert {item.task for item in measurements(rows, ["feed"], ["click", "like"])} == {"like"}
 
 
@@ -220,15 +222,18 @@ def test_every_measured_number_fits_the_apis_decimal_string(value: float) -> Non
 
 
 def test_entropy_so_far_is_the_mean_over_tasks_weighted_by_their_rows() -> None:
-    counted = RunningNE(3)
-    logits = np.array([[logit(0.8), 0.0, 0.0], [logit(0.4), 0.0, 0.0], [logit(0.3), 2.0, 0.0], [9.0, 9.0, 0.0]])
-    labels = np.array([[1.0, 0, 1], [1, 1, 1], [0, 0, 1], [0, 1, 1]])
-    mask = np.array([[True, True, True], [True, True, True], [True, False, True], [False, False, True]])
+    counted = RunningNE(4)
+    logits = np.zeros((4, 4))
+    logits[:, 0] = [logit(0.8), logit(0.4), logit(0.3), 9.0]
+    labels = np.array([[1.0, 0, 1, 0], [1, 1, 1, 0], [0, 0, 1, 0], [0, 1, 1, 0]])
+    mask = np.array([[True] * 4, [True] * 4, [True, False, True, True], [False, False, True, True]])
     counted.add(logits, labels, mask)
     first = -(math.log(0.8) + math.log(0.4) + math.log(0.7)) / 3
     entropy = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))
-    assert counted.mean() == pytest.approx((3 * first / entropy + 2 * 1.0) / 5)  # the third task has one class alone
-    assert counted.sums[:, :2].tolist() == [[3, 2], [2, 1], [4, 4]]
+    assert counted.mean() == pytest.approx(
+        (3 * first / entropy + 2 * 1.0) / 5
+    )  # the last two tasks have one class alone
+    assert counted.sums[:, :2].tolist() == [[3, 2], [2, 1], [4, 4], [4, 0]]
 
 
 def test_entropy_counted_in_parts_equals_entropy_of_the_whole() -> None:

@@ -140,6 +140,14 @@ def test_scored_rows_are_the_requests_rows_in_order_however_they_are_batched(
     assert tae.dtype == np.float16
 
 
+def test_slates_of_different_lengths_give_their_own_rows_and_no_padding() -> None:
+    rows = hand_rows(HOURS, PER_HOUR)
+    stream = stream_of(rows.take(~np.isin(rows.row_ids, (2, 8))), HOURS)
+    found, _ = score_foundation(foundation(stream), stream, np.array([0, 1, 3]), ALONE)
+    assert found.row_ids.tolist() == [1, 3, 4, 7]
+    assert len(found.logits) == 4
+
+
 def test_no_requests_give_no_rows(stream: Stream) -> None:
     found, tae = score_foundation(foundation(stream), stream, np.empty(0, np.int64), ALONE)
     assert len(found.row_ids) == len(tae) == 0
@@ -174,6 +182,15 @@ def test_padding_of_a_short_slate_is_no_missing_row(stream: Stream) -> None:
     short = replace(batch, candidate_mask=mask, row_ids=torch.where(mask, batch.row_ids, 0))
     _, present = logged(index_of(stream.table.rows), CPU)(short, np.array([0, 1]))
     assert present.tolist() == [True, True]
+
+
+def test_padding_is_not_taken_for_the_row_whose_id_is_nought() -> None:
+    rows = hand_rows(1, 2)
+    rows = replace(rows, row_ids=rows.row_ids - 1).take(np.array([0, 1, 2]))
+    stream, requests = stream_of(rows, 1), np.array([0, 1])
+    tae, present = logged(index_of(rows, without=-1), CPU)(stream.batch(requests, 6, ALONE), requests)
+    assert present.tolist() == [True, True]
+    assert tae[..., 0].tolist() == [[0, 1], [2, 0]]
 
 
 def test_a_logged_tae_made_at_or_after_its_label_is_refused_when_it_is_read(stream: Stream) -> None:
