@@ -1,4 +1,4 @@
-"""Landing: a crash leaves nothing or a whole version, and the apiserver's answers lead where they should."""
+"""TrainingResult: a crash leaves nothing or a whole version, and the apiserver's answers lead where they should."""
 
 from __future__ import annotations
 
