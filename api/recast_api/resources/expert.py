@@ -274,8 +274,34 @@ class CanaryStatus(RevisionStatus):
     measured_weight: Annotated[str, Field(max_length=8)] = ""
     """The canary's share of requests as Prometheus saw it, in percent."""
     progressed_at: Timestamp
+    """When the present step or state began; the progress deadline counts from here."""
+    unanswered_since: Timestamp | None = None
+    """Since when Prometheus does not answer: the progress deadline stands still."""
+    stable_down_since: Timestamp | None = None
+    """Since when no stable pod is ready: the progress deadline stands still, and this revision gets all the pods."""
     results: Annotated[list[MetricResult], Field(default_factory=list, max_length=8)]
     message: Message = ""
+
+
+class RetiringRevision(Status):
+    """A revision that is neither stable nor on trial any more, and whose pods are not all gone."""
+
+    revision: Annotated[str, Field(max_length=16)]
+    version: int
+    foundation: FoundationPin
+    since: Timestamp
+    failed: bool = False
+    """It was rolled back or its model was rejected, so that its pods go sooner than those of one that was replaced."""
+
+
+class HandledRequest(Status):
+    """What became of the newest ``spec.rollout.request``."""
+
+    id: Annotated[str, Field(max_length=64)]
+    action: Annotated[str, Field(max_length=16)]
+    revision: Annotated[str, Field(max_length=16)]
+    ignored: Message = ""
+    """Why it was not carried out; empty where it was."""
 
 
 class FailedRevision(Status):
@@ -284,6 +310,8 @@ class FailedRevision(Status):
     revision: Annotated[str, Field(max_length=16)]
     version: int
     foundation_version: int
+    foundation_name: Short = ""
+    """The foundation that it read; empty in a status of an older operator."""
     image: Annotated[str, Field(max_length=512)] = ""
     reason: Reason
     message: Message
@@ -323,8 +351,13 @@ class ExpertModelStatus(Status):
     latest: int | None = None
     stable: RevisionStatus | None = None
     canary: CanaryStatus | None = None
+    previous: RevisionStatus | None = None
+    """The revision that was stable before this one."""
+    retiring: Annotated[list[RetiringRevision], Field(default_factory=list, max_length=16)]
+    """Revisions that left and whose pods may still read their foundation's servers, newest last."""
     failed_revisions: Annotated[list[FailedRevision], Field(default_factory=list, max_length=16)]
     handled_requests: Annotated[list[Annotated[str, Field(max_length=64)]], Field(default_factory=list, max_length=32)]
+    last_request: HandledRequest | None = None
     replicas: int = 0
     selector: Annotated[str, Field(max_length=512)] = ""
     """Label selector of all of this expert's server pods, for the scale subresource."""

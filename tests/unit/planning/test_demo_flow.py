@@ -25,10 +25,16 @@ class Watch:
             if model.status.stable is not None:
                 self.served.add(name)
             if name in self.served:
-                total = sum(cluster.revision_ready(name).values())
-                assert total >= model.spec.serving.replicas, f"{name} has only {total} ready pods; {cluster.describe()}"
+                self.enough_pods(cluster, name)
         self.most_runs = max(self.most_runs, refreshing)
         assert len(cluster.submitted) == len(set(cluster.submitted)), "a Job was submitted twice"
+
+    def enough_pods(self, cluster: Cluster, name: str) -> None:
+        """All of them; half of them once a canary has failed, until stable has grown back."""
+        model, ready = cluster.em(name), cluster.revision_ready(name)
+        needed = model.spec.serving.replicas
+        least = (needed + 1) // 2 if model.status.failed_revisions else needed
+        assert sum(ready.values()) >= least, f"{name} has only {ready} ready pods; {cluster.describe()}"
 
 
 def demo(**fleet: object) -> Cluster:
