@@ -16,6 +16,7 @@ from recast_api.resources import (
     FoundationModel,
     LineageStatus,
     ModelVersion,
+    RetiringRevision,
     RevisionStatus,
     WaveStatus,
 )
@@ -92,19 +93,17 @@ class ExpertFacts:
             return None
         return next((entry for entry in self.rollout.failed if entry.revision == blocked.revision), None)
 
-    def name(self, revision: RevisionStatus) -> str:
-        """What people call a revision of this expert."""
-        return messages.pair(revision, self.model.spec.foundation_ref.name)
+    def name(self, revision: RevisionStatus | RetiringRevision) -> str:
+        """What people call a revision of this expert, beside the one that serves."""
+        stable = self.rollout.stable
+        other = stable if stable is not None and stable.revision != revision.revision else None
+        return messages.beside(revision, other, self.model.spec.foundation_ref.name)
 
     @property
     def shares(self) -> Mapping[str, int]:
         """Who has how much of the traffic now, in percent by what people call the revision."""
         inputs, state = self.rollout_inputs, self.rollout
-        known = {entry.revision: self.name(entry) for entry in (state.stable, state.canary) if entry is not None}
-        known |= {
-            entry.revision: messages.pair(entry, self.model.spec.foundation_ref.name)
-            for entry in state.retiring
-            if entry.revision not in known
-        }
+        known = (*state.retiring, state.canary, state.stable)
+        names = {entry.revision: self.name(entry) for entry in known if entry is not None}
         route = inputs.router.route(machine.target(inputs, state), inputs.endpoints)
-        return {known.get(revision, f"revision {revision}"): share for revision, share in route.shares.items()}
+        return {names.get(revision, f"revision {revision}"): share for revision, share in route.shares.items()}

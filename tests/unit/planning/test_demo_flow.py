@@ -117,7 +117,7 @@ def test_pilots_go_first_and_hold_the_others_back_until_they_are_promoted() -> N
             assert [name for name in ("feed", "ads") if seen.em(name).status.run] == []
 
     cluster.until(all_on(2), watch=others_wait)
-    promoted = [name for name, event in cluster.events if event.reason == "Promoted" and "2" in event.message]
+    promoted = [name for name, event in cluster.events if event.reason == "Promoted" and "v2" in event.message]
     assert promoted[0] == "reels"
     assert promoted[1] == "home-fm"
 

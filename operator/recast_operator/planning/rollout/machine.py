@@ -221,19 +221,21 @@ def _promoting(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus,
 def _promote(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus) -> RolloutState:
     before = state.stable
     stable = RevisionStatus(**(_fields(canary) | {"since": stamp(inputs.now)}))
-    text = f"{_name(inputs, stable)} is the stable revision now"
+    text = f"{_name(inputs, stable)} ({stable.revision}) is the stable revision now"
     state = replace(state, stable=stable, canary=None)
     if before is None:
         return state.with_event("Normal", "Promoted", text)
     state = replace(state, previous=before.model_copy(update={"replicas": 0, "ready_replicas": 0}))
-    return retire(state, before, inputs.now).with_event("Normal", "Promoted", f"{text}, was {_name(inputs, before)}")
+    return retire(state, before, inputs.now).with_event(
+        "Normal", "Promoted", f"{text}, was {_name(inputs, before)} ({before.revision})"
+    )
 
 
 def _roll_back(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus, reason: str, why: str) -> RolloutState:
     stable = state.stable
     message = messages.rolled_back(
         inputs.model,
-        _name(inputs, canary),
+        messages.beside(canary, stable, inputs.foundation),
         canary.actual_weight,
         why,
         _name(inputs, stable) if stable else "",

@@ -53,9 +53,10 @@ def _seen(facts: ExpertFacts, revision: RevisionStatus | None) -> RevisionStatus
 
 def _summary(facts: ExpertFacts) -> ExpertSummary:
     stable, canary = facts.rollout.stable, facts.rollout.canary
+    foundation = facts.model.spec.foundation_ref.name
     return ExpertSummary(
-        stable=facts.name(stable) if stable else "",
-        canary=facts.name(canary) if canary else "",
+        stable=messages.pair(stable, foundation) if stable else "",
+        canary=messages.pair(canary, foundation) if canary else "",
         weight=f"{canary.actual_weight}%" if canary else "",
     )
 

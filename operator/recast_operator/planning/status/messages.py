@@ -15,6 +15,12 @@ def pair(revision: RevisionStatus | RetiringRevision, foundation: str) -> str:
     return f"v{revision.version}@{read}"
 
 
+def beside(revision: RevisionStatus | RetiringRevision, other: RevisionStatus | None, foundation: str) -> str:
+    """:func:`pair`, and the revision too where the two differ in ``spec.serving`` alone."""
+    name = pair(revision, foundation)
+    return f"{name} ({revision.revision})" if other is not None and pair(other, foundation) == name else name
+
+
 def foundation_not_found(name: str, namespace: str, known: Sequence[str]) -> str:
     """With the likeliest slip of the pen."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
@@ -51,13 +57,10 @@ def rolled_back(model: str, failed: str, weight: int, why: str, stable: str, rev
 
 def serves(stable: str, ready: int, replicas: int, shares: Mapping[str, int]) -> str:
     """Who has the traffic now. ``shares``: percent by name, of all that have ready pods."""
-    others = [f"{name} {share}%" for name, share in shares.items() if name != stable]
-    if not ready:
-        return f"no pod of {stable} is ready{f'; {join(others)} of traffic' if others else ''}"
-    if not others:
-        return f"{stable} serves 100%" + (f" with {ready} of {replicas} pods ready" if ready < replicas else "")
-    left = f"{join(others)}, until enough pods of {stable} are ready"
-    return f"{stable} serves {shares.get(stable, 0)}% with {ready} of {replicas} pods ready; the rest goes to {left}"
+    others = [f"{name} has {share}%" for name, share in shares.items() if name != stable]
+    pods = f" with {ready} of {replicas} pods ready" if ready < replicas else ""
+    own = f"{stable} serves {shares.get(stable, 0)}%{pods}" if ready else f"no pod of {stable} is ready"
+    return f"{own}, and {join(others)} until more are" if others else own
 
 
 def held_back(name: str, why: str) -> str:
