@@ -308,6 +308,16 @@ def test_a_rejected_foundation_ends_even_a_canary_that_is_promoting() -> None:
     assert cluster.revision_ready("reels") == {first: 4}
 
 
+def test_a_version_that_is_deleted_ends_its_canary() -> None:
+    cluster = serving()
+    cluster.edit("home-fm", data=DATA_2)
+    cluster.until(at_weight(0))
+    del cluster.versions["em-reels-v2"]
+    cluster.settle()
+    assert status(cluster).canary is None
+    assert any("v2 is no longer an accepted version" in event.message for _, event in cluster.events)
+
+
 # ---- Prometheus away
 
 

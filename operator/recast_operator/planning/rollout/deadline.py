@@ -18,7 +18,7 @@ from recast_operator.planning.rollout.state import RolloutInputs
 
 def stop_or_start(inputs: RolloutInputs, stable: RevisionStatus | None, canary: CanaryStatus) -> CanaryStatus:
     """The same canary, with what holds its clock now, and with ``progressed_at`` moved where that is over."""
-    unanswered = (canary.unanswered_since or stamp(inputs.now)) if _unanswered(inputs, canary) else None
+    unanswered = (canary.unanswered_since or stamp(inputs.now)) if _unanswered(inputs, stable, canary) else None
     down = (canary.stable_down_since or stamp(inputs.now)) if _stable_is_down(inputs, stable, canary) else None
     before = [parse(since) for since in (canary.unanswered_since, canary.stable_down_since) if since]
     after = [parse(since) for since in (unanswered, down) if since]
@@ -39,12 +39,12 @@ def seconds_left(inputs: RolloutInputs, canary: CanaryStatus) -> float | None:
     return limit - elapsed(canary.progressed_at, inputs.now)
 
 
-def waits(inputs: RolloutInputs, canary: CanaryStatus) -> Iterator[float]:
+def waits(inputs: RolloutInputs, stable: RevisionStatus | None, canary: CanaryStatus) -> Iterator[float]:
     """Seconds until each moment at which time alone may change something: late, pause over, next look."""
     moments = [seconds_left(inputs, canary)]
     if canary.state == "Progressing" and canary.weight_since is not None:
         moments.append(inputs.step_of(canary).pause_seconds - elapsed(canary.weight_since, inputs.now))
-        if inputs.rollout.analysis:
+        if inputs.metrics(stable, canary):
             moments.append(_next_look(inputs, canary, canary.weight_since))
     yield from (moment for moment in moments if moment is not None and moment > 0)
 
@@ -56,9 +56,9 @@ def _next_look(inputs: RolloutInputs, canary: CanaryStatus, weight_since: str) -
     return max(analysis.MIN_WINDOW_SECONDS - elapsed(weight_since, inputs.now), *again, 0.0)
 
 
-def _unanswered(inputs: RolloutInputs, canary: CanaryStatus) -> bool:
+def _unanswered(inputs: RolloutInputs, stable: RevisionStatus | None, canary: CanaryStatus) -> bool:
     """Whether the last look got no answer; where nothing is asked, nothing is missing."""
-    if canary.state != "Progressing" or canary.weight_since is None or not inputs.rollout.analysis:
+    if canary.state != "Progressing" or canary.weight_since is None or not inputs.metrics(stable, canary):
         return False
     if inputs.evaluation is None:
         return canary.unanswered_since is not None

@@ -80,7 +80,7 @@ def waits(inputs: RolloutInputs, state: RolloutState) -> Iterator[float]:
     if pods is not None:
         yield pods
     if state.canary is not None:
-        yield from deadline.waits(inputs, state.canary)
+        yield from deadline.waits(inputs, state.stable, state.canary)
 
 
 def _move(inputs: RolloutInputs, state: RolloutState, selection: Selection, decision: RequestDecision) -> RolloutState:
@@ -169,7 +169,7 @@ def _observe(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus) -
 
 def _progress(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus) -> RolloutState:
     step = inputs.steps[canary.step]
-    expected = _expected(inputs, state, canary)
+    expected = inputs.metrics(state.stable, canary)
     verdict = analysis.overall(canary.results, expected) if canary.results or expected else Verdict.SUCCESS
     if verdict is Verdict.FAILURE:
         return _roll_back(inputs, state, canary, "AnalysisFailed", messages.worst(canary.results))
@@ -183,12 +183,6 @@ def _progress(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus) 
     if in_effect and paused and verdict is Verdict.SUCCESS:
         return _next_step(inputs, state, canary)
     return _check_deadline(inputs, state, canary)
-
-
-def _expected(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus) -> int:
-    """How many metrics must succeed."""
-    compared = inputs.serves_beside(state.stable, canary)
-    return sum(1 for entry in inputs.rollout.analysis if entry.max_over_stable is None or compared)
 
 
 def _next_step(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus) -> RolloutState:

@@ -57,6 +57,11 @@ class RolloutInputs:
         """Whether stable serves beside this canary, so that the two can be compared."""
         return self.step_of(canary).asked < 100 and self.of(stable).ready > 0
 
+    def metrics(self, stable: RevisionStatus | None, canary: CanaryStatus) -> int:
+        """How many metrics must succeed: comparisons are made only where stable serves."""
+        compared = self.serves_beside(stable, canary)
+        return sum(1 for entry in self.rollout.analysis if entry.max_over_stable is None or compared)
+
 
 @dataclass(frozen=True)
 class RolloutState:
