@@ -126,6 +126,8 @@ class Children:
     runs: tuple[ObservedRun, ...] = ()
     deployments: tuple[ObservedDeployment, ...] = ()
     services: tuple[ObservedService, ...] = ()
+    revisions_with_pods: frozenset[str] = frozenset()
+    """Revisions of which a server pod exists, terminating ones too, whether or not its Deployment still does."""
 
     def deployment(self, name: str) -> ObservedDeployment | None:
         """The Deployment of that name."""
