@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from recast_api.base import Digest, Name, RelativePath, Short, Status, Timestamp, Wire, rules
+from recast_api.base import Digest, Identifier, Name, RelativePath, Short, Status, Timestamp, Wire, rules
 from recast_api.resources.common import Conditions, ObjectMeta
 
 Signed = Annotated[str, Field(max_length=24, pattern=r"^-?[0-9]+(\.[0-9]+)?(e-?[0-9]+)?$")]
@@ -116,8 +116,17 @@ class ModelVersionSpec(Wire):
     run: TrainingRunRef | None = None
     finite: bool = True
     """Whether every weight is finite."""
+    tasks: Annotated[
+        list[Annotated[Identifier, Field(description="Name of a task.")]], Field(default_factory=list, max_length=16)
+    ]
+    """What an expert's version was trained for, and so all that it can serve; empty: the tasks it was measured on."""
     measurements: Annotated[list[Measurement], Field(default_factory=list, max_length=256)]
     """Quality on held-out rows, one entry per surface and task. The gates judge these."""
+
+    @property
+    def served_tasks(self) -> frozenset[str]:
+        """Names of the tasks that an expert's version can serve."""
+        return frozenset(self.tasks or (entry.task for entry in self.measurements))
 
     @model_validator(mode="after")
     def _pair(self) -> Self:

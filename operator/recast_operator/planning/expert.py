@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from recast_api.resources import ExpertModelStatus, FoundationPin
-from recast_api.resources.expert import RefreshStatus
+from recast_api.resources import ExpertModelStatus, FailedRevision
 from recast_operator.planning.child_changes import expert_children, owner_reference
-from recast_operator.planning.clock import stamp
 from recast_operator.planning.facts import ExpertFacts
-from recast_operator.planning.freshness import policies
-from recast_operator.planning.freshness.policies import Violation
+from recast_operator.planning.freshness import refresh
+from recast_operator.planning.freshness.refresh import RefreshInputs
 from recast_operator.planning.freshness.target import FoundationTarget, foundation_target
 from recast_operator.planning.plan import Event, Plan, SubmitRun, VersionWrite
 from recast_operator.planning.rollout import machine, request
 from recast_operator.planning.rollout import verdict as analysis
-from recast_operator.planning.rollout.candidates import Selection, select
+from recast_operator.planning.rollout.candidates import Selection, against_canary, candidates
 from recast_operator.planning.rollout.request import RequestDecision
 from recast_operator.planning.rollout.state import RolloutInputs, RolloutState
 from recast_operator.planning.rollout.traffic import Endpoints
@@ -24,10 +22,10 @@ from recast_operator.planning.snapshot import ObservedDeployment, ObservedExpert
 from recast_operator.planning.status import expert as status
 from recast_operator.planning.status.conditions import transitions
 from recast_operator.planning.status.pod_diagnosis import diagnose
-from recast_operator.planning.training import lifecycle
-from recast_operator.planning.training.inputs import TrainingInputs, expert_inputs, spec_part
-from recast_operator.planning.training.lifecycle import TrainingState
+from recast_operator.planning.training import known, lifecycle
+from recast_operator.planning.training.inputs import TrainingInputs, expert_inputs
 from recast_operator.planning.training.run_spec import expert_run
+from recast_operator.planning.training.state import remembered
 from recast_operator.planning.versions import retention, verdict
 from recast_operator.planning.versions.verdict import Judged
 
@@ -39,10 +37,11 @@ def plan_expert(observed: ObservedExpert, now: datetime) -> Plan[ExpertModelStat
     judged = verdict.judge_all(observed.model, observed.versions, observed.model.spec.gates)
     target = foundation_target(observed)
     inputs = _training_inputs(observed, target, judged, now)
-    training = lifecycle.advance(inputs, lifecycle.remembered(observed.model.status))
-    rollout = _roll_out(observed, judged, now)
-    freshness = _judge_freshness(observed, judged, target, inputs, training, rollout, now)
-    if freshness.violation is not None and target.granted and lifecycle.is_due(inputs, training):
+    training = lifecycle.advance(inputs, remembered(observed.model.status))
+    rollout = _roll_out(observed, inputs, now)
+    stable, canary, blocked = rollout.state.stable, rollout.state.canary, rollout.selection.blocked is not None
+    freshness = refresh.decide(RefreshInputs(observed, target, inputs, training, stable, canary, blocked))
+    if freshness.violation is not None and target.granted and known.is_due(inputs, training):
         training = lifecycle.reserve(inputs, training, observed.versions)
     return _plan(
         ExpertFacts(
@@ -70,6 +69,7 @@ def _plan(facts: ExpertFacts) -> Plan[ExpertModelStatus]:
     children = expert_children(facts.model, kept, pods, facts.observed.children)
     return Plan(
         status=new,
+        confirm=facts.training.confirm,
         versions=_version_writes(facts),
         apply=children.apply,
         scales=children.scales,
@@ -94,6 +94,8 @@ def _training_inputs(
         judged=judged,
         now=now,
         suspended=spec.suspend,
+        serving=observed.model.status.stable.version if observed.model.status.stable else 0,
+        absent_versions=observed.absent_versions,
     )
 
 
@@ -105,9 +107,9 @@ class _Rollout:
     request: RequestDecision
 
 
-def _roll_out(observed: ObservedExpert, judged: tuple[Judged, ...], now: datetime) -> _Rollout:
+def _roll_out(observed: ObservedExpert, training: TrainingInputs, now: datetime) -> _Rollout:
     before, failed = observed.model.status, tuple(observed.model.status.failed_revisions)
-    found = tuple(entry.revision.revision for entry in select(observed, judged, failed, now).candidates)
+    found = tuple(entry.revision.revision for entry in _select(observed, training, failed).candidates)
     context = request.RequestContext(before.canary, failed, found)
     decision = request.decide(
         observed.model.spec.rollout.request, before.handled_requests, before.last_request, context
@@ -115,8 +117,13 @@ def _roll_out(observed: ObservedExpert, judged: tuple[Judged, ...], now: datetim
     state = RolloutState(before.stable, before.canary, failed, before.previous, tuple(before.retiring), decision.events)
     state = machine.clear_failure(state, decision)
     inputs = _rollout_inputs(observed, now)
-    state = machine.advance(inputs, state, select(observed, judged, state.failed, now), decision)
-    return _Rollout(inputs, state, select(observed, judged, state.failed, now), decision)
+    state = machine.advance(inputs, state, _select(observed, training, state.failed), decision)
+    return _Rollout(inputs, state, _select(observed, training, state.failed), decision)
+
+
+def _select(observed: ObservedExpert, training: TrainingInputs, failed: tuple[FailedRevision, ...]) -> Selection:
+    found = candidates(observed, known.asked_for(training), failed, training.now)
+    return Selection(found, against_canary(observed, training.judged))
 
 
 def _rollout_inputs(observed: ObservedExpert, now: datetime) -> RolloutInputs:
@@ -146,84 +153,6 @@ def _endpoints(deployment: ObservedDeployment) -> Endpoints:
         ready=deployment.ready,
         unschedulable=sum(1 for pod in deployment.pods if pod.unschedulable),
     )
-
-
-@dataclass(frozen=True)
-class _Freshness:
-    violation: Violation | None
-    refresh: RefreshStatus | None
-
-
-@dataclass(frozen=True)
-class _Basis:
-    """The version that freshness is asked of: the canary's, else the stable one, else the newest accepted."""
-
-    number: int
-    foundation: FoundationPin | None
-
-
-def _basis(rollout: _Rollout, judged: tuple[Judged, ...]) -> _Basis | None:
-    revision = rollout.state.canary or rollout.state.stable
-    if revision is not None:
-        return _Basis(revision.version, revision.foundation)
-    newest = _newest_accepted(judged)
-    return _Basis(newest.number, newest.version.spec.foundation) if newest else None
-
-
-def _judge_freshness(
-    observed: ObservedExpert,
-    judged: tuple[Judged, ...],
-    target: FoundationTarget,
-    inputs: TrainingInputs,
-    training: TrainingState,
-    rollout: _Rollout,
-    now: datetime,
-) -> _Freshness:
-    """Stale or not, and whether a refresh is possible: only then does the expert ask for a slot."""
-    spec, basis = observed.model.spec, _basis(rollout, judged)
-    version = verdict.by_number(judged, basis.number) if basis else None
-    run = version.version.spec.run if version else None
-    violation = policies.evaluate(
-        policies.Freshness(
-            model=observed.model.metadata.name,
-            version=basis.number if basis else None,
-            foundation=basis.foundation if basis else None,
-            target=target.pin,
-            trained_spec=spec_part(run.inputs_hash) if run else "",
-            wanted_spec=spec_part(inputs.wanted or expert_inputs(spec, "")),
-            policies=frozenset(spec.refresh.triggers),
-        )
-    )
-    possible = training.run is not None or lifecycle.is_due(inputs, training) or _awaiting(rollout, judged, target)
-    if violation is None or target.version is None or not possible:
-        return _Freshness(violation, None)
-    before = observed.model.status.refresh
-    return _Freshness(
-        violation,
-        RefreshStatus(
-            reason=violation.reason,
-            message=violation.message,
-            since=before.since if before else stamp(now),
-            foundation_version=target.version.spec.number,
-        ),
-    )
-
-
-def _awaiting(rollout: _Rollout, judged: tuple[Judged, ...], target: FoundationTarget) -> bool:
-    """An accepted version newer than the stable one waits for its foundation's servers."""
-    newest, stable = _newest_accepted(judged), rollout.state.stable
-    if (
-        newest is None
-        or rollout.selection.blocked is not None
-        or (stable is not None and newest.number <= stable.version)
-    ):
-        return False
-    pin = newest.version.spec.foundation
-    return pin is not None and target.pin is not None and pin.digest == target.pin.digest
-
-
-def _newest_accepted(judged: tuple[Judged, ...]) -> Judged | None:
-    return max(verdict.accepted(judged), key=lambda entry: entry.number, default=None)
 
 
 def _version_writes(facts: ExpertFacts) -> tuple[VersionWrite, ...]:
