@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from recast_api.resources import ExpertModelStatus
+from recast_api.resources import ExpertModelStatus, FailedRevision
 from recast_operator.planning.child_changes import expert_children, owner_reference
 from recast_operator.planning.facts import ExpertFacts
 from recast_operator.planning.freshness import refresh
@@ -14,7 +14,7 @@ from recast_operator.planning.freshness.target import FoundationTarget, foundati
 from recast_operator.planning.plan import Event, Plan, SubmitRun, VersionWrite
 from recast_operator.planning.rollout import machine, request
 from recast_operator.planning.rollout import verdict as analysis
-from recast_operator.planning.rollout.candidates import Selection, select
+from recast_operator.planning.rollout.candidates import Selection, against_canary, candidates
 from recast_operator.planning.rollout.request import RequestDecision
 from recast_operator.planning.rollout.state import RolloutInputs, RolloutState
 from recast_operator.planning.rollout.traffic import Endpoints
@@ -38,7 +38,7 @@ def plan_expert(observed: ObservedExpert, now: datetime) -> Plan[ExpertModelStat
     target = foundation_target(observed)
     inputs = _training_inputs(observed, target, judged, now)
     training = lifecycle.advance(inputs, remembered(observed.model.status))
-    rollout = _roll_out(observed, known.asked_for(inputs), now)
+    rollout = _roll_out(observed, inputs, now)
     freshness = refresh.decide(
         RefreshInputs(
             observed=observed,
@@ -116,9 +116,9 @@ class _Rollout:
     request: RequestDecision
 
 
-def _roll_out(observed: ObservedExpert, judged: tuple[Judged, ...], now: datetime) -> _Rollout:
+def _roll_out(observed: ObservedExpert, training: TrainingInputs, now: datetime) -> _Rollout:
     before, failed = observed.model.status, tuple(observed.model.status.failed_revisions)
-    found = tuple(entry.revision.revision for entry in select(observed, judged, failed, now).candidates)
+    found = tuple(entry.revision.revision for entry in _select(observed, training, failed).candidates)
     context = request.RequestContext(before.canary, failed, found)
     decision = request.decide(
         observed.model.spec.rollout.request, before.handled_requests, before.last_request, context
@@ -126,8 +126,13 @@ def _roll_out(observed: ObservedExpert, judged: tuple[Judged, ...], now: datetim
     state = RolloutState(before.stable, before.canary, failed, before.previous, tuple(before.retiring), decision.events)
     state = machine.clear_failure(state, decision)
     inputs = _rollout_inputs(observed, now)
-    state = machine.advance(inputs, state, select(observed, judged, state.failed, now), decision)
-    return _Rollout(inputs, state, select(observed, judged, state.failed, now), decision)
+    state = machine.advance(inputs, state, _select(observed, training, state.failed), decision)
+    return _Rollout(inputs, state, _select(observed, training, state.failed), decision)
+
+
+def _select(observed: ObservedExpert, training: TrainingInputs, failed: tuple[FailedRevision, ...]) -> Selection:
+    found = candidates(observed, known.asked_for(training), failed, training.now)
+    return Selection(found, against_canary(observed, training.judged))
 
 
 def _rollout_inputs(observed: ObservedExpert, now: datetime) -> RolloutInputs:

@@ -38,7 +38,7 @@ class Selection:
     candidates: tuple[RevisionCandidate, ...]
     """Newest first."""
     against_canary: str = ""
-    """Why the running canary must not go on, whatever else could serve; empty where nothing speaks against it."""
+    """From :func:`against_canary`."""
 
     @property
     def desired(self) -> RevisionStatus | None:
@@ -91,15 +91,15 @@ class ServableFoundations:
         )
 
 
-def select(
+def candidates(
     observed: ObservedExpert, judged: Sequence[Judged], failed: Sequence[FailedRevision], now: datetime
-) -> Selection:
-    """All candidates down to the stable version, and what speaks against the canary."""
-    found = tuple(_candidates(observed, judged, {entry.revision for entry in failed}, now))
-    return Selection(found, _against_canary(observed, judged))
+) -> tuple[RevisionCandidate, ...]:
+    """All candidates, newest first, down to the stable version."""
+    return tuple(_candidates(observed, judged, {entry.revision for entry in failed}, now))
 
 
-def _against_canary(observed: ObservedExpert, judged: Sequence[Judged]) -> str:
+def against_canary(observed: ObservedExpert, judged: Sequence[Judged]) -> str:
+    """Why the running canary must not go on, whatever else could serve; empty where nothing speaks against it."""
     canary = observed.model.status.canary
     if canary is None:
         return ""

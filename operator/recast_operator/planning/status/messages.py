@@ -5,14 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 
-from recast_api.resources import (
-    InputFailure,
-    LineageStatus,
-    MetricResult,
-    RetiringRevision,
-    RevisionStatus,
-    Verdict,
-)
+from recast_api.resources import InputFailure, LineageStatus, MetricResult, RetiringRevision, RevisionStatus, Verdict
 from recast_operator.planning.fleet.pilots import HeldPilot
 
 
