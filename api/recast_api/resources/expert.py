@@ -250,9 +250,13 @@ class MetricResult(Status):
     stable_value: Annotated[str, Field(max_length=24)] = ""
     bound: Annotated[str, Field(max_length=40)] = ""
     samples: int = 0
+    """Requests of the canary that were counted."""
     min_samples: int = 0
-    query: Annotated[str, Field(max_length=1024)] = ""
+    """Requests after which a canary without a single bad one succeeds; with bad ones it takes more."""
+    query: Annotated[str, Field(max_length=2048)] = ""
+    """The count of bad requests, divided by that of all of them, as they were asked for."""
     time: Timestamp
+    """Of the figures. Verdicts are written when they change, figures that came to the same ones once a minute."""
     message: Message = ""
 
 

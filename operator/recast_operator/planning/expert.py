@@ -14,8 +14,7 @@ from recast_operator.planning.freshness import policies
 from recast_operator.planning.freshness.policies import Violation
 from recast_operator.planning.freshness.target import FoundationTarget, foundation_target
 from recast_operator.planning.plan import Event, Plan, SubmitRun, VersionWrite
-from recast_operator.planning.rollout import candidates, capacity, machine, request
-from recast_operator.planning.rollout import verdict as analysis
+from recast_operator.planning.rollout import analysis, candidates, capacity, machine, request
 from recast_operator.planning.rollout.state import Endpoints, RolloutInputs, RolloutState
 from recast_operator.planning.rollout.steps import step_at
 from recast_operator.planning.snapshot import ObservedDeployment, ObservedExpert
@@ -127,7 +126,7 @@ def _rollout_inputs(observed: ObservedExpert, now: datetime) -> RolloutInputs:
         evaluation=None,
         now=now,
     )
-    if canary is None or not analysis.due(canary, now):
+    if canary is None or not analysis.due(observed, now):
         return inputs
     step = inputs.steps[step_at(inputs.steps, canary.step_weight)]
     return replace(inputs, evaluation=analysis.evaluate(observed, canary, stable_serves=step.stable > 0, now=now))
@@ -240,14 +239,16 @@ def _requeue(facts: ExpertFacts) -> float | None:
         limit = facts.rollout_inputs.rollout.progress_deadline_seconds
         waits.append(max(1.0, limit + 1.0 - elapsed(canary.progressed_at, facts.now)))
     if canary is not None and canary.weight_since is not None and canary.state == "Progressing":
-        waits.append(_next_look(facts, canary.weight_since, [entry.time for entry in canary.results]))
+        waits.append(_next_look(facts, canary.weight_since))
     return min(waits, default=None)
 
 
-def _next_look(facts: ExpertFacts, since: str, judged_at: list[str]) -> float:
-    canary, now, steps = facts.rollout.canary, facts.now, facts.rollout_inputs.steps
-    step = steps[step_at(steps, canary.step_weight if canary else 0)]
-    first = analysis.MIN_WINDOW_SECONDS - elapsed(since, now)
-    again = max((analysis.INTERVAL_SECONDS - elapsed(time, now) for time in judged_at), default=first)
-    passed = step.pause_seconds - elapsed(since, now)
-    return max(1.0, min(entry for entry in (max(first, again), passed if passed > 0 else max(first, again))))
+def _next_look(facts: ExpertFacts, since: str) -> float:
+    """Until the canary is judged again, or the step's pause is over."""
+    canary, steps, past = facts.rollout.canary, facts.rollout_inputs.steps, elapsed(since, facts.now)
+    pause = steps[step_at(steps, canary.step_weight if canary else 0)].pause_seconds - past
+    waits = [pause] if pause > 0 else []
+    if facts.rollout_inputs.rollout.analysis:
+        first = analysis.MIN_WINDOW_SECONDS - past
+        waits.append(first if first > 0 else analysis.INTERVAL_SECONDS)
+    return max(1.0, min(waits, default=float(analysis.INTERVAL_SECONDS)))

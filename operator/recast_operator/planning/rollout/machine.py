@@ -22,7 +22,7 @@ from typing import Any
 from recast_api.resources import CanaryStatus, FailedRevision, RevisionStatus, Verdict
 from recast_operator.planning.clock import elapsed, stamp
 from recast_operator.planning.hashing import serving_template
-from recast_operator.planning.rollout import verdict as analysis
+from recast_operator.planning.rollout import verdict as judge
 from recast_operator.planning.rollout.request import RequestDecision
 from recast_operator.planning.rollout.state import RolloutInputs, RolloutState
 from recast_operator.planning.rollout.steps import Split, percent, step_at
@@ -95,8 +95,6 @@ def _observe(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus) -
         "message": inputs.trouble.message if inputs.trouble else "",
     }
     evaluation = inputs.evaluation
-    if evaluation is not None and evaluation.measured_weight:
-        seen["measured_weight"] = evaluation.measured_weight
     if canary.state == "Progressing":
         index = step_at(inputs.steps, canary.step_weight)
         step = inputs.steps[index]
@@ -106,14 +104,14 @@ def _observe(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus) -
         if step.weight != canary.desired_weight:
             seen |= {"weight_since": None, "results": []}
         elif evaluation is not None:
-            seen["results"] = list(evaluation.results)
+            seen |= judge.to_remember(canary, evaluation, inputs.now)
     return canary.model_copy(update=seen)
 
 
 def _progress(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus) -> RolloutState:
     step = inputs.steps[canary.step]
     expected = _expected(inputs, step)
-    verdict = analysis.overall(canary.results, expected) if canary.results or expected else Verdict.SUCCESS
+    verdict = judge.overall(canary.results, expected) if expected else Verdict.SUCCESS
     if verdict is Verdict.FAILURE:
         return _roll_back(inputs, state, canary, "AnalysisFailed", messages.failure_text(canary.results))
     settled = _settled(inputs, state, step)
