@@ -99,9 +99,9 @@ def _evidence(bad: float, total: float, limit: float, beyond: float) -> float:
 
     It falls as the limit rises: that is what lets an edge stand for the unknown share of another revision.
     """
-    if limit >= 1:
-        return 0.0
     worse = unacceptable(limit, beyond)
+    if worse >= 1:  # a limit of all, or so near to it that no share fits in between
+        return 0.0
     if limit <= 0:
         return math.inf if bad > 0 else total * math.log1p(-worse)
     return bad * math.log(worse / limit) + (total - bad) * (math.log1p(-worse) - math.log1p(-limit))
