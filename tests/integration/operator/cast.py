@@ -16,6 +16,7 @@ from recast_api.resources import MetricName
 from recast_api.run import TrainingRun
 from recast_operator.adapters.errors import NotFound
 from recast_operator.adapters.kube import DEPLOYMENTS, JOBS, MERGE, PODS, VERSIONS, Kube, Request
+from recast_operator.adapters.promql import promql
 from recast_operator.planning.rollout.questions import BAD, Answer, Question
 from recast_operator.store import Store
 
@@ -40,8 +41,8 @@ class Traffic:
         image, requests = self._image_of(question.revision), 1000.0
         for (part, metric), share in self._shares.items():
             if BAD[metric] is question.count and part in image:
-                return Answer(requests * share, query=str(question.count))
-        return Answer(0.0 if question.count in BAD.values() else requests, query=str(question.count))
+                return Answer(requests * share, query=promql(question))
+        return Answer(0.0 if question.count in BAD.values() else requests, query=promql(question))
 
 
 class Cast:

@@ -138,9 +138,12 @@ def test_the_price_in_requests_is_what_the_docs_say(share: float, expected: floa
 @pytest.mark.parametrize(
     ("limit", "false_good", "needed"),
     [
+        (0.001, 0.05, 2992),
         (0.01, 0.05, 296),
         (0.05, 0.05, 56),
         (0.1, 0.05, 26),
+        (0.02, 0.025, 179),
+        (0.05, 0.025, 69),
         (0.25, 0.025, 10),
         (0.0, 0.05, 299),
         (1e-6, 0.05, 2995728),
