@@ -265,6 +265,23 @@ def test_the_edge_of_the_sequence_is_where_the_mixture_outweighs_the_share_by_th
         density = 1 / (math.pi * np.sqrt(grid * (1 - grid)))
         mixture = float(np.mean(density * (grid / edge) ** bad * ((1 - grid) / (1 - edge)) ** (total - bad)))
         assert mixture == pytest.approx(1 / doubt, rel=1e-3)
+        assert statistics._against(edge, bad, total) >= math.log(1 / doubt), "never a hair too narrow"
+
+
+@pytest.mark.parametrize("stable", [(0, 300), (30, 300), (3000, 30000)])
+@pytest.mark.parametrize("limit", [0.05, 0.2])
+def test_sequence_and_test_of_a_comparison_get_half_of_the_doubt_each(stable: tuple[int, int], limit: float) -> None:
+    """The first count that is worse and the last that is good, by the formulas of the docs."""
+    total, doubt = 1000, {"false_worse": 0.01, "false_good": 0.05}
+
+    def evidence(bad: int, at: float) -> float:
+        return bad * math.log((at + limit) / at) + (total - bad) * math.log((1 - at - limit) / (1 - at))
+
+    high, low = upper_share(*stable, 0.005) + limit, lower_share(*stable, 0.025) + limit
+    worse = next(bad for bad in range(total) if evidence(bad, high) >= math.log(1 / 0.005))
+    good = next(bad for bad in reversed(range(total)) if -evidence(bad, low) >= math.log(1 / 0.025))
+    answers = [judge_difference(bad, total, *stable, limit, **doubt) for bad in (worse - 1, worse, good, good + 1)]
+    assert answers == ["open", "worse", "good", "open"]
 
 
 @pytest.mark.parametrize("scale", [1, 10**3, 10**6, 10**9])
