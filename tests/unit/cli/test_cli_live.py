@@ -183,6 +183,7 @@ def test_prometheus_is_asked_through_the_apiserver_with_its_credentials() -> Non
         (400, b'{"status": "error", "error": "parse error"}', "HTTP 400: parse error"),
         (404, b'{"kind": "Status", "status": "Failure", "message": "services x not found"}', "services x not found"),
         (200, b'{"status": "error", "error": "too many"}', "HTTP 200: too many"),
+        (502, vector("7"), "HTTP 502: "),
         (200, b"<html>", "HTTP 200, and an answer that is not Prometheus's: b'<html>'"),
         (200, b"[]", "not Prometheus's"),
         (200, b'{"status": "success", "data": {"result": [{"value": [0, "many"]}]}}', "not Prometheus's"),

@@ -126,11 +126,34 @@ def test_a_verdict_that_changes_is_acted_on_at_the_next_look() -> None:
     assert cluster.em("reels").status.failed_revisions[0].reason == "AnalysisFailed"
 
 
-def test_a_canary_is_looked_at_every_five_seconds() -> None:
-    cluster = on_trial([{"metric": "error-rate", "max": "0.000001"}], steps=[{"setWeight": 25, "pause": "1h"}])
-    cluster.run(20)
+@pytest.mark.parametrize("pause", ["10s", "1h"])
+def test_a_canary_is_first_looked_at_after_two_scrapes_and_then_every_five_seconds(pause: str) -> None:
+    cluster = on_trial([{"metric": "error-rate", "max": "0.000001"}], steps=[{"setWeight": 25, "pause": pause}])
+    cluster.run(2)
+    assert cluster.plan("reels").requeue_after == 4
+    cluster.run(18)
     assert cluster.plan("reels").requeue_after == 5
     assert not cluster.plan("reels").events
+
+
+def test_a_pause_that_ends_before_the_next_look_is_waited_for() -> None:
+    cluster = on_trial([{"metric": "error-rate", "max": "0.000001"}], steps=[{"setWeight": 25, "pause": "22s"}])
+    cluster.run(20)
+    assert cluster.plan("reels").requeue_after == 2
+
+
+def test_a_metric_that_is_taken_out_of_the_spec_holds_the_canary_no_more() -> None:
+    cluster = on_trial([{"metric": "error-rate", "max": "0.000001"}])
+    cluster.until(lambda c: bool(results(c)))
+    cluster.edit("reels", rollout={"steps": STEPS, "analysis": []})
+    cluster.until(promoted, limit=60)
+
+
+def test_a_step_of_all_traffic_has_no_stable_to_compare_with() -> None:
+    cluster = on_trial(steps=[{"setWeight": 100, "pause": "10s"}])
+    cluster.until(lambda c: bool(results(c)))
+    assert [entry.metric for entry in results(cluster)] == [MetricName.ERROR_RATE, MetricName.FRESH_TAE_SHARE]
+    cluster.until(promoted, limit=60)
 
 
 def test_a_step_without_analysis_is_not_looked_at_until_its_pause_is_over() -> None:

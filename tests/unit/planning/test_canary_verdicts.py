@@ -280,14 +280,33 @@ def test_a_series_that_vanished_is_not_taken_for_a_canary_without_traffic() -> N
     ("counts", "ending"),
     [
         (changed("new", REQUESTS=295), "(295 requests, 60s); at least 296 requests are needed"),
+        (changed("new", REQUESTS=296, ERRORS=1), "it takes more requests to tell: the nearer to the limit, the more"),
         (changed("new", ERRORS=12), "it takes more requests to tell: the nearer to the limit, the more"),
     ],
-    ids=["too-few", "too-near"],
+    ids=["too-few", "enough-for-a-clean-one", "too-near"],
 )
 def test_an_open_question_says_what_it_waits_for(counts: dict[str, dict[Count, float | None]], ending: str) -> None:
     errors = by_metric(answered(observed(), counts))["error-rate"]
     assert errors.verdict is Verdict.INCONCLUSIVE
     assert errors.message.endswith(ending)
+
+
+@pytest.mark.parametrize("bound", ["1", "1.5"])
+def test_a_share_that_must_be_all_allows_not_one_bad_request(bound: str) -> None:
+    seen = observed(rollout={"analysis": [{"metric": "fresh-tae-share", "min": bound}]})
+    verdicts = [answered(seen, changed("new", TAE_NOT_FRESH=bad)).results[0].verdict for bad in (0, 1)]
+    assert verdicts == [Verdict.SUCCESS, Verdict.FAILURE]
+
+
+@pytest.mark.parametrize(
+    ("canary", "stable", "weight"),
+    [(0, 3000, "0.0"), (500, 0, "100.0"), (0, 0, ""), (None, 3000, ""), (1000, None, "")],
+)
+def test_the_measured_weight_is_the_canarys_share_of_requests(
+    canary: float | None, stable: float | None, weight: str
+) -> None:
+    counts = changed("new", REQUESTS=canary) | {"old": {Count.REQUESTS: stable, Count.SLOW: 0}}
+    assert answered(observed(), counts).measured_weight == weight
 
 
 def test_a_tiny_share_is_not_shown_as_none() -> None:

@@ -59,11 +59,10 @@ def evaluate(observed: ObservedExpert, canary: CanaryStatus, *, stable_serves: b
     """One look. Comparisons are left out in a step where stable serves nothing."""
     own, stable = tracks(observed, canary, now)
     looks = tuple(_looks(observed, canary, stable if stable_serves else None, now))
-    unanswered = any(answer.error for answer in observed.answers.values())
     return Evaluation(
         results=tuple(look.result() for look in looks),
         measured_weight=_measured_weight(observed.answers, own, stable),
-        answered=not unanswered and not any(look.error for look in looks),
+        answered=not any(look.error for look in looks),
     )
 
 
