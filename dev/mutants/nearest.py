@@ -1,0 +1,52 @@
+"""Which unit tests are nearest to a module: those that import it; where none does, those that import its package.
+
+They run first. The other tests of the same folders follow, so that a mutant that only a neighbour notices is killed
+too; with ``pytest -x`` that costs time for survivors alone.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+TESTS = Path("tests/unit")
+
+
+def nearest(root: Path, packages: list[str], file: str) -> tuple[str, ...]:
+    """Test files for ``file``, nearest first. Raises :class:`ValueError` where no unit test comes near it.
+
+    ``packages``: folders from which Python imports, so that ``operator/a/b.py`` is the module ``a.b``.
+    """
+    imports = {path: _imported(path) for path in sorted((root / TESTS).rglob("*.py"))}
+    module = _module(packages, file)
+    while module:
+        near = [path for path, names in imports.items() if any(_inside(name, module) for name in names)]
+        if near:
+            folders = {path.parent for path in near}
+            chosen = dict.fromkeys(
+                [*near, *(path for path in imports if path.parent in folders)]  # a set that keeps the order
+            )
+            return tuple(str(path.relative_to(root)) for path in chosen if path.name.startswith("test_"))
+        module = module.rpartition(".")[0]
+    raise ValueError(f"no unit test imports {file} or its package: name some with tests = [...]")
+
+
+def _module(packages: list[str], file: str) -> str:
+    path = Path(file).with_suffix("")
+    parts = path.parts[1:] if path.parts[0] in packages else path.parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def _inside(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
+
+
+def _imported(path: Path) -> set[str]:
+    """Dotted names that a file imports: of ``from a import b`` both ``a`` and ``a.b``."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
