@@ -17,6 +17,9 @@ Object = dict[str, Any]
 
 USER = 65532
 """The images' non-root user."""
+LABEL_JOB = "batch.kubernetes.io/job-name"
+LABEL_INDEX = "batch.kubernetes.io/job-completion-index"
+"""Set by Kubernetes on the pods of an Indexed Job; its Job controller sets the index as an annotation too."""
 LABEL_APP = "torchx.pytorch.org/app-name"
 LABEL_ROLE = "torchx.pytorch.org/role-name"
 KEPT_TORCHX_ENV = ("TORCHX_JOB_ID",)

@@ -32,13 +32,13 @@ from torchx.specs import (
 from recast_api import names
 from recast_operator.adapters import job_objects
 from recast_operator.adapters.errors import Blocked, Conflict, NotFound
+from recast_operator.adapters.job_objects import LABEL_INDEX, LABEL_JOB
 from recast_operator.adapters.kube import JOBS, MERGE, PODS, SERVICES, Exchange, Request
 
 Object = dict[str, Any]
 
 BACKEND = "recast"
 ANNOTATION_CANCELLED = "recast.dev/cancelled"
-LABEL_INDEX = "batch.kubernetes.io/job-completion-index"
 FOLLOW_SECONDS = 1.0
 
 REPLICA_STATES: Mapping[str, ReplicaState] = {
@@ -170,9 +170,7 @@ class JobScheduler(Scheduler[JobOptions]):  # type: ignore[misc]
         except NotFound:
             return None
         state, message = state_of(job)
-        pods = self._api.send(
-            Request("GET", PODS.path(namespace), params={"labelSelector": f"batch.kubernetes.io/job-name={name}"})
-        )
+        pods = self._api.send(Request("GET", PODS.path(namespace), params={"labelSelector": f"{LABEL_JOB}={name}"}))
         role = job["metadata"].get("labels", {}).get(job_objects.LABEL_ROLE, "")
         replicas = [
             ReplicaStatus(
@@ -237,7 +235,7 @@ class JobScheduler(Scheduler[JobOptions]):  # type: ignore[misc]
         return (line for line in lines if pattern is None or pattern.search(line))
 
     def _lines(self, namespace: str, name: str, k: int, since: datetime | None, follow: bool) -> Iterator[str]:
-        selector = f"batch.kubernetes.io/job-name={name},{LABEL_INDEX}={k}"
+        selector = f"{LABEL_JOB}={name},{LABEL_INDEX}={k}"
         params = {"sinceTime": since.isoformat()} if since is not None else {}
         seen = 0
         while True:
