@@ -113,8 +113,8 @@ def from_kubeconfig(path: Path, context: str | None = None) -> Credentials:
     cluster = _entry(path, config, "clusters", chosen.get("cluster"))
     user = _entry(path, config, "users", chosen.get("user"))
     for section, entry, name in (("cluster", cluster, chosen["cluster"]), ("user", user, chosen["user"])):
-        if found := sorted(_NOT_DONE.keys() & {key for key, value in entry.items() if value}):
-            raise ValueError(f"{path}: {section} {name!r} has {found[0]}: {_NOT_DONE[found[0]]}")
+        if refused := sorted(_NOT_DONE.keys() & {key for key, value in entry.items() if value}):
+            raise ValueError(f"{path}: {section} {name!r} has {refused[0]}: {_NOT_DONE[refused[0]]}")
     if not cluster.get("server"):
         raise ValueError(f"{path}: cluster {chosen['cluster']!r} has no server")
     certificate, key = _pem(path, user, "client-certificate"), _pem(path, user, "client-key")
