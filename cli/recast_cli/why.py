@@ -16,8 +16,7 @@ def render(world: World, name: str, now: datetime) -> str:
     """The explanation, as lines of text. Raises ``LookupError`` where no such expert exists."""
     expert = world.expert(name)
     if expert is None:
-        known = ", ".join(entry.metadata.name for entry in world.experts) or "there are none"
-        raise LookupError(f'ExpertModel "{name}" not found in this namespace; known: {known}')
+        raise words.unknown(world, "ExpertModel", name, world.experts)
     foundation = world.foundation(expert.spec.foundation_ref.name)
     sections = [
         _serving(expert, now),
@@ -25,7 +24,7 @@ def render(world: World, name: str, now: datetime) -> str:
         _training(expert, now),
         _canary(expert, now),
         *(_failed(failed, now) for failed in reversed(expert.status.failed_revisions)),
-        _next(expert, foundation),
+        _next(world, expert, foundation),
     ]
     return "\n".join(line for section in sections for line in section)
 
@@ -46,7 +45,8 @@ def _serving(expert: ExpertModel, now: datetime) -> list[str]:
             _row("Serves", f"{words.pair(stable)}, revision {stable.revision}, {words.ready(expert)}, for {since}")
         )
     if ready:
-        lines.append(_row("Ready", f"{ready.status}  {ready.reason}: {ready.message}".rstrip(": ")))
+        message = f": {ready.message}" if ready.message else ""
+        lines.append(_row("Ready", f"{ready.status}  {ready.reason}{message}"))
     return lines
 
 
@@ -119,9 +119,11 @@ def _result(result: MetricResult) -> list[str]:
     return lines
 
 
-def _next(expert: ExpertModel, foundation: FoundationModel | None) -> list[str]:
+def _next(world: World, expert: ExpertModel, foundation: FoundationModel | None) -> list[str]:
     """The one thing that has to happen for the next transition."""
     status = expert.status
+    if unreadable := world.cannot_read("FoundationModel", expert.spec.foundation_ref.name):
+        return [_row("Next", f"unknown: {unreadable}")]
     if foundation is None:
         return [_row("Next", f'nothing until FoundationModel "{expert.spec.foundation_ref.name}" exists')]
     if status.canary:
