@@ -1,12 +1,15 @@
 """Which unit tests are nearest to a module: those that import it; where none does, those that import its package.
 
-They run first. The other tests of the same folders follow, so that a mutant that only a neighbour notices is killed
-too; with ``pytest -x`` that costs time for survivors alone.
+Folders of tests are called like what they test: of several that import a module, those count whose name is a word of
+its name. The tests that import it run first and the others of their folders follow, so that a mutant that only a
+neighbour notices is killed too; with ``pytest -x`` that costs time for survivors alone.
 """
 
 from __future__ import annotations
 
 import ast
+import re
+from functools import cache
 from pathlib import Path
 
 TESTS = Path("tests/unit")
@@ -17,16 +20,16 @@ def nearest(root: Path, packages: list[str], file: str) -> tuple[str, ...]:
 
     ``packages``: folders from which Python imports, so that ``operator/a/b.py`` is the module ``a.b``.
     """
-    imports = {path: _imported(path) for path in sorted((root / TESTS).rglob("*.py"))}
+    files = sorted((root / TESTS).rglob("*.py"))
     module = _module(packages, file)
+    words = set(re.split(r"[._]", module))
     while module:
-        near = [path for path, names in imports.items() if any(_inside(name, module) for name in names)]
-        if near:
-            folders = {path.parent for path in near}
-            chosen = dict.fromkeys(
-                [*near, *(path for path in imports if path.parent in folders)]  # a set that keeps the order
-            )
-            return tuple(str(path.relative_to(root)) for path in chosen if path.name.startswith("test_"))
+        near = [path for path in files if any(_inside(name, module) for name in _imported(path))]
+        named = [path for path in near if path.parent.name in words] or near
+        folders = {path.parent for path in named}
+        chosen = dict.fromkeys([*named, *(path for path in files if path.parent in folders)])  # a set with an order
+        if tests := tuple(str(path.relative_to(root)) for path in chosen if path.name.startswith("test_")):
+            return tests
         module = module.rpartition(".")[0]
     raise ValueError(f"no unit test imports {file} or its package: name some with tests = [...]")
 
@@ -41,7 +44,8 @@ def _inside(name: str, module: str) -> bool:
     return name == module or name.startswith(f"{module}.")
 
 
-def _imported(path: Path) -> set[str]:
+@cache
+def _imported(path: Path) -> frozenset[str]:
     """Dotted names that a file imports: of ``from a import b`` both ``a`` and ``a.b``."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -49,4 +53,4 @@ def _imported(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+    return frozenset(found)

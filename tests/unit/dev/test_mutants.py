@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,9 @@ def test_every_committed_mutant_still_fits_the_code_and_says_why() -> None:
     mutants = catalogue.load(ROOT)
     assert mutants
     assert list(catalogue.problems(ROOT, mutants)) == []
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["dev-mode-dirs"]
+    for file in {mutant.file for mutant in mutants if not mutant.tests}:
+        assert nearest(ROOT, packages, file), file
 
 
 def test_each_mutant_is_killed_survives_hangs_or_is_equivalent_and_the_tree_stays_as_it_is(
@@ -171,6 +175,10 @@ def test_tests_that_import_a_module_come_first_then_their_neighbours(project: Pa
     assert nearest(project, ["lib"], "lib/shop/nobody_imports.py") == (neighbour, near)  # by its package
     assert nearest(project, ["lib"], "lib/shop/prices.py") == (neighbour, near)  # by a helper's folder
     write(tests / "other/test_from.py", "from shop import sums\n")
-    assert nearest(project, ["lib"], "lib/shop/sums.py")[:2] == ("tests/unit/other/test_from.py", near)
+    assert nearest(project, ["lib"], "lib/shop/sums.py") == (near, neighbour)  # the folder with the module's name
+    write(tests / "other/test_more.py", "from stock import rows\n")
+    assert nearest(project, ["lib"], "lib/stock/rows.py") == (
+        "tests/unit/other/test_more.py", "tests/unit/other/test_far.py", "tests/unit/other/test_from.py"
+    )  # fmt: skip
     with pytest.raises(ValueError, match=r"no unit test imports lib/store/x\.py"):
         nearest(project, ["lib"], "lib/store/x.py")
