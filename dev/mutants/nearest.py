@@ -1,7 +1,7 @@
 """Which unit tests are nearest to a module: those that import it; where none does, those that import its package.
 
-Folders of tests are called like what they test: of several that import a module, those count whose name is a word of
-its name. The tests that import it run first and the others of their folders follow, so that a mutant that only a
+Folders of tests are called like what they test: where there are some whose name is a word of the module's, they alone
+count. The tests that import it run first and the others of their folders follow, so that a mutant that only a
 neighbour notices is killed too; with ``pytest -x`` that costs time for survivors alone.
 """
 
@@ -23,14 +23,13 @@ def nearest(root: Path, packages: list[str], file: str) -> tuple[str, ...]:
     files = sorted((root / TESTS).rglob("*.py"))
     module = _module(packages, file)
     words = set(re.split(r"[._]", module))
-    while module:
-        near = [path for path in files if any(_inside(name, module) for name in _imported(path))]
-        named = [path for path in near if path.parent.name in words] or near
-        folders = {path.parent for path in named}
-        chosen = dict.fromkeys([*named, *(path for path in files if path.parent in folders)])  # a set with an order
-        if tests := tuple(str(path.relative_to(root)) for path in chosen if path.name.startswith("test_")):
-            return tests
-        module = module.rpartition(".")[0]
+    for among in ([path for path in files if path.parent.name in words], files):
+        for name in _outwards(module):
+            near = [path for path in among if any(_inside(imported, name) for imported in _imported(path))]
+            folders = {path.parent for path in near}
+            chosen = dict.fromkeys([*near, *(path for path in files if path.parent in folders)])  # a set with an order
+            if tests := tuple(str(path.relative_to(root)) for path in chosen if path.name.startswith("test_")):
+                return tests
     raise ValueError(f"no unit test imports {file} or its package: name some with tests = [...]")
 
 
@@ -38,6 +37,12 @@ def _module(packages: list[str], file: str) -> str:
     path = Path(file).with_suffix("")
     parts = path.parts[1:] if path.parts[0] in packages else path.parts
     return ".".join(part for part in parts if part != "__init__")
+
+
+def _outwards(module: str) -> list[str]:
+    """The module, its package, and so on."""
+    parts = module.split(".")
+    return [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
 
 
 def _inside(name: str, module: str) -> bool:

@@ -56,7 +56,8 @@ def test_what_is_no_termination_message_is_none(text: str) -> None:
 
 
 def test_a_newer_trainers_message_is_read_without_the_fields_that_we_do_not_know() -> None:
-    assert TerminationMessage.decode('{"reason": "X", "since": 3}') == TerminationMessage(reason="X")
+    read = TerminationMessage.decode('{"reason": "X", "since": 3}')
+    assert read == TerminationMessage(reason="X", retryable=False, message="")
 
 
 @given(st.text(max_size=1024))

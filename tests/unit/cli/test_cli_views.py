@@ -187,3 +187,11 @@ def test_connection_flags_stand_before_or_after_the_verb(arguments: list[str]) -
 def test_a_kind_that_is_not_ours_is_refused() -> None:
     with pytest.raises(ValueError, match="'Pod' is not one of FoundationModel"):
         parse({"kind": "Pod"})
+
+
+def test_versions_are_of_one_kind_and_name_oldest_first(version: Any) -> None:
+    world = World.of(
+        [version(10), version(2), version(1, "other-fm"), version(3, "home-fm", 1), version(4, "reels", 1)]
+    )
+    assert [v.spec.number for v in world.versions_of("FoundationModel", "home-fm")] == [2, 10]
+    assert [v.spec.number for v in world.versions_of("ExpertModel", "home-fm")] == [3]

@@ -176,9 +176,15 @@ def test_tests_that_import_a_module_come_first_then_their_neighbours(project: Pa
     assert nearest(project, ["lib"], "lib/shop/prices.py") == (neighbour, near)  # by a helper's folder
     write(tests / "other/test_from.py", "from shop import sums\n")
     assert nearest(project, ["lib"], "lib/shop/sums.py") == (near, neighbour)  # the folder with the module's name
+    write(tests / "other/test_prices.py", "import shop.deep.prices\n")
+    assert nearest(project, ["lib"], "lib/shop/deep/prices.py") == (
+        neighbour,
+        near,
+    )  # even where it imports the package
     write(tests / "other/test_more.py", "from stock import rows\n")
     assert nearest(project, ["lib"], "lib/stock/rows.py") == (
-        "tests/unit/other/test_more.py", "tests/unit/other/test_far.py", "tests/unit/other/test_from.py"
+        "tests/unit/other/test_more.py", "tests/unit/other/test_far.py", "tests/unit/other/test_from.py",
+        "tests/unit/other/test_prices.py",
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"no unit test imports lib/store/x\.py"):
         nearest(project, ["lib"], "lib/store/x.py")
