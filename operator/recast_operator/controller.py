@@ -21,6 +21,7 @@ from recast_api.names import FIELD_MANAGER
 from recast_api.resources import API_VERSION, Condition, ExpertModelStatus, FoundationModelStatus
 from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound, OutsideError
 from recast_operator.adapters.kube import BY_KIND, DEPLOYMENTS, EVENTS, JOBS, VERSIONS, Kube, Resource
+from recast_operator.children.record import child_record
 from recast_operator.metrics import Metrics
 from recast_operator.observe import Key, Observer
 from recast_operator.planning.expert import plan_expert
@@ -127,8 +128,10 @@ class Controller:
         if status != before:
             await self._write_status(key, status.wire())
         for child in plan.apply:
-            await self._apply(child)
+            logger.info("%s: apply %s %s: %s", key, child.body["kind"], child.body["metadata"]["name"], child.why)
+            await self._apply(child.body)
         for scale in plan.scales:
+            logger.info("%s: scale Deployment %s: %s", key, scale.name, scale.why)
             await self._guard(
                 DEPLOYMENTS, key.namespace, scale.name, self._kube.scale(key.namespace, scale.name, scale.replicas)
             )
@@ -136,6 +139,7 @@ class Controller:
         if plan.submit is not None:
             await self._submit(key.namespace, plan.submit)
         for deletion in plan.deletions:
+            logger.info("%s: delete %s %s: %s", key, deletion.kind, deletion.name, deletion.why)
             await self._delete(BY_KIND[deletion.kind], key.namespace, deletion.name)
         for event in plan.events:
             await self._tell(key, event)
@@ -237,7 +241,7 @@ class Controller:
         resource, metadata = BY_KIND[child["kind"]], child["metadata"]
         known = self._store.get(resource.kind, metadata["namespace"], metadata["name"])
         mine = {owner["uid"] for owner in metadata.get("ownerReferences", [])}
-        if known is not None and not mine & {item["uid"] for item in known["metadata"].get("ownerReferences") or []}:
+        if known is not None and child_record(known).owner_uid not in mine:
             raise Blocked(
                 f'{resource.kind} "{metadata["name"]}" in namespace {metadata["namespace"]} exists and is not owned by '
                 "this model; delete it or rename the model"

@@ -17,6 +17,7 @@ from recast_api.names import Kind
 from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 from recast_operator.adapters.errors import Invalid
 from recast_operator.adapters.job_objects import DISRUPTION_RULE
+from recast_operator.children.record import child_record
 from recast_operator.planning.projections import fleet_member, foundation_view, unreadable_member
 from recast_operator.planning.snapshot import (
     DEADLINE_EXCEEDED,
@@ -190,7 +191,7 @@ class Observer:
             runs=tuple(observed_run(raw, pods) for raw in mine("Job")),
             deployments=tuple(observed_deployment(raw, pods) for raw in mine("Deployment")),
             services=tuple(
-                ObservedService(raw["metadata"]["name"], controller_uid(raw), template_hash(raw))
+                observed_service(raw)
                 for raw in mine("Service")
                 # A training run's own Service comes and goes with its Job.
                 if not labels(raw)[names.LABEL_KIND].endswith("-trainer")
@@ -225,12 +226,6 @@ def _foundations_of_raw(raw: Object) -> set[str]:
     status = raw.get("status") or {}
     pinned = {((status.get(part) or {}).get("foundation") or {}).get("name") for part in ("stable", "canary")}
     return {name for name in pinned | {raw.get("spec", {}).get("foundationRef", {}).get("name")} if name}
-
-
-def template_hash(raw: Object) -> str:
-    """Hash of the input that a child was made from."""
-    found: str = (raw["metadata"].get("annotations") or {}).get(names.ANNOTATION_TEMPLATE_HASH, "")
-    return found
 
 
 def observed_pod(raw: Object) -> ObservedPod:
@@ -294,18 +289,26 @@ def observed_deployment(raw: Object, pods: list[Object]) -> ObservedDeployment:
     spec, status = raw.get("spec") or {}, raw.get("status") or {}
     selector = ((spec.get("selector") or {}).get("matchLabels") or {}).items()
     mine = tuple(observed_pod(pod) for pod in pods if selector and selector <= labels(pod).items())
+    record = child_record(raw)
     return ObservedDeployment(
         name=raw["metadata"]["name"],
-        owner_uid=controller_uid(raw),
-        template_hash=template_hash(raw),
+        owner_uid=record.owner_uid,
+        template_hash=record.template_hash,
         lineage=_number(raw, names.LABEL_LINEAGE),
         revision=labels(raw).get(names.LABEL_REVISION, ""),
         replicas=spec.get("replicas", 1),
         ready=sum(pod.ready for pod in mine),
         updated=status.get("updatedReplicas", 0),
-        current=status.get("observedGeneration", 0) >= raw["metadata"].get("generation", 0),
+        current=status.get("observedGeneration", 0) >= raw["metadata"].get("generation", 0) and not record.drift,
         pods=mine,
+        record=record,
     )
+
+
+def observed_service(raw: Object) -> ObservedService:
+    """One Service."""
+    record = child_record(raw)
+    return ObservedService(raw["metadata"]["name"], record.owner_uid, record.template_hash, record)
 
 
 def _number(raw: Object, label: str) -> int:

@@ -18,3 +18,8 @@ def parse(text: str) -> datetime:
 def elapsed(since: str, now: datetime) -> float:
     """Seconds from ``since`` to ``now``; negative where ``since`` lies ahead."""
     return (now - parse(since)).total_seconds()
+
+
+def earliest(*waits: float | None) -> float | None:
+    """The shortest of these waits in seconds; None where nothing is waited for."""
+    return min((wait for wait in waits if wait is not None), default=None)

@@ -8,7 +8,7 @@ from datetime import datetime
 from recast_api.resources import ExpertModelStatus, FoundationPin, RevisionStatus
 from recast_api.resources.expert import RefreshStatus
 from recast_operator.planning.child_changes import expert_children, owner_reference
-from recast_operator.planning.clock import elapsed, stamp
+from recast_operator.planning.clock import earliest, elapsed, stamp
 from recast_operator.planning.facts import ExpertFacts
 from recast_operator.planning.freshness import policies
 from recast_operator.planning.freshness.policies import Violation
@@ -64,7 +64,7 @@ def _plan(facts: ExpertFacts) -> Plan[ExpertModelStatus]:
     new = status.expert_status(facts)
     kept = tuple(entry for entry in (facts.rollout.stable, facts.rollout.canary) if entry is not None)
     pods = capacity.targets(facts.rollout_inputs, facts.rollout)
-    children = expert_children(facts.model, kept, pods, facts.observed.children)
+    children = expert_children(facts.model, kept, pods, facts.observed.children, facts.now)
     return Plan(
         status=new,
         versions=_version_writes(facts),
@@ -72,8 +72,8 @@ def _plan(facts: ExpertFacts) -> Plan[ExpertModelStatus]:
         scales=children.scales,
         submit=_submit(facts),
         deletions=(*facts.training.deletions, *children.deletions),
-        events=_events(facts, new),
-        requeue_after=_requeue(facts),
+        events=(*_events(facts, new), *children.events),
+        requeue_after=earliest(_requeue(facts), children.requeue_after),
     )
 
 

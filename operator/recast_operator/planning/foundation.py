@@ -8,6 +8,7 @@ from recast_api.names import FINALIZER_IN_USE
 from recast_api.resources import FoundationModelStatus
 from recast_api.resources.foundation import FoundationVersionRef
 from recast_operator.planning.child_changes import foundation_children, owner_reference
+from recast_operator.planning.clock import earliest
 from recast_operator.planning.facts import FoundationFacts
 from recast_operator.planning.fleet import lineages
 from recast_operator.planning.fleet.lead import Lead, lead, members
@@ -49,7 +50,7 @@ def plan_foundation(observed: ObservedFoundation, now: datetime) -> Plan[Foundat
 
 def _plan(facts: FoundationFacts) -> Plan[FoundationModelStatus]:
     new = status.foundation_status(facts)
-    children = foundation_children(facts.model, facts.lineages, facts.served, facts.observed.children)
+    children = foundation_children(facts.model, facts.lineages, facts.served, facts.observed.children, facts.now)
     return Plan(
         status=new,
         finalizers=_finalizers(facts),
@@ -58,8 +59,8 @@ def _plan(facts: FoundationFacts) -> Plan[FoundationModelStatus]:
         scales=children.scales,
         submit=_submit(facts),
         deletions=(*facts.training.deletions, *children.deletions),
-        events=_events(facts, new),
-        requeue_after=_requeue(facts),
+        events=(*_events(facts, new), *children.events),
+        requeue_after=earliest(_requeue(facts), children.requeue_after),
     )
 
 

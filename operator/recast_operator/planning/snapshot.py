@@ -18,6 +18,7 @@ from typing import Literal
 from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 from recast_api.resources.common import Data
 from recast_api.resources.foundation import FoundationVersionRef
+from recast_operator.children.record import ChildRecord
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class ObservedDeployment:
     name: str
     owner_uid: str
     template_hash: str
-    """From the annotation ``recast.dev/template-hash``; empty where it is absent."""
+    """Of the input that it was made from; empty where nothing says it."""
     lineage: int = 0
     """From the label ``recast.dev/lineage``."""
     revision: str = ""
@@ -97,8 +98,9 @@ class ObservedDeployment:
     updated: int = 0
     """``status.updatedReplicas``."""
     current: bool = True
-    """``status.observedGeneration`` has reached ``metadata.generation``."""
+    """``status.observedGeneration`` has reached ``metadata.generation``, and nobody else has changed it."""
     pods: tuple[ObservedPod, ...] = ()
+    record: ChildRecord = field(default_factory=ChildRecord)
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class ObservedService:
     name: str
     owner_uid: str
     template_hash: str
+    record: ChildRecord = field(default_factory=ChildRecord)
 
 
 @dataclass(frozen=True)

@@ -287,7 +287,7 @@ class Cluster:
             status = type(model.status).model_validate(plan.status.wire())  # the round trip through JSON must keep it
             assert status == plan.status
             actions.append(lambda: self._put(name, status=status))
-        actions += [lambda body=body: self._apply(body) for body in plan.apply]
+        actions += [lambda entry=entry: self._apply(entry.body) for entry in plan.apply]
         actions += [
             lambda entry=entry: self.deployments[entry.name].scale(entry.replicas, self.now) for entry in plan.scales
         ]

@@ -148,7 +148,7 @@ def _active(inputs: TrainingInputs, state: TrainingState, run: RunStatus, seen: 
         return replace(
             state,
             run=None,
-            deletions=(Deletion("Job", seen.name),),
+            deletions=(Deletion("Job", seen.name, "it never started, and the spec has changed"),),
             events=(*state.events, event),
             note="the spec has changed",
         )

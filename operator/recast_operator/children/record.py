@@ -1,0 +1,179 @@
+"""What was applied, written on the child itself, and what the live child has become since.
+
+The annotation ``recast.dev/last-applied`` holds the object that was applied, without the annotation and without
+``replicas`` (those are scaled and put right on their own). :func:`read` compares it with the live object once, when
+that enters the operator's memory, and keeps the outcome: a few words for a child that is as it was applied. The object
+itself is kept only where there is something to put back.
+
+=============================  ===================================================================================
+annotation                     what is done
+=============================  ===================================================================================
+there, child as applied        nothing
+there, child differs           the same object is applied again: no other operator version's rendering comes with it
+edited by hand (digest)        the child is rendered anew
+absent                         the child of an older operator: taken over where the rendering fits, else left until
+                               its next change, so that an upgrade restarts no pod
+=============================  ===================================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from recast_api import names
+from recast_operator.children.drift import differences
+from recast_operator.children.labels import Object
+from recast_operator.children.why import Inputs, inputs
+
+EDITED = f"annotation {names.ANNOTATION_LAST_APPLIED} was edited"
+
+
+@dataclass(frozen=True)
+class ChildRecord:
+    """A live child beside what was applied."""
+
+    recorded: bool = False
+    """Whether the child carries a record that an operator wrote for it."""
+    template_hash: str = ""
+    """Of what was applied; without a record, as the live object's annotation says."""
+    owner_uid: str = ""
+    """UID of the controller; where its reference was removed, of the one that was applied."""
+    drift: tuple[str, ...] = ()
+    """What somebody changed, a sentence each."""
+    applied: str = ""
+    """JSON of what was applied; only where there is drift to put back."""
+    unrecorded: str = ""
+    """JSON of the live metadata and spec; only where the child has no record."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """The labels that were applied; only where there is drift."""
+    inputs: Inputs = ()
+    """What the child was made from, in words."""
+    applied_at: str = ""
+    """When our last apply changed something, by the apiserver's clock."""
+    repairs: int = 0
+    """How many times in a row it was put back."""
+    scaled_by: str = ""
+    """The field manager that set ``spec.replicas`` last, where that is not this operator."""
+    scaled_at: str = ""
+
+
+def recorded(body: Object, *, repairs: int = 0) -> Object:
+    """The object to apply: ``body`` with its record, and with the count of repairs where it is one."""
+    notes = {names.ANNOTATION_LAST_APPLIED: _record(body)}
+    if repairs:
+        notes[names.ANNOTATION_REPAIRS] = str(repairs)
+    metadata = body["metadata"]
+    return {**body, "metadata": {**metadata, "annotations": {**metadata["annotations"], **notes}}}
+
+
+def read(raw: Object) -> ChildRecord:
+    """Compare a live Deployment or Service with its record."""
+    annotations = raw["metadata"].get("annotations") or {}
+    seen = _seen(raw, annotations)
+    text = annotations.get(names.ANNOTATION_LAST_APPLIED)
+    if text is not None:
+        applied = _applied(text, raw)
+        return replace(seen, drift=(EDITED,)) if applied is None else _compared(seen, applied, raw)
+    if not seen.template_hash:
+        return seen
+    metadata = {key: raw["metadata"].get(key) for key in ("labels", "annotations", "ownerReferences")}
+    return replace(seen, unrecorded=_canonical({"metadata": metadata, "spec": raw.get("spec")}))
+
+
+def child_record(raw: Object) -> ChildRecord:
+    """The record of a child, remembered (:func:`condense`) or just read from the apiserver."""
+    known: ChildRecord | None = raw.get("record")
+    return read(raw) if known is None else known
+
+
+def condense(raw: Object) -> Object:
+    """What is worth remembering of a live child: its ``record`` in the place of its template and annotations.
+
+    It is found by the labels that were applied, so that a child whose labels somebody removed is put right and not
+    taken for missing.
+    """
+    record = read(raw)
+    metadata = {key: value for key, value in raw["metadata"].items() if key not in ("annotations", "managedFields")}
+    metadata["labels"] = {**(metadata.get("labels") or {}), **dict(record.labels)}
+    spec = {key: value for key, value in (raw.get("spec") or {}).items() if key != "template"}
+    return {**raw, "metadata": metadata, "spec": spec, "record": record}
+
+
+def _seen(raw: Object, annotations: Object) -> ChildRecord:
+    repairs = annotations.get(names.ANNOTATION_REPAIRS, "")
+    scaled_by, scaled_at = _scaled(raw)
+    return ChildRecord(
+        template_hash=annotations.get(names.ANNOTATION_TEMPLATE_HASH, ""),
+        owner_uid=_controller(raw["metadata"].get("ownerReferences") or []),
+        applied_at=_applied_at(raw),
+        repairs=int(repairs) if re.fullmatch("[0-9]{1,4}", repairs) else 0,
+        scaled_by=scaled_by,
+        scaled_at=scaled_at,
+    )
+
+
+def _compared(seen: ChildRecord, applied: Object, raw: Object) -> ChildRecord:
+    metadata = applied["metadata"]
+    changed = differences(applied, raw)
+    return replace(
+        seen,
+        recorded=True,
+        template_hash=metadata["annotations"][names.ANNOTATION_TEMPLATE_HASH],
+        owner_uid=seen.owner_uid or _controller(metadata["ownerReferences"]),
+        labels=tuple(metadata["labels"].items()) if changed else (),
+        drift=changed,
+        applied=_canonical(applied) if changed else "",
+        inputs=inputs(applied),
+    )
+
+
+def _record(body: Object) -> str:
+    spec = {key: value for key, value in body["spec"].items() if key != "replicas"}
+    text = _canonical({**body, "spec": spec})
+    return f'{{"digest":"{_digest(text)}","object":{text}}}'
+
+
+def _applied(text: str, raw: Object) -> Object | None:
+    """The recorded object; None where the record was not written by an operator for this very object."""
+    try:
+        found = json.loads(text)
+        applied: Object = found["object"]
+        fits = found["digest"] == _digest(_canonical(applied))
+        ours = all(applied["metadata"][key] == raw["metadata"][key] for key in ("name", "namespace"))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return applied if fits and ours else None
+
+
+def _applied_at(raw: Object) -> str:
+    entries = (entry for entry in _managed(raw) if entry.get("operation") == "Apply")
+    return next((entry.get("time", "") for entry in entries if entry.get("manager") == names.FIELD_MANAGER), "")
+
+
+def _scaled(raw: Object) -> tuple[str, str]:
+    for entry in _managed(raw):
+        fields = (entry.get("fieldsV1") or {}).get("f:spec") or {}
+        if "f:replicas" in fields and entry.get("manager") != names.FIELD_MANAGER:
+            return entry.get("manager", ""), entry.get("time", "")
+    return "", ""
+
+
+def _managed(raw: Object) -> Iterator[Object]:
+    yield from raw["metadata"].get("managedFields") or []
+
+
+def _controller(owners: list[Object]) -> str:
+    uid: str = next((owner["uid"] for owner in owners if owner.get("controller")), "")
+    return uid
+
+
+def _canonical(value: Object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
