@@ -29,6 +29,8 @@ from recast_operator.children.drift import differences
 from recast_operator.children.labels import Object
 from recast_operator.children.why import Inputs, inputs
 
+_OURS = ("name", "namespace", "labels", "annotations", "ownerReferences")
+"""The part of a child's metadata that an operator sets."""
 EDITED = f"annotation {names.ANNOTATION_LAST_APPLIED} was edited"
 
 
@@ -80,8 +82,13 @@ def read(raw: Object) -> ChildRecord:
         return replace(seen, drift=(EDITED,)) if applied is None else _compared(seen, applied, raw)
     if not seen.template_hash:
         return seen
-    metadata = {key: raw["metadata"].get(key) for key in ("labels", "annotations", "ownerReferences")}
+    metadata = {key: raw["metadata"].get(key) for key in _OURS}
     return replace(seen, unrecorded=_canonical({"metadata": metadata, "spec": raw.get("spec")}))
+
+
+def fits(body: Object, record: ChildRecord) -> bool:
+    """Whether applying ``body`` would change nothing of a child without a record."""
+    return bool(record.unrecorded) and not differences(_without_replicas(body), json.loads(record.unrecorded))
 
 
 def child_record(raw: Object) -> ChildRecord:
@@ -131,9 +138,12 @@ def _compared(seen: ChildRecord, applied: Object, raw: Object) -> ChildRecord:
     )
 
 
+def _without_replicas(body: Object) -> Object:
+    return {**body, "spec": {key: value for key, value in body["spec"].items() if key != "replicas"}}
+
+
 def _record(body: Object) -> str:
-    spec = {key: value for key, value in body["spec"].items() if key != "replicas"}
-    text = _canonical({**body, "spec": spec})
+    text = _canonical(_without_replicas(body))
     return f'{{"digest":"{_digest(text)}","object":{text}}}'
 
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from recast_operator.children.drift import differences
 from recast_operator.children.labels import Object
-from recast_operator.children.record import ChildRecord, recorded
+from recast_operator.children.record import ChildRecord, fits, recorded
 from recast_operator.children.why import MISSING, inputs, why_changed, why_scaled
 from recast_operator.planning.clock import earliest, elapsed
 from recast_operator.planning.plan import Apply, Deletion, Event, Scale
@@ -79,7 +78,7 @@ def child_writes(existing: ObservedDeployment | ObservedService | None, wanted: 
         return _repair(existing, wanted, now)
     if existing.template_hash != wanted.template_hash:
         return _rewrite(existing, wanted, now)
-    if record.unrecorded and not differences(body := wanted.build(), json.loads(record.unrecorded)):
+    if record.unrecorded and fits(body := wanted.build(), record):
         return _limited(existing, wanted, ChildChanges(apply=(Apply(recorded(body), TAKEN_OVER),)), now)
     return _scaled(existing, wanted, now)
 

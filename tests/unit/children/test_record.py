@@ -15,7 +15,7 @@ from recast_operator.children.record import EDITED, ChildRecord, child_record, c
 LAST_APPLIED = "recast.dev/last-applied"
 
 
-def live(name: str = "expert_deployment", **changes: Any) -> dict[str, Any]:
+def live(name: str = "expert_deployment", /, **changes: Any) -> dict[str, Any]:
     made: dict[str, Any] = json.loads(json.dumps(recorded(build(name))))
     made["metadata"] |= {"uid": "1", "resourceVersion": "7", **changes}
     return made

@@ -24,6 +24,7 @@ from recast_api.resources import (
 )
 from recast_api.resources.version import Baseline, TrainingRunRef
 from recast_api.run import TerminationMessage, TrainingRun
+from recast_operator.children.record import read
 from recast_operator.planning.expert import plan_expert
 from recast_operator.planning.foundation import plan_foundation
 from recast_operator.planning.plan import Event, Plan
@@ -181,18 +182,18 @@ class Cluster:
             runs=tuple(job.observed for job in self.jobs.values() if job.observed.owner_uid == uid),
             deployments=tuple(self._deployment(name) for name in self.deployments if self._owner(name) == uid),
             services=tuple(
-                ObservedService(name, uid, body["metadata"]["annotations"][names.ANNOTATION_TEMPLATE_HASH])
+                ObservedService(name, uid, record.template_hash, record)
                 for name, body in self.services.items()
-                if body["metadata"]["ownerReferences"][0]["uid"] == uid
+                if (record := read(body)).owner_uid == uid
             ),
         )
 
     def _owner(self, name: str) -> str:
-        return str(self.deployments[name].body["metadata"]["ownerReferences"][0]["uid"])
+        return read(self.deployments[name].body).owner_uid
 
     def _deployment(self, name: str) -> ObservedDeployment:
         found = self.deployments[name]
-        meta, ready = found.body["metadata"], self.ready(name)
+        meta, ready, record = found.body["metadata"], self.ready(name), read(found.body)
         pull = "ImagePullBackOff" if found.image in self.unpullable else ""
         pods = tuple(
             ObservedPod(f"{name}-{index}", ready=index < ready, image=found.image, waiting_reason=pull)
@@ -200,14 +201,15 @@ class Cluster:
         )
         return ObservedDeployment(
             name=name,
-            owner_uid=self._owner(name),
-            template_hash=meta["annotations"][names.ANNOTATION_TEMPLATE_HASH],
+            owner_uid=record.owner_uid,
+            template_hash=record.template_hash,
             lineage=int(meta["labels"].get(names.LABEL_LINEAGE, 0)),
             revision=meta["labels"].get(names.LABEL_REVISION, ""),
             replicas=found.body["spec"]["replicas"],
             ready=ready,
             updated=len(found.pods),
             pods=pods,
+            record=record,
         )
 
     def observe_foundation(self, name: str) -> ObservedFoundation:
