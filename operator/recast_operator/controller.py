@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from recast_api.names import FIELD_MANAGER
 from recast_api.resources import API_VERSION, Condition, ExpertModelStatus, FoundationModelStatus
+from recast_operator.adapters.child_apply import apply_child
 from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound, OutsideError
 from recast_operator.adapters.kube import BY_KIND, DEPLOYMENTS, EVENTS, JOBS, VERSIONS, Kube, Resource
 from recast_operator.children.record import child_record
@@ -246,7 +247,7 @@ class Controller:
                 f'{resource.kind} "{metadata["name"]}" in namespace {metadata["namespace"]} exists and is not owned by '
                 "this model; delete it or rename the model"
             )
-        made = await self._guard(resource, metadata["namespace"], metadata["name"], self._kube.apply(child))
+        made = await self._guard(resource, metadata["namespace"], metadata["name"], apply_child(self._kube, child))
         self._store.put(resource.kind, made)
 
     async def _submit(self, namespace: str, request: SubmitRun) -> None:

@@ -68,7 +68,7 @@ def same_quantity(left: Any, right: Any) -> bool:
 
 
 def _compare(applied: Any, live: Any, path: Path) -> Iterator[str]:
-    if applied is None or (applied == "" and live is None):  # the apiserver stores neither
+    if live is None and _unstored(applied, path):
         return
     if live is None:
         yield f"{_words(path)} was removed"
@@ -78,6 +78,11 @@ def _compare(applied: Any, live: Any, path: Path) -> Iterator[str]:
         yield from _merged_lists(applied, live, path)
     elif not _equal(applied, live, path):
         yield f"{_words(path)} is {_shown(live)}, applied {_shown(applied)}"
+
+
+def _unstored(applied: Any, path: Path) -> bool:
+    """What the apiserver drops: null, empty strings, lists and maps. An ``emptyDir`` says all by being there."""
+    return applied is None or (applied in ("", [], {}) and path[-1] != "emptyDir")
 
 
 def _maps(applied: Object, live: Object, path: Path) -> Iterator[str]:

@@ -65,11 +65,23 @@ class ChildRecord:
 
 def recorded(body: Object, *, repairs: int = 0) -> Object:
     """The object to apply: ``body`` with its record, and with the count of repairs where it is one."""
-    notes = {names.ANNOTATION_LAST_APPLIED: _record(body)}
+    notes = {names.ANNOTATION_LAST_APPLIED: _record(_without_replicas(body), ())}
     if repairs:
         notes[names.ANNOTATION_REPAIRS] = str(repairs)
-    metadata = body["metadata"]
-    return {**body, "metadata": {**metadata, "annotations": {**metadata["annotations"], **notes}}}
+    return _annotated(body, notes)
+
+
+def admitted(applied: Object, made: Object) -> Object | None:
+    """What to apply once more where admission made something else of ``applied`` (a webhook that rewrites images).
+
+    Its differences go into the record: they are not drift, and putting them back would only bring them again. None
+    where the apiserver made what was asked.
+    """
+    differing = read(made).drift
+    if not differing:
+        return None
+    text = applied["metadata"]["annotations"][names.ANNOTATION_LAST_APPLIED]
+    return _annotated(applied, {names.ANNOTATION_LAST_APPLIED: _record(json.loads(text)["object"], differing)})
 
 
 def read(raw: Object) -> ChildRecord:
@@ -78,8 +90,8 @@ def read(raw: Object) -> ChildRecord:
     seen = _seen(raw, annotations)
     text = annotations.get(names.ANNOTATION_LAST_APPLIED)
     if text is not None:
-        applied = _applied(text, raw)
-        return replace(seen, drift=(EDITED,)) if applied is None else _compared(seen, applied, raw)
+        record = _parsed(text, raw)
+        return replace(seen, drift=(EDITED,)) if record is None else _compared(seen, record, raw)
     if not seen.template_hash:
         return seen
     metadata = {key: raw["metadata"].get(key) for key in _OURS}
@@ -123,9 +135,10 @@ def _seen(raw: Object, annotations: Object) -> ChildRecord:
     )
 
 
-def _compared(seen: ChildRecord, applied: Object, raw: Object) -> ChildRecord:
+def _compared(seen: ChildRecord, record: Object, raw: Object) -> ChildRecord:
+    applied = record["object"]
     metadata = applied["metadata"]
-    changed = differences(applied, raw)
+    changed = tuple(text for text in differences(applied, raw) if text not in record["admitted"])
     return replace(
         seen,
         recorded=True,
@@ -142,21 +155,26 @@ def _without_replicas(body: Object) -> Object:
     return {**body, "spec": {key: value for key, value in body["spec"].items() if key != "replicas"}}
 
 
-def _record(body: Object) -> str:
-    text = _canonical(_without_replicas(body))
-    return f'{{"digest":"{_digest(text)}","object":{text}}}'
+def _annotated(body: Object, notes: dict[str, str]) -> Object:
+    metadata = body["metadata"]
+    return {**body, "metadata": {**metadata, "annotations": {**metadata["annotations"], **notes}}}
 
 
-def _applied(text: str, raw: Object) -> Object | None:
-    """The recorded object; None where the record was not written by an operator for this very object."""
+def _record(applied: Object, differing: tuple[str, ...]) -> str:
+    content = {"admitted": list(differing), "object": applied}
+    return _canonical({**content, "digest": _digest(content)})
+
+
+def _parsed(text: str, raw: Object) -> Object | None:
+    """The record's content; None where it was not written by an operator for this very object."""
     try:
         found = json.loads(text)
-        applied: Object = found["object"]
-        fits = found["digest"] == _digest(_canonical(applied))
-        ours = all(applied["metadata"][key] == raw["metadata"][key] for key in ("name", "namespace"))
+        content = {key: found[key] for key in ("admitted", "object")}
+        metadata = content["object"]["metadata"]
+        ours = all(metadata[key] == raw["metadata"][key] for key in ("name", "namespace"))
+        return content if ours and found["digest"] == _digest(content) else None
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    return applied if fits and ours else None
 
 
 def _applied_at(raw: Object) -> str:
@@ -185,5 +203,5 @@ def _canonical(value: Object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _digest(content: Object) -> str:
+    return hashlib.sha256(_canonical(content).encode()).hexdigest()[:16]

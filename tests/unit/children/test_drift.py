@@ -188,9 +188,10 @@ def test_the_ports_of_a_service_are_told_apart_by_their_number() -> None:
     assert differences(build("expert_service"), body) == ('port 80: targetPort is "admin", applied "http"',)
 
 
-def test_an_empty_string_and_null_are_as_good_as_absent_and_an_empty_map_is_not() -> None:
-    assert differences({"spec": {"a": None, "b": ""}}, {"spec": {}}) == ()
-    assert differences({"spec": {"a": {}}}, {"spec": {}}) == ("a was removed",)
+def test_null_and_what_is_empty_are_as_good_as_absent_but_for_an_empty_dir() -> None:
+    assert differences({"spec": {"a": None, "b": "", "limits": {}, "list": []}}, {"spec": {}}) == ()
+    assert differences({"spec": {"emptyDir": {}}}, {"spec": {}}) == ("emptyDir was removed",)
+    assert differences({"spec": {"a": 0}}, {"spec": {}}) == ("a was removed",)
     assert differences({"spec": {"b": ""}}, {"spec": {"b": "x"}}) == ('b is "x", applied ""',)
     assert differences({"spec": {"b": False}}, {"spec": {}}) == ("b was removed",)
 
