@@ -115,7 +115,7 @@ _HOLDING: tuple[tuple[Path, frozenset[Decision]], ...] = (
     (("spec", "architecture"), frozenset({"Training"})),
     (("spec", "data"), frozenset({"Training"})),
     (("spec", "tasks"), frozenset({"Training", "Rollout"})),
-    (("spec", "gates"), frozenset({"Training", "Acceptance"})),
+    (("spec", "gates"), frozenset({"Training", "Run", "Acceptance"})),
     (("spec", "serving"), _HELD_ROLLOUT),
     (("spec", "rollout", "request"), frozenset()),
     (("spec", "rollout"), _HELD_ROLLOUT),
@@ -159,7 +159,8 @@ def read(kind: type[ModelT], raw: Mapping[str, Any]) -> Reading[ModelT]:
             if meaning is None:
                 raise first
             place = path[: len(meaning.path)]
-            doubt = Doubt(_words(place), f"{_shown(_get(rest, place))}{meaning.text}", meaning.holds)
+            shown = "" if error_type == "extra_forbidden" else _shown(_get(rest, place))
+            doubt = Doubt(_words(place), f"{shown}{meaning.text}", meaning.holds)
             doubts.setdefault(doubt.path, doubt)
             _replace(rest, place, meaning)
         rest = _swept(rest)
@@ -259,5 +260,5 @@ def _words(path: Path) -> str:
 
 
 def _shown(value: Any) -> str:
-    """The value where it is short: a word, not a document."""
+    """A word that is not known; never what stands in a field that is not known, which may be anything."""
     return f"{json.dumps(value)}: " if isinstance(value, str | int) and len(str(value)) <= 64 else ""

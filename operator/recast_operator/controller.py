@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 from recast_api.names import FIELD_MANAGER
+from recast_api.reading import preserved
 from recast_api.resources import API_VERSION, Condition, ExpertModelStatus, FoundationModelStatus
 from recast_operator.adapters.child_apply import apply_child
 from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound, OutsideError
@@ -127,7 +128,7 @@ class Controller:
             await self._write_version(key.namespace, version)
         status = self._with_problem(key, before, plan.status)
         if status != before:
-            await self._write_status(key, status.wire())
+            await self._write_status(key, status)
         for child in plan.apply:
             logger.info("%s: apply %s %s: %s", key, child.body["kind"], child.body["metadata"]["name"], child.why)
             await self._apply(child.body)
@@ -224,11 +225,12 @@ class Controller:
         if metadata:
             metadata["resourceVersion"] = write.resource_version
             raw = await self._merge(VERSIONS, namespace, write.name, {"metadata": metadata})
-        if write.status is not None and raw.get("status") != write.status.wire():
-            await self._replace_status(VERSIONS, raw, write.status.wire())
+        if write.status is not None and raw.get("status") != (status := preserved(write.status, raw.get("status"))):
+            await self._replace_status(VERSIONS, raw, status)
 
-    async def _write_status(self, key: Key, status: Object) -> None:
-        await self._replace_status(BY_KIND[key.kind], self._known(key), status)
+    async def _write_status(self, key: Key, status: FoundationModelStatus | ExpertModelStatus) -> None:
+        raw = self._known(key)
+        await self._replace_status(BY_KIND[key.kind], raw, preserved(status, raw.get("status")))
 
     async def _replace_status(self, resource: Resource, raw: Object, status: Object) -> None:
         metadata = raw["metadata"]

@@ -6,11 +6,8 @@ with as little interpretation as possible: which pods belong to which Deployment
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import NamedTuple, TypeVar
-
-from pydantic import ValidationError
 
 from recast_api import names
 from recast_api.names import Kind
@@ -18,6 +15,7 @@ from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 from recast_operator.adapters.errors import Invalid
 from recast_operator.adapters.job_objects import DISRUPTION_RULE
 from recast_operator.children.record import child_record
+from recast_operator.parsing import Parser
 from recast_operator.planning.projections import fleet_member, foundation_view, unreadable_member
 from recast_operator.planning.snapshot import (
     DEADLINE_EXCEEDED,
@@ -35,8 +33,6 @@ from recast_operator.planning.snapshot import (
 )
 from recast_operator.store import Object, Store, controller_uid, labels
 
-logger = logging.getLogger(__name__)
-
 ModelT = TypeVar("ModelT", FoundationModel, ExpertModel, ModelVersion)
 
 
@@ -52,11 +48,11 @@ class Key(NamedTuple):
 
 
 class Observer:
-    """Reads a :class:`Store`; remembers parsed models, since most have not changed between two passes."""
+    """Reads a :class:`Store`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._parsed: dict[tuple[str, str], tuple[str, FoundationModel | ExpertModel | ModelVersion]] = {}
+        self._parser = Parser()
 
     def models(self) -> Iterator[Key]:
         """All models there are."""
@@ -72,8 +68,10 @@ class Observer:
         if raw is None:
             return None
         experts = tuple(member for member in self._members(key.namespace) if _concerns(member, key.name))
+        found = self._parser.read(FoundationModel, raw)
         return ObservedFoundation(
-            model=self._parse(FoundationModel, raw),
+            model=found.model,
+            doubts=found.doubts,
             versions=self._versions(key),
             children=self._children(key),
             experts=experts,
@@ -84,10 +82,12 @@ class Observer:
         raw = self._store.get(key.kind, key.namespace, key.name)
         if raw is None:
             return None
-        model = self._parse(ExpertModel, raw)
+        found = self._parser.read(ExpertModel, raw)
+        model = found.model
         views, unreadable = self._views(key.namespace, foundations_of(model), key.name)
         return ObservedExpert(
             model=model,
+            doubts=found.doubts,
             versions=self._versions(key),
             children=self._children(key),
             foundations=views,
@@ -103,9 +103,8 @@ class Observer:
     def _members(self, namespace: str) -> Iterator[FleetMember]:
         for raw in self._store.of("ExpertModel", namespace):
             try:
-                yield fleet_member(self._parse(ExpertModel, raw))
-            except Invalid as error:
-                logger.warning("read for its pins alone: %s", error)
+                yield fleet_member(self._parser.read(ExpertModel, raw).model)
+            except Invalid:
                 yield unreadable_member(raw)
 
     def _views(self, namespace: str, names_: set[str], expert: str) -> tuple[dict[str, FoundationView], list[str]]:
@@ -116,9 +115,8 @@ class Observer:
             if raw is None:
                 continue
             try:
-                views[name] = foundation_view(self._parse(FoundationModel, raw), expert)
-            except Invalid as error:
-                logger.warning("%s", error)
+                views[name] = foundation_view(self._parser.read(FoundationModel, raw).model, expert)
+            except Invalid:
                 unreadable.append(name)
         return views, unreadable
 
@@ -151,32 +149,13 @@ class Observer:
     def _all(self, model: type[ModelT], namespace: str) -> Iterator[ModelT]:
         for raw in self._store.of(model.__name__, namespace):
             try:
-                yield self._parse(model, raw)
-            except Invalid as error:
-                # Another model's mistake must not stop this one's pass; its own pass reports it.
-                logger.warning("left out of the snapshot: %s", error)
-
-    def _parse(self, model: type[ModelT], raw: Object) -> ModelT:
-        metadata = raw["metadata"]
-        version, identity = metadata["resourceVersion"], (model.__name__, metadata["uid"])
-        cached = self._parsed.get(identity)
-        if cached is not None and cached[0] == version and isinstance(cached[1], model):
-            return cached[1]
-        try:
-            parsed = model.model_validate({**raw, "metadata": _plain(metadata)})
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise Invalid(
-                f"{model.__name__} {metadata['namespace']}/{metadata['name']}: {where}: {first['msg']}; correct it, or "
-                "install the CustomResourceDefinitions of this operator's version"
-            ) from error
-        self._parsed[identity] = (version, parsed)
-        return parsed
+                yield self._parser.read(model, raw).model
+            except Invalid:
+                continue  # the parser has said so; it must not stop this model's pass
 
     def forget(self, kind: str, uid: str) -> None:
         """Drop what was parsed of an object that is gone."""
-        self._parsed.pop((kind, uid), None)
+        self._parser.forget(kind, uid)
 
     def _children(self, key: Key) -> Children:
         def mine(kind: str) -> list[Object]:
@@ -314,8 +293,3 @@ def observed_service(raw: Object) -> ObservedService:
 def _number(raw: Object, label: str) -> int:
     text = labels(raw).get(label, "")
     return int(text) if text.isdigit() else 0
-
-
-def _plain(metadata: Object) -> Object:
-    """Metadata with absent lists and maps as absent: the apiserver may send null."""
-    return {key: value for key, value in metadata.items() if value is not None}

@@ -40,6 +40,6 @@ async def _take_back(kube: Kube, child: Object) -> Object:
     path, params = resource.path(metadata["namespace"], metadata["name"]), {"fieldManager": names.FIELD_MANAGER}
     live = await kube.get(resource, metadata["namespace"], metadata["name"])
     await kube.requester.send(Request("PUT", path, body={**live, "spec": child["spec"]}, params=params))
-    nobody = {"metadata": {"managedFields": [{}]}}
+    nobody: Object = {"metadata": {"managedFields": [{}]}}
     await kube.requester.send(Request("PATCH", path, body=nobody, content_type=MERGE, params=params))
     return await kube.apply(child)

@@ -8,6 +8,7 @@ decided in :mod:`planning.child_writes`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 
@@ -29,8 +30,14 @@ from recast_operator.children.foundation_service import foundation_service
 from recast_operator.children.labels import ChildMeta, Object
 from recast_operator.planning.child_writes import ChildChanges, Wanted, child_writes, scale
 from recast_operator.planning.hashing import digest, serving_template, visible
+from recast_operator.planning.holds import held
 from recast_operator.planning.plan import Deletion
-from recast_operator.planning.snapshot import Children, ObservedDeployment, ObservedService
+from recast_operator.planning.snapshot import (
+    ObservedDeployment,
+    ObservedExpert,
+    ObservedFoundation,
+    ObservedService,
+)
 
 HASH_VERSION = 1
 """Raised only to force every child to be written anew, which restarts pods: a release note, not a refactoring."""
@@ -54,20 +61,21 @@ def template_hash(*inputs: object) -> str:
 
 
 def expert_children(
-    model: ExpertModel,
-    revisions: tuple[RevisionStatus, ...],
-    replicas: Mapping[str, int],
-    children: Children,
-    now: datetime,
+    observed: ObservedExpert, revisions: tuple[RevisionStatus, ...], replicas: Mapping[str, int], now: datetime
 ) -> ChildChanges:
     """The Service, the Deployments of stable and canary as their snapshots say, and the end of all others."""
-    changes = child_writes(_service_of(model, children), _expert_service(model), now) if revisions else ChildChanges()
+    model, children = observed.model, observed.children
+    changes, still = ChildChanges(), bool(held(observed.doubts, "Rollout"))
+    if revisions:
+        service = _expert_service(model)
+        changes += child_writes(children.service(service.name), service, now)
     canary = next((entry for entry in revisions if isinstance(entry, CanaryStatus)), None)
     for revision in revisions:
         existing = children.deployment(names.revision_deployment(model.metadata.name, revision.revision))
         count, reason = replicas.get(revision.revision, 0), _replicas_reason(revision, canary)
         if revision.models_claim:
-            changes += child_writes(existing, _expert_deployment(model, revision, count, reason), now)
+            wanted = _expert_deployment(model, revision, count, reason)
+            changes += child_writes(existing, _as_made(wanted, existing) if still else wanted, now)
         elif existing is not None and existing.owner_uid == model.metadata.uid:
             changes += scale(existing, count, reason, now)
     kept = {entry.revision for entry in revisions}
@@ -78,29 +86,29 @@ def expert_children(
 
 
 def foundation_children(
-    model: FoundationModel,
-    lineages: Sequence[LineageStatus],
-    versions: Mapping[int, ModelVersion],
-    children: Children,
-    now: datetime,
+    observed: ObservedFoundation, lineages: Sequence[LineageStatus], versions: Mapping[int, ModelVersion], now: datetime
 ) -> ChildChanges:
     """Service and Deployment of each lineage, and the end of those that are no longer in status."""
-    changes = ChildChanges()
+    model, children, changes = observed.model, observed.children, ChildChanges()
     for entry in lineages:
         version = versions.get(entry.version)
         if version is not None:
             name = names.lineage_server(model.metadata.name, entry.lineage)
+            existing, wanted = children.deployment(name), _foundation_deployment(model, version)
             changes += child_writes(children.service(name), _foundation_service(model, entry.lineage), now)
-            changes += child_writes(children.deployment(name), _foundation_deployment(model, version), now)
+            changes += child_writes(
+                existing, _as_made(wanted, existing) if held(observed.doubts, "Rollout") else wanted, now
+            )
     kept = {names.lineage_server(model.metadata.name, entry.lineage) for entry in lineages}
-    existing: tuple[ObservedDeployment | ObservedService, ...] = (*children.deployments, *children.services)
-    ours = [child for child in existing if child.owner_uid == model.metadata.uid]
+    present: tuple[ObservedDeployment | ObservedService, ...] = (*children.deployments, *children.services)
+    ours = [child for child in present if child.owner_uid == model.metadata.uid]
     gone = (Deletion(_kind(child), child.name, "nothing reads it any more") for child in ours if child.name not in kept)
     return changes + ChildChanges(deletions=tuple(gone))
 
 
-def _service_of(model: ExpertModel, children: Children) -> ObservedService | None:
-    return children.service(names.expert_service(model.metadata.name))
+def _as_made(wanted: Wanted, existing: ObservedDeployment | None) -> Wanted:
+    """Where the template is not understood: whatever the child was made from is what is wanted."""
+    return wanted if existing is None else replace(wanted, template_hash=existing.template_hash)
 
 
 def _expert_service(model: ExpertModel) -> Wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -13,6 +14,7 @@ from recast_operator.planning.facts import ExpertFacts
 from recast_operator.planning.freshness import policies
 from recast_operator.planning.freshness.policies import Violation
 from recast_operator.planning.freshness.target import FoundationTarget, foundation_target
+from recast_operator.planning.holds import held, judgeable, standing_still
 from recast_operator.planning.plan import Event, Plan, SubmitRun, VersionWrite
 from recast_operator.planning.rollout import candidates, capacity, machine, request
 from recast_operator.planning.rollout import verdict as analysis
@@ -34,10 +36,12 @@ def plan_expert(observed: ObservedExpert, now: datetime) -> Plan[ExpertModelStat
     """Decide everything about an expert."""
     if observed.model.metadata.deletion_timestamp is not None:
         return Plan(status=observed.model.status)
-    judged = verdict.judge_all(observed.model, observed.versions, observed.model.spec.gates)
+    judged = verdict.judge_all(observed.model, judgeable(observed.versions, observed.doubts), observed.model.spec.gates)
     target = foundation_target(observed)
     inputs = _training_inputs(observed, target, judged, now)
-    training = lifecycle.advance(inputs, lifecycle.remembered(observed.model.status))
+    training = lifecycle.remembered(observed.model.status)
+    if not held(observed.doubts, "Run"):
+        training = lifecycle.advance(inputs, training)
     rollout = _roll_out(observed, judged, now)
     freshness = _judge_freshness(observed, judged, target, inputs, training, rollout, now)
     if freshness.violation is not None and target.granted and lifecycle.is_due(inputs, training):
@@ -63,8 +67,7 @@ def plan_expert(observed: ObservedExpert, now: datetime) -> Plan[ExpertModelStat
 def _plan(facts: ExpertFacts) -> Plan[ExpertModelStatus]:
     new = status.expert_status(facts)
     kept = tuple(entry for entry in (facts.rollout.stable, facts.rollout.canary) if entry is not None)
-    pods = capacity.targets(facts.rollout_inputs, facts.rollout)
-    children = expert_children(facts.model, kept, pods, facts.observed.children, facts.now)
+    children = expert_children(facts.observed, kept, _pods(facts), facts.now)
     return Plan(
         status=new,
         versions=_version_writes(facts),
@@ -77,16 +80,26 @@ def _plan(facts: ExpertFacts) -> Plan[ExpertModelStatus]:
     )
 
 
+def _pods(facts: ExpertFacts) -> Mapping[str, int]:
+    """By revision, how many pods it gets; while the roll-out is held, those that it has."""
+    if not held(facts.observed.doubts, "Rollout"):
+        return capacity.targets(facts.rollout_inputs, facts.rollout)
+    stable, have = facts.rollout.stable, facts.rollout_inputs.endpoints
+    serving = {stable.revision: facts.rollout_inputs.replicas} if stable else {}
+    return serving | {revision: seen.replicas for revision, seen in have.items()}
+
+
 def _training_inputs(
     observed: ObservedExpert, target: FoundationTarget, judged: tuple[Judged, ...], now: datetime
 ) -> TrainingInputs:
     meta, spec = observed.model.metadata, observed.model.spec
+    unclear = held(observed.doubts, "Training")
     return TrainingInputs(
         kind="ExpertModel",
         model=meta.name,
         uid=meta.uid,
         training=spec.training,
-        wanted=expert_inputs(spec, target.version.spec.digest) if target.version else None,
+        wanted=expert_inputs(spec, target.version.spec.digest) if target.version and not unclear else None,
         runs=observed.children.runs,
         judged=judged,
         now=now,
@@ -104,10 +117,14 @@ class _Rollout:
 
 def _roll_out(observed: ObservedExpert, judged: tuple[Judged, ...], now: datetime) -> _Rollout:
     before, spec = observed.model.status, observed.model.spec.rollout
-    decision = request.decide(spec.request, before.handled_requests, before.canary, before.failed_revisions)
+    still = held(observed.doubts, "Rollout")
+    asked = None if still and spec.request is not None and spec.request.action != "Abort" else spec.request
+    decision = request.decide(asked, before.handled_requests, before.canary, before.failed_revisions)
     state = RolloutState(before.stable, before.canary, tuple(before.failed_revisions), decision.events)
     state = machine.clear_failure(state, decision)
     inputs = _rollout_inputs(observed, now)
+    if still and decision.action != "Abort":
+        return _Rollout(inputs, standing_still(state, still), decision.handled, None)
     wanted = candidates.desired(candidates.candidates(observed, judged, state.failed, now))
     state = machine.advance(inputs, state, wanted, decision)
     left = candidates.candidates(observed, judged, state.failed, now)
@@ -170,6 +187,7 @@ def _judge_freshness(
 ) -> _Freshness:
     """Stale or not, and whether a refresh is possible: only then does the expert ask for a slot."""
     spec, basis = observed.model.spec, _basis(rollout, judged)
+    comparable = set(spec.refresh.triggers) - ({"SpecChange"} if held(observed.doubts, "Training") else set())
     version = verdict.by_number(judged, basis.number) if basis else None
     run = version.version.spec.run if version else None
     violation = policies.evaluate(
@@ -180,7 +198,7 @@ def _judge_freshness(
             target=target.pin,
             trained_spec=spec_part(run.inputs_hash) if run else "",
             wanted_spec=spec_part(inputs.wanted or expert_inputs(spec, "")),
-            policies=frozenset(spec.refresh.triggers),
+            policies=frozenset(comparable),
         )
     )
     possible = training.run is not None or lifecycle.is_due(inputs, training) or _awaiting(rollout, judged, target)
@@ -235,7 +253,7 @@ def _events(facts: ExpertFacts, new: ExpertModelStatus) -> tuple[Event, ...]:
 def _requeue(facts: ExpertFacts) -> float | None:
     """While a canary runs, time alone may change the plan."""
     waits = [facts.training.requeue] if facts.training.requeue is not None else []
-    canary = facts.rollout.canary
+    canary = None if held(facts.observed.doubts, "Rollout") else facts.rollout.canary
     if canary is not None:
         limit = facts.rollout_inputs.rollout.progress_deadline_seconds
         waits.append(max(1.0, limit + 1.0 - elapsed(canary.progressed_at, facts.now)))

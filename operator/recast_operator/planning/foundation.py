@@ -13,6 +13,7 @@ from recast_operator.planning.facts import FoundationFacts
 from recast_operator.planning.fleet import lineages
 from recast_operator.planning.fleet.lead import Lead, lead, members
 from recast_operator.planning.fleet.wave import wave
+from recast_operator.planning.holds import held, judgeable
 from recast_operator.planning.plan import Event, Plan, SubmitRun, VersionWrite
 from recast_operator.planning.snapshot import ObservedFoundation
 from recast_operator.planning.status import foundation as status
@@ -27,9 +28,11 @@ from recast_operator.planning.versions.verdict import Judged
 
 def plan_foundation(observed: ObservedFoundation, now: datetime) -> Plan[FoundationModelStatus]:
     """Decide everything about a foundation."""
-    judged = verdict.judge_all(observed.model, observed.versions, observed.model.spec.gates)
+    judged = verdict.judge_all(observed.model, judgeable(observed.versions, observed.doubts), observed.model.spec.gates)
     inputs = _training_inputs(observed, judged, now)
-    training = lifecycle.advance(inputs, lifecycle.remembered(observed.model.status))
+    training = lifecycle.remembered(observed.model.status)
+    if not held(observed.doubts, "Run"):
+        training = lifecycle.advance(inputs, training)
     if lifecycle.is_due(inputs, training):
         training = lifecycle.reserve(inputs, training, observed.versions)
     leading = lead(observed, judged, now)
@@ -50,7 +53,7 @@ def plan_foundation(observed: ObservedFoundation, now: datetime) -> Plan[Foundat
 
 def _plan(facts: FoundationFacts) -> Plan[FoundationModelStatus]:
     new = status.foundation_status(facts)
-    children = foundation_children(facts.model, facts.lineages, facts.served, facts.observed.children, facts.now)
+    children = foundation_children(facts.observed, facts.lineages, facts.served, facts.now)
     return Plan(
         status=new,
         finalizers=_finalizers(facts),
@@ -71,7 +74,7 @@ def _training_inputs(observed: ObservedFoundation, judged: tuple[Judged, ...], n
         model=meta.name,
         uid=meta.uid,
         training=spec.training,
-        wanted=foundation_inputs(spec),
+        wanted=None if held(observed.doubts, "Training") else foundation_inputs(spec),
         runs=observed.children.runs,
         judged=judged,
         now=now,

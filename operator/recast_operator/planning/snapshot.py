@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from recast_api.reading import Doubt
 from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 from recast_api.resources.common import Data
 from recast_api.resources.foundation import FoundationVersionRef
@@ -227,6 +228,8 @@ class ObservedFoundation:
     versions: tuple[ModelVersion, ...] = ()
     """Every ModelVersion whose ``spec.model`` names this kind and name, whatever UID it claims."""
     children: Children = field(default_factory=Children)
+    doubts: tuple[Doubt, ...] = ()
+    """What of the model this version does not understand."""
     experts: tuple[FleetMember, ...] = ()
     """Experts of the namespace whose ``foundationRef`` names this one or that pin it, and all that cannot be read."""
 
@@ -239,6 +242,8 @@ class ObservedExpert:
     versions: tuple[ModelVersion, ...] = ()
     """Every ModelVersion whose ``spec.model`` names this kind and name, whatever UID it claims."""
     children: Children = field(default_factory=Children)
+    doubts: tuple[Doubt, ...] = ()
+    """What of the model this version does not understand."""
     foundations: Mapping[str, FoundationView] = field(default_factory=dict)
     """By name: the referenced one and the pinned ones, as far as they exist and can be read."""
     unreadable_foundations: frozenset[str] = frozenset()

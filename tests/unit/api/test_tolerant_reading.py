@@ -104,7 +104,7 @@ UNKNOWN_FIELDS: list[tuple[str, set[Decision]]] = [
     ("spec/training/resources/claims", {"Training"}),
     ("spec/architecture/dropout", {"Training"}),
     ("spec/tasks/0/loss", {"Training", "Rollout"}),
-    ("spec/gates/maxDrift", {"Training", "Acceptance"}),
+    ("spec/gates/maxDrift", {"Training", "Run", "Acceptance"}),
     ("spec/serving/batch", {"Rollout"}),
     ("spec/rollout/router", {"Rollout"}),
     ("spec/rollout/steps/0/until", {"Rollout"}),
@@ -382,4 +382,4 @@ def test_a_version_with_measurements_that_are_not_known_is_read() -> None:
         },
     }
     found = read(ModelVersion, raw)
-    assert [str(doubt) for doubt in found.doubts] == ['spec.drift: "0.1": this version does not know the field']
+    assert [str(doubt) for doubt in found.doubts] == ["spec.drift: this version does not know the field"]

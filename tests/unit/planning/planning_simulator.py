@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from recast_api import names
+from recast_api.reading import Doubt
 from recast_api.resources import (
     ExpertModel,
     FoundationModel,
@@ -140,6 +141,8 @@ class Cluster:
         self.ready_seconds = 4
         self.job_ttl_seconds = 100_000
         self.writes = 0
+        self.doubts: dict[str, tuple[Doubt, ...]] = {}
+        """By model: what of it this operator does not understand."""
 
     # ---- what people do
 
@@ -218,6 +221,7 @@ class Cluster:
             model=model,
             versions=tuple(entry for entry in self.versions.values() if entry.spec.model.name == name),
             children=self._children(model.metadata.uid),
+            doubts=self.doubts.get(name, ()),
             experts=tuple(fleet_member(entry) for entry in self.models.values() if isinstance(entry, ExpertModel)),
         )
 
@@ -227,6 +231,7 @@ class Cluster:
             model=model,
             versions=tuple(entry for entry in self.versions.values() if entry.spec.model.name == name),
             children=self._children(model.metadata.uid),
+            doubts=self.doubts.get(name, ()),
             foundations={
                 entry.metadata.name: foundation_view(entry, name)
                 for entry in self.models.values()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from recast_api.resources import FoundationModelStatus
 from recast_api.resources.foundation import FoundationSummary
+from recast_operator.planning import holds
 from recast_operator.planning.facts import FoundationFacts
 from recast_operator.planning.fleet.lead import pilots, undecided
 from recast_operator.planning.fleet.lineages import lineage_deployment, server_ready
@@ -118,6 +119,9 @@ def _reconciling(facts: FoundationFacts) -> ConditionUpdate:
 
 
 def _stalled(facts: FoundationFacts) -> ConditionUpdate:
+    unclear = holds.stalled(facts.observed.doubts)
+    if unclear is not None:
+        return unclear
     if facts.model.metadata.deletion_timestamp is not None and facts.users:
         return ConditionUpdate("Stalled", "True", "InUse", messages.pinned(facts.model.metadata.name, facts.users))
     if facts.training.run is not None:
