@@ -16,7 +16,11 @@ from recast_operator.adapters.errors import Invalid
 from recast_operator.adapters.job_objects import DISRUPTION_RULE
 from recast_operator.children.record import child_record
 from recast_operator.parsing import Parser
-from recast_operator.planning.projections import fleet_member, foundation_view, unreadable_member
+from recast_operator.planning.projections import (
+    fleet_member,
+    foundation_view,
+    unreadable_member,
+)
 from recast_operator.planning.snapshot import (
     DEADLINE_EXCEEDED,
     DISRUPTED,
