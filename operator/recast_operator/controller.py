@@ -23,7 +23,6 @@ from recast_api.resources import API_VERSION, Condition, ExpertModelStatus, Foun
 from recast_operator.adapters.child_apply import apply_child
 from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound, OutsideError
 from recast_operator.adapters.kube import BY_KIND, DEPLOYMENTS, EVENTS, JOBS, VERSIONS, Kube, Resource
-from recast_operator.children.record import child_record
 from recast_operator.metrics import Metrics
 from recast_operator.observe import Key, Observer
 from recast_operator.planning.expert import plan_expert
@@ -244,7 +243,7 @@ class Controller:
         resource, metadata = BY_KIND[child["kind"]], child["metadata"]
         known = self._store.get(resource.kind, metadata["namespace"], metadata["name"])
         mine = {owner["uid"] for owner in metadata.get("ownerReferences", [])}
-        if known is not None and child_record(known).owner_uid not in mine:
+        if known is not None and not mine & {item["uid"] for item in known["metadata"].get("ownerReferences") or []}:
             raise Blocked(
                 f'{resource.kind} "{metadata["name"]}" in namespace {metadata["namespace"]} exists and is not owned by '
                 "this model; delete it or rename the model"

@@ -211,6 +211,12 @@ def _foundations_of_raw(raw: Object) -> set[str]:
     return {name for name in pinned | {raw.get("spec", {}).get("foundationRef", {}).get("name")} if name}
 
 
+def template_hash(raw: Object) -> str:
+    """Hash of the input that a child was made from."""
+    found: str = (raw["metadata"].get("annotations") or {}).get(names.ANNOTATION_TEMPLATE_HASH, "")
+    return found
+
+
 def observed_pod(raw: Object) -> ObservedPod:
     """One pod. Of several containers the first counts: ours have one."""
     status = raw.get("status") or {}
@@ -275,8 +281,8 @@ def observed_deployment(raw: Object, pods: list[Object]) -> ObservedDeployment:
     record = child_record(raw)
     return ObservedDeployment(
         name=raw["metadata"]["name"],
-        owner_uid=record.owner_uid,
-        template_hash=record.template_hash,
+        owner_uid=controller_uid(raw),
+        template_hash=template_hash(raw),
         lineage=_number(raw, names.LABEL_LINEAGE),
         revision=labels(raw).get(names.LABEL_REVISION, ""),
         replicas=spec.get("replicas", 1),
@@ -290,8 +296,7 @@ def observed_deployment(raw: Object, pods: list[Object]) -> ObservedDeployment:
 
 def observed_service(raw: Object) -> ObservedService:
     """One Service."""
-    record = child_record(raw)
-    return ObservedService(raw["metadata"]["name"], record.owner_uid, record.template_hash, record)
+    return ObservedService(raw["metadata"]["name"], controller_uid(raw), template_hash(raw), child_record(raw))
 
 
 def _number(raw: Object, label: str) -> int:

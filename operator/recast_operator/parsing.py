@@ -8,6 +8,7 @@ logged again, until the object changes.
 from __future__ import annotations
 
 import logging
+from collections.abc import Hashable, Mapping
 from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
@@ -22,12 +23,32 @@ logger = logging.getLogger(__name__)
 ModelT = TypeVar("ModelT", FoundationModel, ExpertModel, ModelVersion)
 
 
+class Complaints:
+    """What was logged about objects that are not understood: each thing once, until it changes."""
+
+    def __init__(self) -> None:
+        self._said: dict[Hashable, str] = {}
+
+    def hear(self, identity: Hashable, text: str) -> None:
+        """Log what is wrong with an object, unless that was the last that was said of it; empty: all is well."""
+        if text and self._said.get(identity) != text:
+            logger.warning("%s", text)
+        if text:
+            self._said[identity] = text
+        else:
+            self.forget(identity)
+
+    def forget(self, identity: Hashable) -> None:
+        """The object is gone, or well again."""
+        self._said.pop(identity, None)
+
+
 class Parser:
     """Remembers, by kind and UID, the newest state that it was asked for."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], tuple[str, Reading[Any] | Invalid]] = {}
-        self._said: dict[tuple[str, str], str] = {}
+        self._complaints = Complaints()
 
     def read(self, kind: type[ModelT], raw: Object) -> Reading[ModelT]:
         """The object as far as it is understood. Raises :class:`Invalid` for one that cannot be read."""
@@ -35,9 +56,12 @@ class Parser:
         identity, version = (kind.__name__, metadata["uid"]), metadata["resourceVersion"]
         known = self._known.get(identity)
         if known is None or known[0] != version:
-            known = (version, _parsed(kind, raw))
-            self._known[identity] = known
-            self._say(identity, raw, known[1])
+            try:
+                found: Reading[ModelT] | Invalid = parsed_model(kind, raw)
+            except Invalid as error:
+                found = error
+            known = self._known[identity] = (version, found)
+            self._complaints.hear(identity, str(found) if isinstance(found, Invalid) else doubts_of(raw, found))
         if isinstance(known[1], Invalid):
             raise known[1]
         return cast("Reading[ModelT]", known[1])
@@ -45,29 +69,25 @@ class Parser:
     def forget(self, kind: str, uid: str) -> None:
         """Drop what was parsed of an object that is gone."""
         self._known.pop((kind, uid), None)
-        self._said.pop((kind, uid), None)
-
-    def _say(self, identity: tuple[str, str], raw: Object, outcome: Reading[Any] | Invalid) -> None:
-        """Log what is not understood; not again while it is the same, as after each status write."""
-        if isinstance(outcome, Invalid):
-            text = str(outcome)
-        else:
-            metadata = raw["metadata"]
-            about = f"{identity[0]} {metadata['namespace']}/{metadata['name']}"
-            text = "; ".join(f"{about}: {doubt}" for doubt in outcome.doubts)
-        if text and self._said.get(identity) != text:
-            logger.warning("%s", text)
-        self._said[identity] = text
+        self._complaints.forget((kind, uid))
 
 
-def _parsed(kind: type[ModelT], raw: Object) -> Reading[ModelT] | Invalid:
+def parsed_model(kind: type[ModelT], raw: Mapping[str, Any]) -> Reading[ModelT]:
+    """One model from its JSON. Raises :class:`Invalid` with the first thing that makes no sense."""
     metadata = {key: value for key, value in raw["metadata"].items() if value is not None}
     try:
         return read(kind, {**raw, "metadata": metadata})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        return Invalid(
+        raise Invalid(
             f"{kind.__name__} {metadata['namespace']}/{metadata['name']}: {where}: {first['msg']}; correct it, or "
             "install the CustomResourceDefinitions of this operator's version"
-        )
+        ) from error
+
+
+def doubts_of(raw: Mapping[str, Any], found: Reading[Any]) -> str:
+    """What of a model is not understood, for the log; empty where all is."""
+    metadata = raw["metadata"]
+    about = f"{found.model.kind} {metadata['namespace']}/{metadata['name']}"
+    return "; ".join(f"{about}: {doubt}" for doubt in found.doubts)

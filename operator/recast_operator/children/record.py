@@ -22,7 +22,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from recast_api import names
 from recast_operator.children.drift import differences
@@ -42,16 +42,12 @@ class ChildRecord:
     """Whether the child carries a record that an operator wrote for it."""
     template_hash: str = ""
     """Of what was applied; without a record, as the live object's annotation says."""
-    owner_uid: str = ""
-    """UID of the controller; where its reference was removed, of the one that was applied."""
     drift: tuple[str, ...] = ()
     """What somebody changed, a sentence each."""
     applied: str = ""
     """JSON of what was applied; only where there is drift to put back."""
     unrecorded: str = ""
     """JSON of the live metadata and spec; only where the child has no record."""
-    labels: tuple[tuple[str, str], ...] = ()
-    """The labels that were applied; only where there is drift."""
     inputs: Inputs = ()
     """What the child was made from, in words."""
     applied_at: str = ""
@@ -104,22 +100,30 @@ def fits(body: Object, record: ChildRecord) -> bool:
 
 
 def child_record(raw: Object) -> ChildRecord:
-    """The record of a child, remembered (:func:`condense`) or just read from the apiserver."""
-    known: ChildRecord | None = raw.get("record")
-    return read(raw) if known is None else known
+    """The record of a remembered child (:func:`condense`)."""
+    known: Object = raw.get("record") or {}
+    inputs_ = tuple((str(name), str(value)) for name, value in known.get("inputs", ()))
+    return ChildRecord(**{**known, "drift": tuple(known.get("drift", ())), "inputs": inputs_})
 
 
 def condense(raw: Object) -> Object:
-    """What is worth remembering of a live child: its ``record`` in the place of its template and annotations.
+    """What is worth remembering of a live child, as JSON: its ``record`` in the place of its template.
 
-    It is found by the labels that were applied, so that a child whose labels somebody removed is put right and not
-    taken for missing.
+    Labels, owner and hash are those that were applied: a child from which somebody removed them is found, and is ours,
+    so that it is put right and not taken for missing or for somebody else's. An owner that controls it now stays.
     """
     record = read(raw)
-    metadata = {key: value for key, value in raw["metadata"].items() if key not in ("annotations", "managedFields")}
-    metadata["labels"] = {**(metadata.get("labels") or {}), **dict(record.labels)}
+    metadata = {key: value for key, value in raw["metadata"].items() if key != "managedFields"}
+    metadata["annotations"] = {names.ANNOTATION_TEMPLATE_HASH: record.template_hash} if record.template_hash else {}
+    if record.applied:
+        applied = json.loads(record.applied)["metadata"]
+        metadata["labels"] = {**(metadata.get("labels") or {}), **applied["labels"]}
+        owners = metadata.get("ownerReferences") or []
+        if not any(owner.get("controller") for owner in owners):
+            metadata["ownerReferences"] = [*owners, *applied["ownerReferences"]]
     spec = {key: value for key, value in (raw.get("spec") or {}).items() if key != "template"}
-    return {**raw, "metadata": metadata, "spec": spec, "record": record}
+    kept = {key: value for key, value in asdict(record).items() if value}
+    return {**raw, "metadata": metadata, "spec": spec, "record": kept}
 
 
 def _seen(raw: Object, annotations: Object) -> ChildRecord:
@@ -127,7 +131,6 @@ def _seen(raw: Object, annotations: Object) -> ChildRecord:
     scaled_by, scaled_at = _scaled(raw)
     return ChildRecord(
         template_hash=annotations.get(names.ANNOTATION_TEMPLATE_HASH, ""),
-        owner_uid=_controller(raw["metadata"].get("ownerReferences") or []),
         applied_at=_applied_at(raw),
         repairs=int(repairs) if re.fullmatch("[0-9]{1,4}", repairs) else 0,
         scaled_by=scaled_by,
@@ -143,8 +146,6 @@ def _compared(seen: ChildRecord, record: Object, raw: Object) -> ChildRecord:
         seen,
         recorded=True,
         template_hash=metadata["annotations"][names.ANNOTATION_TEMPLATE_HASH],
-        owner_uid=seen.owner_uid or _controller(metadata["ownerReferences"]),
-        labels=tuple(metadata["labels"].items()) if changed else (),
         drift=changed,
         applied=_canonical(applied) if changed else "",
         inputs=inputs(applied),
@@ -192,11 +193,6 @@ def _scaled(raw: Object) -> tuple[str, str]:
 
 def _managed(raw: Object) -> Iterator[Object]:
     yield from raw["metadata"].get("managedFields") or []
-
-
-def _controller(owners: list[Object]) -> str:
-    uid: str = next((owner["uid"] for owner in owners if owner.get("controller")), "")
-    return uid
 
 
 def _canonical(value: Object) -> str:

@@ -25,7 +25,7 @@ from recast_api.resources import (
 )
 from recast_api.resources.version import Baseline, TrainingRunRef
 from recast_api.run import TerminationMessage, TrainingRun
-from recast_operator.children.record import read
+from recast_operator.children.record import condense, read
 from recast_operator.planning.expert import plan_expert
 from recast_operator.planning.foundation import plan_foundation
 from recast_operator.planning.plan import Event, Plan
@@ -84,6 +84,11 @@ def expert(name: str, *, replicas: int = 4, **spec: Any) -> ExpertModel:
     }
     meta = {"name": name, "namespace": "demo", "uid": f"uid-{name}", "generation": 1, "resourceVersion": "1"}
     return ExpertModel.model_validate({"metadata": meta, "spec": base | spec})
+
+
+def owner_uid(body: dict[str, Any]) -> str:
+    owners = condense(body)["metadata"]["ownerReferences"]
+    return next((str(entry["uid"]) for entry in owners if entry.get("controller")), "")
 
 
 @dataclass
@@ -187,12 +192,12 @@ class Cluster:
             services=tuple(
                 ObservedService(name, uid, record.template_hash, record)
                 for name, body in self.services.items()
-                if (record := read(body)).owner_uid == uid
+                if owner_uid(body) == uid and (record := read(body))
             ),
         )
 
     def _owner(self, name: str) -> str:
-        return read(self.deployments[name].body).owner_uid
+        return owner_uid(self.deployments[name].body)
 
     def _deployment(self, name: str) -> ObservedDeployment:
         found = self.deployments[name]
@@ -204,7 +209,7 @@ class Cluster:
         )
         return ObservedDeployment(
             name=name,
-            owner_uid=record.owner_uid,
+            owner_uid=self._owner(name),
             template_hash=record.template_hash,
             lineage=int(meta["labels"].get(names.LABEL_LINEAGE, 0)),
             revision=meta["labels"].get(names.LABEL_REVISION, ""),

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from planning_simulator import START, Cluster, expert, foundation
+from planning_simulator import START, Cluster, expert, foundation, owner_uid
 
 from recast_operator.children.record import EDITED, read, recorded
 from recast_operator.planning.child_writes import TAKEN_OVER, ChildChanges, Wanted, child_writes, scale
@@ -46,8 +46,7 @@ def wanted(marker: str = "h1", replicas: int | None = 4, **rendered: Any) -> Wan
 
 
 def observed(live: Object, replicas: int = 4) -> ObservedDeployment:
-    record = read(live)
-    return ObservedDeployment("d", record.owner_uid, record.template_hash, replicas=replicas, record=record)
+    return ObservedDeployment("d", owner_uid(live), read(live).template_hash, replicas=replicas, record=read(live))
 
 
 def applied(change: Callable[[Object], None] = lambda live: None, *, at: Any = LONG_AGO, **rendered: Any) -> Object:
