@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from recast_api.resources import CanaryStatus, Condition, ExpertModel, FoundationModel, ModelVersion, RunStatus
 from recast_api.resources.expert import Policy
 
-ModelT = TypeVar("ModelT", bound=FoundationModel | ExpertModel | ModelVersion)
+ModelT = TypeVar("ModelT", FoundationModel, ExpertModel, ModelVersion)
 Object = dict[str, Any]
 Path = tuple[str | int, ...]
 Decision = Literal["Training", "Run", "Rollout", "Acceptance"]

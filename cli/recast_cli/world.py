@@ -14,8 +14,9 @@ from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 
 Resource = FoundationModel | ExpertModel | ModelVersion
 
-KINDS: dict[str, type[Resource]] = {kind.__name__: kind for kind in (FoundationModel, ExpertModel, ModelVersion)}
-PLURALS: dict[str, str] = {kind: PRESENTATION[kind].plural for kind in KINDS}
+PLURALS: dict[str, str] = {
+    kind.__name__: PRESENTATION[kind.__name__].plural for kind in (FoundationModel, ExpertModel, ModelVersion)
+}
 
 
 def parse(item: Mapping[str, Any]) -> Resource:
@@ -23,15 +24,20 @@ def parse(item: Mapping[str, Any]) -> Resource:
 
     Raises ``ValueError`` for a kind that is not ours or an object that cannot be read.
     """
-    kind = KINDS.get(str(item.get("kind")))
-    if kind is None:
-        raise ValueError(f"kind {item.get('kind')!r} is not one of {', '.join(PLURALS)}")
+    kind = item.get("kind")
     try:
-        return read(kind, item).model
+        match kind:
+            case "FoundationModel":
+                return read(FoundationModel, item).model
+            case "ExpertModel":
+                return read(ExpertModel, item).model
+            case "ModelVersion":
+                return read(ModelVersion, item).model
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         name, where = item.get("metadata", {}).get("name"), ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{item['kind']} {name} is left out: {where}: {first['msg']}; update the plugin") from error
+        raise ValueError(f"{kind} {name} is left out: {where}: {first['msg']}; update the plugin") from error
+    raise ValueError(f"kind {kind!r} is not one of {', '.join(PLURALS)}")
 
 
 @dataclass(frozen=True)
