@@ -34,7 +34,7 @@ def parse(item: Mapping[str, Any]) -> Resource:
             case "ModelVersion":
                 return read(ModelVersion, item).model
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        first = error.errors()[0]
         name, where = item.get("metadata", {}).get("name"), ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{kind} {name} is left out: {where}: {first['msg']}; update the plugin") from error
     raise ValueError(f"kind {kind!r} is not one of {', '.join(PLURALS)}")

@@ -78,7 +78,7 @@ def parsed_model(kind: type[ModelT], raw: Mapping[str, Any]) -> Reading[ModelT]:
     try:
         return read(kind, {**raw, "metadata": metadata})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise Invalid(
             f"{kind.__name__} {metadata['namespace']}/{metadata['name']}: {where}: {first['msg']}; correct it, or "

@@ -183,3 +183,24 @@ def test_a_drifted_child_is_remembered_with_what_is_to_be_put_back_and_the_hash_
     assert child_record({"metadata": {}}) == ChildRecord()
     bare = {"metadata": {"name": "x", "namespace": "n"}, "spec": None}
     assert condense(bare) == {"metadata": {"name": "x", "namespace": "n", "annotations": {}}, "spec": {}, "record": {}}
+
+
+def test_the_record_of_the_last_release_is_believed() -> None:
+    """Another spelling of the same record would take every user's children for edited, and render them anew."""
+    body = {
+        "kind": "Service",
+        "metadata": {
+            "namespace": "n",
+            "name": "x",
+            "labels": {"ü": "ö"},
+            "annotations": {"recast.dev/template-hash": "h"},
+            "ownerReferences": [],
+        },
+        "spec": {"replicas": 2, "b": "ä"},
+    }
+    text = (
+        '{"admitted":[],"digest":"a322821c29b0fd98","object":{"kind":"Service","metadata":{"annotations":'
+        '{"recast.dev/template-hash":"h"},"labels":{"\\u00fc":"\\u00f6"},"name":"x","namespace":"n",'
+        '"ownerReferences":[]},"spec":{"b":"\\u00e4"}}}'
+    )
+    assert recorded(body)["metadata"]["annotations"][LAST_APPLIED] == text

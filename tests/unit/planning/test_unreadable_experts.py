@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from planning_simulator import expert
+from planning_simulator import expert, foundation
 
-from recast_operator.planning.projections import fleet_member, raw_pins, unreadable_member
+from recast_operator.planning.projections import fleet_member, foundation_view, raw_pins, unreadable_member
 from recast_operator.planning.snapshot import LineagePin
 
 Object = dict[str, Any]
@@ -77,6 +77,19 @@ def test_an_expert_that_can_be_read_pins_the_same_as_its_raw_status() -> None:
     status = type(model.status).model_validate({"stable": revision})
     readable = fleet_member(model.model_copy(update={"status": status}))
     assert readable.pins == unreadable_member(raw(status.wire())).pins == (HOME,)
+
+
+def test_what_the_two_sides_see_of_each_other() -> None:
+    model, home = expert("reels"), foundation(fleet={"pilots": ["reels"], "maxConcurrentRefreshes": 3})
+    assert not fleet_member(model).deleting
+    going = model.metadata.model_copy(update={"deletion_timestamp": "2026-01-01T00:00:00Z"})
+    assert fleet_member(model.model_copy(update={"metadata": going})).deleting
+    lineages = [{"lineage": 1, "version": 1, "readyReplicas": 1}, {"lineage": 2, "version": 2, "readyReplicas": 0}]
+    status = type(home.status).model_validate({"lineages": lineages, "wave": {"granted": ["reels"]}})
+    home = home.model_copy(update={"status": status})
+    view, other = foundation_view(home, "reels"), foundation_view(home, "ads")
+    assert (view.pilot, view.granted, view.slots, view.ready_lineages) == (True, True, 3, {1})
+    assert (other.pilot, other.granted) == (False, False)
 
 
 JSON = st.recursive(
