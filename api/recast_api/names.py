@@ -27,7 +27,6 @@ LABEL_RUN = "recast.dev/run"
 LABEL_ATTEMPT = "recast.dev/attempt"
 LABEL_REVISION = "recast.dev/revision"
 LABEL_LINEAGE = "recast.dev/lineage"
-LABEL_SURFACE = "recast.dev/surface"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY = "recast"
 
@@ -55,7 +54,7 @@ SERVER_ENV = "RECAST_SERVER"
 
 EXPERT_PORT = 8080
 ADMIN_PORT = 8081
-"""Health and metrics, apart from traffic, so that draining or connection limits never hide a server's state."""
+"""Health and metrics, on a port of their own, so that draining and connection limits never hide a server's state."""
 FOUNDATION_GRPC_PORT = 8082
 RENDEZVOUS_PORT = 29500
 
@@ -96,7 +95,7 @@ def revision_deployment(model: str, revision: str) -> str:
 
 
 def artifact_path(kind: Kind, model: str, uid: str, number: int) -> str:
-    """Folder of an artefact inside the model's storage. The UID keeps a re-created model from meeting old files."""
+    """Folder of an artefact inside the model's storage. The UID keeps a re-created model apart from old files."""
     return f"{prefix(kind)}/{model}/{uid}/v{number}"
 
 

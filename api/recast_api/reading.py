@@ -75,7 +75,9 @@ _HELD_RUN = frozenset[Decision]({"Run"})
 _HELD_ROLLOUT = frozenset[Decision]({"Rollout"})
 _MEANINGS = (
     _Meaning(
-        ("spec", "refresh", "triggers"), "triggers that this version does not know are ignored", known=get_args(Policy)
+        ("spec", "refresh", "triggers"),
+        "triggers that this version does not know are ignored",
+        known=get_args(get_args(Policy)[0]),
     ),
     _Meaning(("spec", "rollout", "request"), "this version does not know it; the request waits", whole=True),
     _Meaning(
@@ -121,12 +123,17 @@ _HOLDING: tuple[tuple[Path, frozenset[Decision]], ...] = (
     (("spec", "rollout"), _HELD_ROLLOUT),
     (("status", "stable"), _HELD_ROLLOUT),
     (("status", "canary"), _HELD_ROLLOUT),
+    (("status", "previous"), _HELD_ROLLOUT),
+    (("status", "retiring"), _HELD_ROLLOUT),
     (("status", "run"), _HELD_RUN),
 )
 """Where an unknown *field* decides about more than this version can see: identities would change without it."""
 _IDENTITY = {
     "stable": "revision",
     "canary": "revision",
+    "previous": "revision",
+    "retiring": "revision",
+    "lastRequest": "id",
     "run": "number",
     "refresh": "since",
     "current": "version",

@@ -111,14 +111,40 @@ class Controller:
         return None if expert is None else await self._expert(key, expert)
 
     async def _foundation(self, key: Key, observed: ObservedFoundation) -> float | None:
-        plan = plan_foundation(observed, self._clock())
+        now = self._clock()
+        plan = plan_foundation(observed, now)
+        if plan.confirm:
+            absent = await self._absent(key.namespace, plan.confirm)
+            again = self._observer.foundation(key)
+            if again is None:
+                return None
+            observed = replace(again, absent_versions=absent)
+            plan = plan_foundation(observed, now)
         return await self._execute(key, observed.model.status, plan)
 
     async def _expert(self, key: Key, observed: ObservedExpert) -> float | None:
         now = self._clock()
         if queries := analysis.queries(observed, now):
             observed = replace(observed, samples=await self._prometheus.samples(queries, now))
-        return await self._execute(key, observed.model.status, plan_expert(observed, now))
+        plan = plan_expert(observed, now)
+        if plan.confirm:
+            absent = await self._absent(key.namespace, plan.confirm)
+            again = self._observer.expert(key)
+            if again is None:
+                return None
+            observed = replace(again, samples=observed.samples, absent_versions=absent)
+            plan = plan_expert(observed, now)
+        return await self._execute(key, observed.model.status, plan)
+
+    async def _absent(self, namespace: str, wanted: tuple[str, ...]) -> frozenset[str]:
+        """Read these ModelVersions into the store; the names of those that are not there."""
+        absent = set()
+        for name in wanted:
+            try:
+                self._store.put(VERSIONS.kind, await self._kube.get(VERSIONS, namespace, name))
+            except NotFound:
+                absent.add(name)
+        return frozenset(absent)
 
     async def _execute(self, key: Key, before: StatusT, plan: Plan[StatusT]) -> float | None:
         if plan.finalizers is not None:

@@ -6,28 +6,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from recast_api.resources import ExpertModelStatus, FoundationPin, RevisionStatus
-from recast_api.resources.expert import RefreshStatus
+from recast_api.resources import ExpertModelStatus, FailedRevision
 from recast_operator.planning.child_changes import expert_children, owner_reference
-from recast_operator.planning.clock import earliest, elapsed, stamp
+from recast_operator.planning.clock import earliest
 from recast_operator.planning.facts import ExpertFacts
-from recast_operator.planning.freshness import policies
-from recast_operator.planning.freshness.policies import Violation
+from recast_operator.planning.freshness import refresh
+from recast_operator.planning.freshness.refresh import RefreshInputs
 from recast_operator.planning.freshness.target import FoundationTarget, foundation_target
 from recast_operator.planning.holds import held, judgeable, standing_still
 from recast_operator.planning.plan import Event, Plan, SubmitRun, VersionWrite
-from recast_operator.planning.rollout import candidates, capacity, machine, request
+from recast_operator.planning.rollout import machine, request
 from recast_operator.planning.rollout import verdict as analysis
-from recast_operator.planning.rollout.state import Endpoints, RolloutInputs, RolloutState
-from recast_operator.planning.rollout.steps import step_at
+from recast_operator.planning.rollout.candidates import Selection, against_canary, candidates
+from recast_operator.planning.rollout.request import RequestDecision
+from recast_operator.planning.rollout.state import RolloutInputs, RolloutState
+from recast_operator.planning.rollout.traffic import Endpoints
 from recast_operator.planning.snapshot import ObservedDeployment, ObservedExpert
 from recast_operator.planning.status import expert as status
 from recast_operator.planning.status.conditions import transitions
 from recast_operator.planning.status.pod_diagnosis import diagnose
-from recast_operator.planning.training import lifecycle
-from recast_operator.planning.training.inputs import TrainingInputs, expert_inputs, spec_part
-from recast_operator.planning.training.lifecycle import TrainingState
+from recast_operator.planning.training import known, lifecycle
+from recast_operator.planning.training.inputs import TrainingInputs, expert_inputs
 from recast_operator.planning.training.run_spec import expert_run
+from recast_operator.planning.training.state import remembered
 from recast_operator.planning.versions import retention, verdict
 from recast_operator.planning.versions.verdict import Judged
 
@@ -39,12 +40,22 @@ def plan_expert(observed: ObservedExpert, now: datetime) -> Plan[ExpertModelStat
     judged = verdict.judge_all(observed.model, judgeable(observed.versions, observed.doubts), observed.model.spec.gates)
     target = foundation_target(observed)
     inputs = _training_inputs(observed, target, judged, now)
-    training = lifecycle.remembered(observed.model.status)
+    training = remembered(observed.model.status)
     if not held(observed.doubts, "Run"):
         training = lifecycle.advance(inputs, training)
-    rollout = _roll_out(observed, judged, now)
-    freshness = _judge_freshness(observed, judged, target, inputs, training, rollout, now)
-    if freshness.violation is not None and target.granted and lifecycle.is_due(inputs, training):
+    rollout = _roll_out(observed, inputs, now)
+    freshness = refresh.decide(
+        RefreshInputs(
+            observed=observed,
+            target=target,
+            training_inputs=inputs,
+            training=training,
+            stable=rollout.state.stable,
+            canary=rollout.state.canary,
+            blocked=rollout.selection.blocked is not None,
+        )
+    )
+    if freshness.violation is not None and target.granted and known.is_due(inputs, training):
         training = lifecycle.reserve(inputs, training, observed.versions)
     return _plan(
         ExpertFacts(
@@ -56,8 +67,8 @@ def plan_expert(observed: ObservedExpert, now: datetime) -> Plan[ExpertModelStat
             training=training,
             rollout_inputs=rollout.inputs,
             rollout=rollout.state,
-            handled=rollout.handled,
-            blocked=rollout.blocked,
+            selection=rollout.selection,
+            request=rollout.request,
             violation=freshness.violation,
             refresh=freshness.refresh,
         )
@@ -70,6 +81,7 @@ def _plan(facts: ExpertFacts) -> Plan[ExpertModelStatus]:
     children = expert_children(facts.observed, kept, _pods(facts), facts.now)
     return Plan(
         status=new,
+        confirm=facts.training.confirm,
         versions=_version_writes(facts),
         apply=children.apply,
         scales=children.scales,
@@ -83,7 +95,8 @@ def _plan(facts: ExpertFacts) -> Plan[ExpertModelStatus]:
 def _pods(facts: ExpertFacts) -> Mapping[str, int]:
     """By revision, how many pods it gets; while the roll-out is held, those that it has."""
     if not held(facts.observed.doubts, "Rollout"):
-        return capacity.targets(facts.rollout_inputs, facts.rollout)
+        inputs = facts.rollout_inputs
+        return inputs.capacity.pods(machine.target(inputs, facts.rollout), inputs.endpoints)
     stable, have = facts.rollout.stable, facts.rollout_inputs.endpoints
     serving = {stable.revision: facts.rollout_inputs.replicas} if stable else {}
     return serving | {revision: seen.replicas for revision, seen in have.items()}
@@ -104,6 +117,8 @@ def _training_inputs(
         judged=judged,
         now=now,
         suspended=spec.suspend,
+        serving=observed.model.status.stable.version if observed.model.status.stable else 0,
+        absent_versions=observed.absent_versions,
     )
 
 
@@ -111,126 +126,66 @@ def _training_inputs(
 class _Rollout:
     inputs: RolloutInputs
     state: RolloutState
-    handled: tuple[str, ...]
-    blocked: RevisionStatus | None
+    selection: Selection
+    request: RequestDecision
 
 
-def _roll_out(observed: ObservedExpert, judged: tuple[Judged, ...], now: datetime) -> _Rollout:
-    before, spec = observed.model.status, observed.model.spec.rollout
+def _roll_out(observed: ObservedExpert, training: TrainingInputs, now: datetime) -> _Rollout:
     still = held(observed.doubts, "Rollout")
-    asked = None if still and spec.request is not None and spec.request.action != "Abort" else spec.request
-    decision = request.decide(asked, before.handled_requests, before.canary, before.failed_revisions)
-    state = RolloutState(before.stable, before.canary, tuple(before.failed_revisions), decision.events)
+    before, failed = observed.model.status, tuple(observed.model.status.failed_revisions)
+    found = tuple(entry.revision.revision for entry in _select(observed, training, failed).candidates)
+    context = request.RequestContext(before.canary, failed, found)
+    asked = observed.model.spec.rollout.request
+    if still and asked is not None and asked.action != "Abort":
+        asked = None
+    decision = request.decide(asked, before.handled_requests, before.last_request, context)
+    state = RolloutState(before.stable, before.canary, failed, before.previous, tuple(before.retiring), decision.events)
     state = machine.clear_failure(state, decision)
     inputs = _rollout_inputs(observed, now)
+    selected = _select(observed, training, state.failed)
     if still and decision.action != "Abort":
-        return _Rollout(inputs, standing_still(state, still), decision.handled, None)
-    wanted = candidates.desired(candidates.candidates(observed, judged, state.failed, now))
-    state = machine.advance(inputs, state, wanted, decision)
-    left = candidates.candidates(observed, judged, state.failed, now)
-    return _Rollout(inputs, state, decision.handled, candidates.blocked(left))
+        return _Rollout(inputs, standing_still(state, still), Selection(()), decision)
+    state = machine.advance(inputs, state, selected, decision)
+    return _Rollout(inputs, state, _select(observed, training, state.failed), decision)
+
+
+def _select(observed: ObservedExpert, training: TrainingInputs, failed: tuple[FailedRevision, ...]) -> Selection:
+    found = candidates(observed, known.asked_for(training), failed, training.now)
+    return Selection(found, against_canary(observed, training.judged))
 
 
 def _rollout_inputs(observed: ObservedExpert, now: datetime) -> RolloutInputs:
-    model, canary = observed.model, observed.model.status.canary
+    model, status = observed.model, observed.model.status
     ours = {entry.revision: entry for entry in observed.children.deployments if entry.owner_uid == model.metadata.uid}
-    trial = ours.get(canary.revision) if canary else None
+    trial = ours.get(status.canary.revision) if status.canary else None
     inputs = RolloutInputs(
         model=model.metadata.name,
+        foundation=model.spec.foundation_ref.name,
         rollout=model.spec.rollout,
         replicas=model.spec.serving.replicas,
         endpoints={revision: _endpoints(entry) for revision, entry in ours.items()},
         trouble=diagnose(trial.pods, "spec.serving.image") if trial else None,
         evaluation=None,
         now=now,
+        remaining=observed.children.revisions_with_pods | ours.keys(),
     )
-    if canary is None or not analysis.due(canary, now):
+    if status.canary is None or not analysis.due(status.canary, now):
         return inputs
-    step = inputs.steps[step_at(inputs.steps, canary.step_weight)]
-    return replace(inputs, evaluation=analysis.evaluate(observed, canary, stable_serves=step.stable > 0, now=now))
+    beside = inputs.serves_beside(status.stable, status.canary)
+    return replace(inputs, evaluation=analysis.evaluate(observed, status.canary, stable_serves=beside, now=now))
 
 
 def _endpoints(deployment: ObservedDeployment) -> Endpoints:
-    return Endpoints(deployment.replicas, deployment.ready)
-
-
-@dataclass(frozen=True)
-class _Freshness:
-    violation: Violation | None
-    refresh: RefreshStatus | None
-
-
-@dataclass(frozen=True)
-class _Basis:
-    """The version that freshness is asked of: the canary's, else the stable one, else the newest accepted."""
-
-    number: int
-    foundation: FoundationPin | None
-
-
-def _basis(rollout: _Rollout, judged: tuple[Judged, ...]) -> _Basis | None:
-    revision = rollout.state.canary or rollout.state.stable
-    if revision is not None:
-        return _Basis(revision.version, revision.foundation)
-    newest = _newest_accepted(judged)
-    return _Basis(newest.number, newest.version.spec.foundation) if newest else None
-
-
-def _judge_freshness(
-    observed: ObservedExpert,
-    judged: tuple[Judged, ...],
-    target: FoundationTarget,
-    inputs: TrainingInputs,
-    training: TrainingState,
-    rollout: _Rollout,
-    now: datetime,
-) -> _Freshness:
-    """Stale or not, and whether a refresh is possible: only then does the expert ask for a slot."""
-    spec, basis = observed.model.spec, _basis(rollout, judged)
-    comparable = set(spec.refresh.triggers) - ({"SpecChange"} if held(observed.doubts, "Training") else set())
-    version = verdict.by_number(judged, basis.number) if basis else None
-    run = version.version.spec.run if version else None
-    violation = policies.evaluate(
-        policies.Freshness(
-            model=observed.model.metadata.name,
-            version=basis.number if basis else None,
-            foundation=basis.foundation if basis else None,
-            target=target.pin,
-            trained_spec=spec_part(run.inputs_hash) if run else "",
-            wanted_spec=spec_part(inputs.wanted or expert_inputs(spec, "")),
-            policies=frozenset(comparable),
-        )
+    return Endpoints(
+        replicas=deployment.replicas,
+        ready=deployment.ready,
+        unschedulable=sum(1 for pod in deployment.pods if pod.unschedulable),
     )
-    possible = training.run is not None or lifecycle.is_due(inputs, training) or _awaiting(rollout, judged, target)
-    if violation is None or target.version is None or not possible:
-        return _Freshness(violation, None)
-    before = observed.model.status.refresh
-    return _Freshness(
-        violation,
-        RefreshStatus(
-            reason=violation.reason,
-            message=violation.message,
-            since=before.since if before else stamp(now),
-            foundation_version=target.version.spec.number,
-        ),
-    )
-
-
-def _awaiting(rollout: _Rollout, judged: tuple[Judged, ...], target: FoundationTarget) -> bool:
-    """An accepted version newer than the stable one waits for its foundation's servers."""
-    newest, stable = _newest_accepted(judged), rollout.state.stable
-    if newest is None or rollout.blocked is not None or (stable is not None and newest.number <= stable.version):
-        return False
-    pin = newest.version.spec.foundation
-    return pin is not None and target.pin is not None and pin.digest == target.pin.digest
-
-
-def _newest_accepted(judged: tuple[Judged, ...]) -> Judged | None:
-    return max(verdict.accepted(judged), key=lambda entry: entry.number, default=None)
 
 
 def _version_writes(facts: ExpertFacts) -> tuple[VersionWrite, ...]:
-    used = {entry.version: 1 for entry in (facts.rollout.stable, facts.rollout.canary) if entry is not None}
+    serving = [entry.version for entry in (facts.rollout.stable, facts.rollout.canary) if entry is not None]
+    used = dict.fromkeys((*serving, *(entry.version for entry in facts.rollout.retiring)), 1)
     return retention.writes(facts.judged, owner_reference(facts.model), used, frozenset(), facts.now)
 
 
@@ -251,21 +206,7 @@ def _events(facts: ExpertFacts, new: ExpertModelStatus) -> tuple[Event, ...]:
 
 
 def _requeue(facts: ExpertFacts) -> float | None:
-    """While a canary runs, time alone may change the plan."""
-    waits = [facts.training.requeue] if facts.training.requeue is not None else []
-    canary = None if held(facts.observed.doubts, "Rollout") else facts.rollout.canary
-    if canary is not None:
-        limit = facts.rollout_inputs.rollout.progress_deadline_seconds
-        waits.append(max(1.0, limit + 1.0 - elapsed(canary.progressed_at, facts.now)))
-    if canary is not None and canary.weight_since is not None and canary.state == "Progressing":
-        waits.append(_next_look(facts, canary.weight_since, [entry.time for entry in canary.results]))
-    return min(waits, default=None)
-
-
-def _next_look(facts: ExpertFacts, since: str, judged_at: list[str]) -> float:
-    canary, now, steps = facts.rollout.canary, facts.now, facts.rollout_inputs.steps
-    step = steps[step_at(steps, canary.step_weight if canary else 0)]
-    first = analysis.MIN_WINDOW_SECONDS - elapsed(since, now)
-    again = max((analysis.INTERVAL_SECONDS - elapsed(time, now) for time in judged_at), default=first)
-    passed = step.pause_seconds - elapsed(since, now)
-    return max(1.0, min(entry for entry in (max(first, again), passed if passed > 0 else max(first, again))))
+    """When time alone can next change the plan."""
+    training = [facts.training.requeue] if facts.training.requeue is not None else []
+    rollout = () if held(facts.observed.doubts, "Rollout") else machine.waits(facts.rollout_inputs, facts.rollout)
+    return min([*training, *rollout], default=None)

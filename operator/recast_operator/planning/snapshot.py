@@ -130,6 +130,8 @@ class Children:
     runs: tuple[ObservedRun, ...] = ()
     deployments: tuple[ObservedDeployment, ...] = ()
     services: tuple[ObservedService, ...] = ()
+    revisions_with_pods: frozenset[str] = frozenset()
+    """Revisions of which a server pod exists, terminating ones too, whether or not its Deployment still does."""
 
     def deployment(self, name: str) -> ObservedDeployment | None:
         """The Deployment of that name."""
@@ -232,6 +234,8 @@ class ObservedFoundation:
     """What of the model this version does not understand."""
     experts: tuple[FleetMember, ...] = ()
     """Experts of the namespace whose ``foundationRef`` names this one or that pin it, and all that cannot be read."""
+    absent_versions: frozenset[str] = frozenset()
+    """Names out of ``Plan.confirm`` that a GET in this pass has not found."""
 
 
 @dataclass(frozen=True)
@@ -254,6 +258,8 @@ class ObservedExpert:
     """ModelVersions of the referenced and the pinned foundations."""
     samples: Mapping[str, Sample] = field(default_factory=dict)
     """Answers to ``questions.queries(observed, now)``, by query text. Absent ones read as no data."""
+    absent_versions: frozenset[str] = frozenset()
+    """Names out of ``Plan.confirm`` that a GET in this pass has not found."""
 
     @property
     def foundation(self) -> FoundationView | None:

@@ -29,10 +29,11 @@ from recast_operator.children.record import condense, read
 from recast_operator.planning.expert import plan_expert
 from recast_operator.planning.foundation import plan_foundation
 from recast_operator.planning.plan import Event, Plan
-from recast_operator.planning.projections import fleet_member, foundation_view
+from recast_operator.planning.projections import fleet_member, foundation_view, unreadable_member
 from recast_operator.planning.rollout import verdict as analysis
 from recast_operator.planning.snapshot import (
     Children,
+    FleetMember,
     ObservedDeployment,
     ObservedExpert,
     ObservedFoundation,
@@ -104,16 +105,17 @@ class SimDeployment:
 
     body: dict[str, Any]
     pods: list[datetime] = field(default_factory=list)
+    """Since when each has a node; those that ``replicas`` asks for beyond these find none."""
     ready_limit: int = 10_000
     applied: int = 1
 
     @property
+    def replicas(self) -> int:
+        return int(self.body["spec"]["replicas"])
+
+    @property
     def image(self) -> str:
         return str(self.body["spec"]["template"]["spec"]["containers"][0]["image"])
-
-    def scale(self, replicas: int, now: datetime) -> None:
-        self.body["spec"]["replicas"] = replicas
-        self.pods = sorted(self.pods)[:replicas] + [now] * (replicas - len(self.pods))
 
 
 Landing = Callable[[TrainingRun], list[Measurement] | TerminationMessage]
@@ -141,10 +143,21 @@ class Cluster:
         self.error_share: dict[str, float] = {}
         """By image: the share of requests that fail."""
         self.unpullable: set[str] = set()
+        self.unseen: set[str] = set()
+        """ModelVersions that exist and that the watch has not shown yet."""
+        self.unreadable: set[str] = set()
+        """Models that this operator cannot read."""
         self.requests_per_second = 200.0
         self.train_seconds = 20
         self.ready_seconds = 4
         self.job_ttl_seconds = 100_000
+        self.drain_seconds = 3
+        """How long an expert's server pod terminates: it holds its node and may still read its foundation."""
+        self.draining: list[tuple[str, datetime]] = []
+        self.room: int | None = None
+        """Server pods of experts that find a node, terminating ones included; None: all do."""
+        self.prometheus_error = ""
+        """What Prometheus says instead of an answer."""
         self.writes = 0
         self.doubts: dict[str, tuple[Doubt, ...]] = {}
         """By model: what of it this operator does not understand."""
@@ -172,6 +185,36 @@ class Cluster:
     def condition(self, name: str, kind: str) -> Any:
         return next(entry for entry in self.models[name].status.conditions if entry.type == kind)
 
+    # ---- what nodes do
+
+    def kill(self, name: str, pods: int = 1) -> None:
+        """Pods of a Deployment die at once and are made again."""
+        found = self.deployments[name]
+        found.pods = sorted(found.pods)[pods:]
+        self._schedule()
+
+    def _scale(self, name: str, replicas: int) -> None:
+        """Who has no node yet goes first, then the youngest."""
+        found = self.deployments[name]
+        found.body["spec"]["replicas"] = replicas
+        self._drain(name, sorted(found.pods)[replicas:])
+        found.pods = sorted(found.pods)[:replicas]
+        self._schedule()
+
+    def _drain(self, name: str, pods: list[datetime]) -> None:
+        if name.startswith("em-"):
+            self.draining += [(name, self.now + timedelta(seconds=self.drain_seconds)) for _ in pods]
+
+    def _schedule(self) -> None:
+        """Give nodes to pods that have none, Deployments in the order in which they were made."""
+        self.draining = [entry for entry in self.draining if entry[1] > self.now]
+        for name, found in self.deployments.items():
+            missing = found.replicas - len(found.pods)
+            if name.startswith("em-") and self.room is not None:
+                held = sum(len(entry.pods) for key, entry in self.deployments.items() if key.startswith("em-"))
+                missing = min(missing, max(0, self.room - held - len(self.draining)))
+            found.pods += [self.now] * missing
+
     # ---- what the operator sees
 
     def ready(self, name: str) -> int:
@@ -194,7 +237,15 @@ class Cluster:
                 for name, body in self.services.items()
                 if owner_uid(body) == uid and (record := read(body))
             ),
+            revisions_with_pods=frozenset(
+                name.rsplit("-", 1)[1]
+                for name in (*(name for name, found in self.deployments.items() if found.pods), *self._terminating())
+                if name.startswith(f"em-{uid.removeprefix('uid-')}-")
+            ),
         )
+
+    def _terminating(self) -> list[str]:
+        return [name for name, until in self.draining if until > self.now]
 
     def _owner(self, name: str) -> str:
         return owner_uid(self.deployments[name].body)
@@ -204,8 +255,14 @@ class Cluster:
         meta, ready, record = found.body["metadata"], self.ready(name), read(found.body)
         pull = "ImagePullBackOff" if found.image in self.unpullable else ""
         pods = tuple(
-            ObservedPod(f"{name}-{index}", ready=index < ready, image=found.image, waiting_reason=pull)
-            for index in range(len(found.pods))
+            ObservedPod(
+                f"{name}-{index}",
+                ready=index < ready,
+                image=found.image,
+                waiting_reason=pull if index < len(found.pods) else "",
+                unschedulable="" if index < len(found.pods) else "0/1 nodes are available: 1 Insufficient cpu",
+            )
+            for index in range(found.replicas)
         )
         return ObservedDeployment(
             name=name,
@@ -224,24 +281,29 @@ class Cluster:
         model = self.fm(name)
         return ObservedFoundation(
             model=model,
-            versions=tuple(entry for entry in self.versions.values() if entry.spec.model.name == name),
+            versions=self._seen(name),
             children=self._children(model.metadata.uid),
             doubts=self.doubts.get(name, ()),
-            experts=tuple(fleet_member(entry) for entry in self.models.values() if isinstance(entry, ExpertModel)),
+            experts=tuple(self._member(entry) for entry in self.models.values() if isinstance(entry, ExpertModel)),
         )
 
     def observe_expert(self, name: str) -> ObservedExpert:
         model = self.em(name)
         bare = ObservedExpert(
             model=model,
-            versions=tuple(entry for entry in self.versions.values() if entry.spec.model.name == name),
+            versions=self._seen(name),
             children=self._children(model.metadata.uid),
             doubts=self.doubts.get(name, ()),
             foundations={
                 entry.metadata.name: foundation_view(entry, name)
                 for entry in self.models.values()
-                if isinstance(entry, FoundationModel)
+                if isinstance(entry, FoundationModel) and entry.metadata.name not in self.unreadable
             },
+            unreadable_foundations=frozenset(
+                entry.metadata.name
+                for entry in self.models.values()
+                if isinstance(entry, FoundationModel) and entry.metadata.name in self.unreadable
+            ),
             foundation_names=tuple(
                 entry.metadata.name for entry in self.models.values() if isinstance(entry, FoundationModel)
             ),
@@ -252,8 +314,19 @@ class Cluster:
         samples = {query: self._answer(query) for query in analysis.queries(bare, self.now)}
         return replace(bare, samples=samples)
 
+    def _seen(self, model: str) -> tuple[ModelVersion, ...]:
+        found = (entry for name, entry in self.versions.items() if name not in self.unseen)
+        return tuple(entry for entry in found if entry.spec.model.name == model)
+
+    def _member(self, model: ExpertModel) -> FleetMember:
+        if model.metadata.name not in self.unreadable:
+            return fleet_member(model)
+        return unreadable_member(model.model_dump(mode="json", by_alias=True))
+
     def _answer(self, query: str) -> Sample:
         """Requests go to revisions in proportion to their ready pods."""
+        if self.prometheus_error:
+            return Sample(None, self.prometheus_error)
         model = re.search(r'model="([^"]+)"', query)
         revision = re.search(r'revision="([^"]+)"', query)
         window = re.search(r"\[(\d+)s\]", query)
@@ -264,8 +337,8 @@ class Cluster:
         share = ready.get(revision[1], 0) / (sum(ready.values()) or 1)
         total = share * self.requests_per_second * int(window[1])
         if "code=~" in query:
-            image = self.deployments[names.revision_deployment(model[1], revision[1])].image
-            total *= self.error_share.get(image, 0.0)
+            deployment = self.deployments.get(names.revision_deployment(model[1], revision[1]))
+            total *= self.error_share.get(deployment.image if deployment else "", 0.0)
         elif "slow" in query or 'state!="fresh"' in query:
             total = 0.0
         return Sample(total if share else None)
@@ -273,9 +346,16 @@ class Cluster:
     # ---- what the controller does
 
     def plan(self, name: str) -> Plan[Any]:
+        plan = self._plan(name, frozenset())
+        if not plan.confirm:
+            return plan
+        self.unseen -= set(plan.confirm)
+        return self._plan(name, frozenset(plan.confirm) - set(self.versions))
+
+    def _plan(self, name: str, absent: frozenset[str]) -> Plan[Any]:
         if isinstance(self.models[name], FoundationModel):
-            return plan_foundation(self.observe_foundation(name), self.now)
-        return plan_expert(self.observe_expert(name), self.now)
+            return plan_foundation(replace(self.observe_foundation(name), absent_versions=absent), self.now)
+        return plan_expert(replace(self.observe_expert(name), absent_versions=absent), self.now)
 
     def execute(self, name: str, plan: Plan[Any], *, crash_after: int | None = None) -> bool:
         """Carry out a plan; stop after so many writes, as a crash would. True where anything was written."""
@@ -300,9 +380,7 @@ class Cluster:
             assert status == plan.status
             actions.append(lambda: self._put(name, status=status))
         actions += [lambda entry=entry: self._apply(entry.body) for entry in plan.apply]
-        actions += [
-            lambda entry=entry: self.deployments[entry.name].scale(entry.replicas, self.now) for entry in plan.scales
-        ]
+        actions += [lambda entry=entry: self._scale(entry.name, entry.replicas) for entry in plan.scales]
         if plan.submit is not None:
             submit = plan.submit
             if submit.run.job_name not in self.jobs:
@@ -329,7 +407,7 @@ class Cluster:
             return
         previous = self.deployments.get(name)
         self.deployments[name] = SimDeployment(body, applied=previous.applied + 1 if previous else 1)
-        self.deployments[name].scale(body["spec"]["replicas"], self.now)
+        self._schedule()
 
     def _submit(self, run: TrainingRun) -> None:
         self.submitted.append(run.job_name)
@@ -338,6 +416,8 @@ class Cluster:
         self.jobs[run.job_name] = SimJob(run, self.now, observed)
 
     def _delete(self, kind: str, name: str) -> None:
+        if kind == "Deployment" and name in self.deployments:
+            self._drain(name, self.deployments[name].pods)
         {"Deployment": self.deployments, "Service": self.services, "Job": self.jobs}[kind].pop(name, None)  # type: ignore[attr-defined]
 
     def reconcile(self, name: str) -> bool:
@@ -348,13 +428,14 @@ class Cluster:
     def settle(self, limit: int = 40) -> None:
         """Reconcile everything at this instant until nobody wants to write."""
         for _ in range(limit):
-            wrote = [self.reconcile(name) for name in sorted(self.models)]
+            wrote = [self.reconcile(name) for name in sorted(set(self.models) - self.unreadable)]
             if not any(wrote):
                 return
         raise AssertionError(f"not settled after {limit} rounds: the operator keeps on writing")
 
     def tick(self, seconds: float = 1.0) -> None:
         self.now += timedelta(seconds=seconds)
+        self._schedule()
         for name, job in list(self.jobs.items()):
             self._train(name, job)
 
@@ -389,6 +470,7 @@ class Cluster:
             ),
             baseline=Baseline(version=run.baseline.version, digest=run.baseline.digest) if run.baseline else None,
             run=TrainingRunRef(job_name=run.job_name, attempt=run.attempt, inputs_hash=run.inputs_hash),
+            tasks=[task.name for task in run.expert.tasks] if run.expert else [],
             measurements=measurements,
         )
         meta = {"name": name, "namespace": run.namespace, "uid": f"uid-{name}", "generation": 1}
