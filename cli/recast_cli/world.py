@@ -8,30 +8,33 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from recast_api.crd import PRESENTATION
+from recast_api.reading import read as read_tolerantly
 from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 
 Resource = FoundationModel | ExpertModel | ModelVersion
 
 PLURALS: dict[str, str] = {
-    "FoundationModel": "foundationmodels",
-    "ExpertModel": "expertmodels",
-    "ModelVersion": "modelversions",
+    kind.__name__: PRESENTATION[kind.__name__].plural for kind in (FoundationModel, ExpertModel, ModelVersion)
 }
 
 
 def parse(item: Mapping[str, Any]) -> Resource:
-    """The typed resource in a JSON object of the apiserver, with control characters in its texts as ``?``.
+    """The typed resource in a JSON object of the apiserver, as far as this version of the plugin understands it.
 
-    Raises ``ValueError`` for a kind that is not ours or a spec that this version of the plugin does not know.
+    Control characters in its texts become ``?``.
+
+    Raises ``ValueError`` for a kind that is not ours or an object that cannot be read.
     """
     kind = item.get("kind")
+    printable = _printable(item)
     match kind:
         case "FoundationModel":
-            return FoundationModel.model_validate(_printable(item))
+            return read_tolerantly(FoundationModel, printable).model
         case "ExpertModel":
-            return ExpertModel.model_validate(_printable(item))
+            return read_tolerantly(ExpertModel, printable).model
         case "ModelVersion":
-            return ModelVersion.model_validate(_printable(item))
+            return read_tolerantly(ModelVersion, printable).model
     raise ValueError(f"kind {kind!r} is not one of {', '.join(PLURALS)}")
 
 

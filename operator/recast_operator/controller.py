@@ -18,7 +18,9 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 from recast_api.names import FIELD_MANAGER
+from recast_api.reading import preserved
 from recast_api.resources import API_VERSION, Condition, ExpertModelStatus, FoundationModelStatus
+from recast_operator.adapters.child_apply import apply_child
 from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound, OutsideError
 from recast_operator.adapters.kube import BY_KIND, DEPLOYMENTS, EVENTS, JOBS, VERSIONS, Kube, Resource
 from recast_operator.metrics import Metrics
@@ -152,10 +154,12 @@ class Controller:
             await self._write_version(key.namespace, version)
         status = self._with_problem(key, before, plan.status)
         if status != before:
-            await self._write_status(key, status.wire())
+            await self._write_status(key, status)
         for child in plan.apply:
-            await self._apply(child)
+            logger.info("%s: apply %s %s: %s", key, child.body["kind"], child.body["metadata"]["name"], child.why)
+            await self._apply(child.body)
         for scale in plan.scales:
+            logger.info("%s: scale Deployment %s: %s", key, scale.name, scale.why)
             await self._guard(
                 DEPLOYMENTS, key.namespace, scale.name, self._kube.scale(key.namespace, scale.name, scale.replicas)
             )
@@ -163,6 +167,7 @@ class Controller:
         if plan.submit is not None:
             await self._submit(key.namespace, plan.submit)
         for deletion in plan.deletions:
+            logger.info("%s: delete %s %s: %s", key, deletion.kind, deletion.name, deletion.why)
             await self._delete(BY_KIND[deletion.kind], key.namespace, deletion.name)
         for event in plan.events:
             await self._tell(key, event)
@@ -246,11 +251,12 @@ class Controller:
         if metadata:
             metadata["resourceVersion"] = write.resource_version
             raw = await self._merge(VERSIONS, namespace, write.name, {"metadata": metadata})
-        if write.status is not None and raw.get("status") != write.status.wire():
-            await self._replace_status(VERSIONS, raw, write.status.wire())
+        if write.status is not None and raw.get("status") != (status := preserved(write.status, raw.get("status"))):
+            await self._replace_status(VERSIONS, raw, status)
 
-    async def _write_status(self, key: Key, status: Object) -> None:
-        await self._replace_status(BY_KIND[key.kind], self._known(key), status)
+    async def _write_status(self, key: Key, status: FoundationModelStatus | ExpertModelStatus) -> None:
+        raw = self._known(key)
+        await self._replace_status(BY_KIND[key.kind], raw, preserved(status, raw.get("status")))
 
     async def _replace_status(self, resource: Resource, raw: Object, status: Object) -> None:
         metadata = raw["metadata"]
@@ -269,7 +275,7 @@ class Controller:
                 f'{resource.kind} "{metadata["name"]}" in namespace {metadata["namespace"]} exists and is not owned by '
                 "this model; delete it or rename the model"
             )
-        made = await self._guard(resource, metadata["namespace"], metadata["name"], self._kube.apply(child))
+        made = await self._guard(resource, metadata["namespace"], metadata["name"], apply_child(self._kube, child))
         self._store.put(resource.kind, made)
 
     async def _submit(self, namespace: str, request: SubmitRun) -> None:

@@ -7,11 +7,8 @@ is translated by its adapter, such as :mod:`recast_operator.adapters.job_runs`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import NamedTuple, TypeVar
-
-from pydantic import ValidationError
 
 from recast_api import names
 from recast_api.names import Kind
@@ -20,6 +17,8 @@ from recast_operator.adapters.errors import Invalid
 from recast_operator.adapters.job_runs import observed_run
 from recast_operator.adapters.objects import Object, controller_uid, label_number, labels
 from recast_operator.adapters.pods import observed_pod
+from recast_operator.children.record import child_record
+from recast_operator.parsing import Parser
 from recast_operator.planning.projections import fleet_member, foundation_view, unreadable_member
 from recast_operator.planning.snapshot import (
     Children,
@@ -31,8 +30,6 @@ from recast_operator.planning.snapshot import (
     ObservedService,
 )
 from recast_operator.store import Store
-
-logger = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", FoundationModel, ExpertModel, ModelVersion)
 
@@ -49,11 +46,11 @@ class Key(NamedTuple):
 
 
 class Observer:
-    """Reads a :class:`Store`; remembers parsed models, since most have not changed between two passes."""
+    """Reads a :class:`Store`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._parsed: dict[tuple[str, str], tuple[str, FoundationModel | ExpertModel | ModelVersion]] = {}
+        self._parser = Parser()
 
     def models(self) -> Iterator[Key]:
         """All models there are."""
@@ -69,8 +66,10 @@ class Observer:
         if raw is None:
             return None
         experts = tuple(member for member in self._members(key.namespace) if _concerns(member, key.name))
+        found = self._parser.read(FoundationModel, raw)
         return ObservedFoundation(
-            model=self._parse(FoundationModel, raw),
+            model=found.model,
+            doubts=found.doubts,
             versions=self._versions(key),
             children=self._children(key),
             experts=experts,
@@ -81,10 +80,12 @@ class Observer:
         raw = self._store.get(key.kind, key.namespace, key.name)
         if raw is None:
             return None
-        model = self._parse(ExpertModel, raw)
+        found = self._parser.read(ExpertModel, raw)
+        model = found.model
         views, unreadable = self._views(key.namespace, foundations_of(model), key.name)
         return ObservedExpert(
             model=model,
+            doubts=found.doubts,
             versions=self._versions(key),
             children=self._children(key),
             foundations=views,
@@ -100,9 +101,8 @@ class Observer:
     def _members(self, namespace: str) -> Iterator[FleetMember]:
         for raw in self._store.of("ExpertModel", namespace):
             try:
-                yield fleet_member(self._parse(ExpertModel, raw))
-            except Invalid as error:
-                logger.warning("read for its pins alone: %s", error)
+                yield fleet_member(self._parser.read(ExpertModel, raw).model)
+            except Invalid:
                 yield unreadable_member(raw)
 
     def _views(self, namespace: str, names_: set[str], expert: str) -> tuple[dict[str, FoundationView], list[str]]:
@@ -113,9 +113,8 @@ class Observer:
             if raw is None:
                 continue
             try:
-                views[name] = foundation_view(self._parse(FoundationModel, raw), expert)
-            except Invalid as error:
-                logger.warning("%s", error)
+                views[name] = foundation_view(self._parser.read(FoundationModel, raw).model, expert)
+            except Invalid:
                 unreadable.append(name)
         return views, unreadable
 
@@ -148,32 +147,13 @@ class Observer:
     def _all(self, model: type[ModelT], namespace: str) -> Iterator[ModelT]:
         for raw in self._store.of(model.__name__, namespace):
             try:
-                yield self._parse(model, raw)
-            except Invalid as error:
-                # Another model's mistake must not stop this one's pass; its own pass reports it.
-                logger.warning("left out of the snapshot: %s", error)
-
-    def _parse(self, model: type[ModelT], raw: Object) -> ModelT:
-        metadata = raw["metadata"]
-        version, identity = metadata["resourceVersion"], (model.__name__, metadata["uid"])
-        cached = self._parsed.get(identity)
-        if cached is not None and cached[0] == version and isinstance(cached[1], model):
-            return cached[1]
-        try:
-            parsed = model.model_validate({**raw, "metadata": _plain(metadata)})
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise Invalid(
-                f"{model.__name__} {metadata['namespace']}/{metadata['name']}: {where}: {first['msg']}; correct it, or "
-                "install the CustomResourceDefinitions of this operator's version"
-            ) from error
-        self._parsed[identity] = (version, parsed)
-        return parsed
+                yield self._parser.read(model, raw).model
+            except Invalid:
+                continue  # the parser has said so; it must not stop this model's pass
 
     def forget(self, kind: str, uid: str) -> None:
         """Drop what was parsed of an object that is gone."""
-        self._parsed.pop((kind, uid), None)
+        self._parser.forget(kind, uid)
 
     def _children(self, key: Key) -> Children:
         def mine(kind: str) -> list[Object]:
@@ -188,7 +168,7 @@ class Observer:
             runs=tuple(observed_run(raw, pods) for raw in mine("Job")),
             deployments=tuple(observed_deployment(raw, pods) for raw in mine("Deployment")),
             services=tuple(
-                ObservedService(raw["metadata"]["name"], controller_uid(raw), template_hash(raw))
+                observed_service(raw)
                 for raw in mine("Service")
                 # A training run's own Service comes and goes with its Job.
                 if not labels(raw)[names.LABEL_KIND].endswith("-trainer")
@@ -236,6 +216,7 @@ def observed_deployment(raw: Object, pods: list[Object]) -> ObservedDeployment:
     spec, status = raw.get("spec") or {}, raw.get("status") or {}
     selector = ((spec.get("selector") or {}).get("matchLabels") or {}).items()
     mine = tuple(observed_pod(pod) for pod in pods if selector and selector <= labels(pod).items())
+    record = child_record(raw)
     return ObservedDeployment(
         name=raw["metadata"]["name"],
         owner_uid=controller_uid(raw),
@@ -245,11 +226,12 @@ def observed_deployment(raw: Object, pods: list[Object]) -> ObservedDeployment:
         replicas=spec.get("replicas", 1),
         ready=sum(pod.ready for pod in mine),
         updated=status.get("updatedReplicas", 0),
-        current=status.get("observedGeneration", 0) >= raw["metadata"].get("generation", 0),
+        current=status.get("observedGeneration", 0) >= raw["metadata"].get("generation", 0) and not record.drift,
         pods=mine,
+        record=record,
     )
 
 
-def _plain(metadata: Object) -> Object:
-    """Metadata with absent lists and maps as absent: the apiserver may send null."""
-    return {key: value for key, value in metadata.items() if value is not None}
+def observed_service(raw: Object) -> ObservedService:
+    """One Service."""
+    return ObservedService(raw["metadata"]["name"], controller_uid(raw), template_hash(raw), child_record(raw))

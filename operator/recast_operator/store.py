@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from recast_operator.children.record import condense
+
 Object = dict[str, Any]
 
 Address = tuple[str, str, str]
@@ -29,7 +31,9 @@ def slim(kind: str, raw: Object) -> Object:
     """The part of an object that is worth keeping: a fleet's pods and templates would otherwise fill the memory."""
     metadata = {key: value for key, value in raw["metadata"].items() if key != "managedFields"}
     kept = {**raw, "kind": kind, "metadata": metadata}
-    if kind in ("Job", "Deployment"):
+    if kind in ("Deployment", "Service"):
+        return condense({**kept, "metadata": raw["metadata"]})
+    if kind == "Job":
         kept["spec"] = {key: value for key, value in raw.get("spec", {}).items() if key != "template"}
     elif kind == "Pod":
         containers = raw.get("spec", {}).get("containers") or []

@@ -13,9 +13,8 @@ from torchx.specs import Role, VolumeMount
 from recast_api import names
 from recast_operator.adapters.appdef import EXACT_RESOURCES, FIELD_PATH
 from recast_operator.adapters.objects import Object
+from recast_operator.children.security import container_security, pod_security
 
-USER = 65532
-"""The images' non-root user."""
 LABEL_JOB = "batch.kubernetes.io/job-name"
 LABEL_INDEX = "batch.kubernetes.io/job-completion-index"
 """Set by Kubernetes on the pods of an Indexed Job."""
@@ -125,14 +124,7 @@ def _pod_spec(gang: Gang) -> Object:
         "subdomain": gang.app,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 30,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(),
         "containers": [
             {
                 "name": role.name,
@@ -146,11 +138,7 @@ def _pod_spec(gang: Gang) -> Object:
                 ],
                 "resources": _resources(role),
                 "terminationMessagePolicy": "FallbackToLogsOnError",
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
+                "securityContext": container_security(),
                 "volumeMounts": [
                     {"name": "tmp", "mountPath": names.SCRATCH_MOUNT},
                     {"name": "shm", "mountPath": "/dev/shm"},

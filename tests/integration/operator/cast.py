@@ -123,6 +123,8 @@ class Cast:
             "run": {"jobName": run.job_name, "attempt": run.attempt, "inputsHash": run.inputs_hash},
             "measurements": [measurement],
         }
+        if run.expert is not None:
+            spec["tasks"] = [task.name for task in run.expert.tasks]
         if foundation is not None:
             spec["foundation"] = {
                 "name": foundation.model,
