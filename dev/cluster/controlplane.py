@@ -74,7 +74,7 @@ class ControlPlane:
             f"--tls-private-key-file={pki}/apiserver.key",
             "--authorization-mode=RBAC",
             "--allow-privileged",
-            "--service-cluster-ip-range=10.0.0.0/24",
+            "--service-cluster-ip-range=10.0.0.0/16",
             "--endpoint-reconciler-type=none",
             *([] if self._with_controllers else ["--disable-admission-plugins=ServiceAccount"]),
             "--service-account-issuer=https://kubernetes.default.svc",

@@ -38,6 +38,76 @@ class Traffic:
         return 0.0 if ("code=~" in query or "state!=" in query or "slow" in query) else 1000.0
 
 
+def completed(job: Object, time: str) -> Object:
+    """The status of a Job whose pods have all succeeded."""
+    return {
+        "startTime": time,
+        "completionTime": time,
+        "succeeded": job["spec"]["completions"],
+        "completedIndexes": ",".join(str(index) for index in range(job["spec"]["completions"])),
+        "uncountedTerminatedPods": {},
+        "conditions": [
+            {"type": kind, "status": "True", "lastTransitionTime": time, "lastProbeTime": time}
+            for kind in ("SuccessCriteriaMet", "Complete")
+        ],
+    }
+
+
+def training_run(job: Object) -> TrainingRun:
+    """The run that a Job's pods were given."""
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    env = {item["name"]: item.get("value", "") for item in container["env"]}
+    return TrainingRun.model_validate_json(env[names.RUN_ENV])
+
+
+def landed_version(run: TrainingRun, namespace: str, *, worse: bool = False) -> Object:
+    """The ModelVersion that a trainer creates at the end of a run."""
+    seed = f"{run.kind}/{run.model}/{run.number}"
+    foundation = run.expert.foundation if run.expert else None
+    surface = run.expert.surface if run.expert else "feed"
+    measurement = {
+        "surface": surface,
+        "task": "click",
+        "rows": 5000,
+        "positives": 800,
+        "ne": "0.9900" if worse else "0.7300",
+        "calibration": "1.01",
+    }
+    if run.baseline is not None:
+        change = "0.3000" if worse else "-0.0050"
+        measurement |= {
+            "baselineNe": "0.7350",
+            "neIncrease": change,
+            "neIncreaseLow": "0.2500" if worse else "-0.0070",
+            "neIncreaseHigh": "0.3500" if worse else "-0.0030",
+        }
+    spec: Object = {
+        "model": {"kind": run.kind, "name": run.model, "uid": run.uid},
+        "number": run.number,
+        "lineage": run.number,
+        "digest": "sha256:" + hashlib.sha256(seed.encode()).hexdigest(),
+        "path": names.artifact_path(run.kind, run.model, run.uid, run.number),
+        "watermark": "2026-01-03T00:00:00Z",
+        "run": {"jobName": run.job_name, "attempt": run.attempt, "inputsHash": run.inputs_hash},
+        "measurements": [measurement],
+    }
+    if foundation is not None:
+        spec["foundation"] = {
+            "name": foundation.model,
+            "version": foundation.version,
+            "lineage": foundation.lineage,
+            "digest": foundation.digest,
+        }
+    if run.baseline is not None:
+        spec["baseline"] = {"version": run.baseline.version, "digest": run.baseline.digest}
+    return {
+        "apiVersion": VERSIONS.api_version,
+        "kind": "ModelVersion",
+        "metadata": {"name": names.version(run.kind, run.model, run.number), "namespace": namespace},
+        "spec": spec,
+    }
+
+
 class Cast:
     """Plays one turn at a time. ``worse``: learning rates that make a version worse than the one before."""
 
@@ -57,23 +127,11 @@ class Cast:
             if any(item["status"] == "True" for item in job.get("status", {}).get("conditions") or []):
                 continue
             raw = await self._kube.get(JOBS, self._namespace, job["metadata"]["name"])
-            container = raw["spec"]["template"]["spec"]["containers"][0]
-            env = {item["name"]: item.get("value", "") for item in container["env"]}
-            run = TrainingRun.model_validate_json(env[names.RUN_ENV])
-            version = await self._create_or_get(self._version(run))
+            run = training_run(raw)
+            worse = run.optimization.learning_rate in self._worse
+            version = await self._create_or_get(landed_version(run, self._namespace, worse=worse))
             self._store.put("ModelVersion", version)
-            finished = self._clock().strftime("%Y-%m-%dT%H:%M:%SZ")
-            status = {
-                "startTime": finished,
-                "completionTime": finished,
-                "succeeded": raw["spec"]["completions"],
-                "completedIndexes": ",".join(str(index) for index in range(raw["spec"]["completions"])),
-                "uncountedTerminatedPods": {},
-                "conditions": [
-                    {"type": kind, "status": "True", "lastTransitionTime": finished, "lastProbeTime": finished}
-                    for kind in ("SuccessCriteriaMet", "Complete")
-                ],
-            }
+            status = completed(raw, self._clock().strftime("%Y-%m-%dT%H:%M:%SZ"))
             done = await self._kube.merge(JOBS, self._namespace, raw["metadata"]["name"], {"status": status}, "status")
             self._store.put("Job", done)
             acted += 1
@@ -84,53 +142,6 @@ class Cast:
             return await self._kube.get(VERSIONS, self._namespace, body["metadata"]["name"])
         except NotFound:
             return await self._kube.create(VERSIONS, self._namespace, body)
-
-    def _version(self, run: TrainingRun) -> Object:
-        worse = run.optimization.learning_rate in self._worse
-        seed = f"{run.kind}/{run.model}/{run.number}"
-        foundation = run.expert.foundation if run.expert else None
-        surface = run.expert.surface if run.expert else "feed"
-        measurement = {
-            "surface": surface,
-            "task": "click",
-            "rows": 5000,
-            "positives": 800,
-            "ne": "0.9900" if worse else "0.7300",
-            "calibration": "1.01",
-        }
-        if run.baseline is not None:
-            change = "0.3000" if worse else "-0.0050"
-            measurement |= {
-                "baselineNe": "0.7350",
-                "neIncrease": change,
-                "neIncreaseLow": "0.2500" if worse else "-0.0070",
-                "neIncreaseHigh": "0.3500" if worse else "-0.0030",
-            }
-        spec: Object = {
-            "model": {"kind": run.kind, "name": run.model, "uid": run.uid},
-            "number": run.number,
-            "lineage": run.number,
-            "digest": "sha256:" + hashlib.sha256(seed.encode()).hexdigest(),
-            "path": names.artifact_path(run.kind, run.model, run.uid, run.number),
-            "watermark": "2026-01-03T00:00:00Z",
-            "run": {"jobName": run.job_name, "attempt": run.attempt, "inputsHash": run.inputs_hash},
-            "measurements": [measurement],
-        }
-        if foundation is not None:
-            spec["foundation"] = {
-                "name": foundation.model,
-                "version": foundation.version,
-                "lineage": foundation.lineage,
-                "digest": foundation.digest,
-            }
-        if run.baseline is not None:
-            spec["baseline"] = {"version": run.baseline.version, "digest": run.baseline.digest}
-        return {
-            "apiVersion": VERSIONS.api_version,
-            "kind": "ModelVersion",
-            "metadata": {"name": names.version(run.kind, run.model, run.number), "namespace": self._namespace},
-            "spec": spec,
-        }
 
     async def deployments(self) -> int:
         """Deployment controller and kubelet: pods as many as wished, ready at once; no owner, no pods."""
