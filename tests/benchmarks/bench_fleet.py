@@ -240,7 +240,9 @@ class Fleet:
         """How many experts serve with this version of the foundation and are not stale."""
         return sum(1 for name, read in self.reads.items() if read == version and name not in self.stale)
 
-    async def until(self, what: str, condition: Callable[[], bool], seconds: float, progress: Callable[[], str]) -> float:
+    async def until(
+        self, what: str, condition: Callable[[], bool], seconds: float, progress: Callable[[], str]
+    ) -> float:
         """Wait; when the condition came true. Raises :class:`TimeoutError`."""
         end, told = time.monotonic() + seconds, time.monotonic()
         while not condition():
@@ -356,9 +358,7 @@ class Bench:
         before, cpu, events = await operator.scrape(), operator.cpu_seconds(), await self._events()
         self._fleet.ever_stale.clear()
         patch = {"spec": {"training": {"learningRate": "0.02"}}}
-        await self._api.send(
-            "PATCH", f"{MODELS}/foundationmodels/{FOUNDATION}", patch, "application/merge-patch+json"
-        )
+        await self._api.send("PATCH", f"{MODELS}/foundationmodels/{FOUNDATION}", patch, "application/merge-patch+json")
         all_stale = await self._fleet.until(
             "all stale",
             lambda: len(self._fleet.ever_stale) == self._count,
@@ -438,7 +438,9 @@ def table(figures: dict[str, float | None], others: dict[str, float]) -> str:
     lines = [f"{'figure':34}{'measured':>12}{'goal at 1,000':>16}"]
     for key in KEYS:
         value, goal = figures.get(key), GOALS.get(key)
-        lines.append(f"{key:34}{'-' if value is None else format(value, 'g'):>12}{format(goal, 'g') if goal is not None else '':>16}")
+        lines.append(
+            f"{key:34}{'-' if value is None else format(value, 'g'):>12}{format(goal, 'g') if goal is not None else '':>16}"
+        )
     lines += [f"{key:34}{value:12.2f}" for key, value in others.items()]
     return "\n".join(lines)
 
