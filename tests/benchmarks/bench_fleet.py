@@ -1,7 +1,7 @@
 """A fleet of N experts on a real apiserver, under the real operator process: what one new foundation version costs.
 
-All experts serve v1 of their foundation. Then a new major lands: all of them go stale, and refresh in waves of 32 slots,
-each with a training run and a canary. Everybody but the operator is played by :mod:`fleet_simulator`, on the same CPUs.
+All experts serve v1 of their foundation. Then a new major lands: all of them go stale, and refresh 32 at a time, each
+with a training run and a canary. Everybody but the operator is played by :mod:`fleet_simulator`, on the same CPUs.
 
 Run ``make bench``, or ``python tests/benchmarks/bench_fleet.py --experts 1000 --json out.json``. ``--operator-root``
 measures another checkout's operator with the same fleet.
@@ -438,9 +438,8 @@ def table(figures: dict[str, float | None], others: dict[str, float]) -> str:
     lines = [f"{'figure':34}{'measured':>12}{'goal at 1,000':>16}"]
     for key in KEYS:
         value, goal = figures.get(key), GOALS.get(key)
-        lines.append(
-            f"{key:34}{'-' if value is None else format(value, 'g'):>12}{format(goal, 'g') if goal is not None else '':>16}"
-        )
+        measured = "-" if value is None else f"{value:g}"
+        lines.append(f"{key:34}{measured:>12}{'' if goal is None else f'{goal:g}':>16}")
     lines += [f"{key:34}{value:12.2f}" for key, value in others.items()]
     return "\n".join(lines)
 
