@@ -1,52 +1,49 @@
 """One pass over one model: observe, plan, execute.
 
-The plan is a value; here it is carried out, in the one order that survives a crash between any two writes:
-finalizers and verdicts, then the status (with the observed ``resourceVersion``: it fails when somebody wrote first, and
-then nothing has happened), then children, scales, the training run and deletions, which all follow from that status and
-which the next pass would derive from it again; events last.
+The plan is a value; here it is carried out, in the one order that survives a crash between any two writes: a look at
+the names that are to be taken, finalizers and verdicts, then the status (bound to the snapshot: it fails when somebody
+wrote first, and then nothing has happened), then children, scales, the training run and deletions, which all follow
+from that status and which the next pass would derive from it again. Events are handed over with the write they tell of.
 
-Errors by kind: a :class:`Conflict` or :class:`Transient` ends the pass and is tried again with back-off. An
-:class:`Invalid` or :class:`Blocked` is said in the condition ``Stalled`` too, since a person must act.
+Errors by kind: a :class:`Conflict` or :class:`Transient` ends the pass and is tried again with back-off. What a person
+must act on is said in the condition ``Stalled`` too, with a reason of ours: ``InvalidRequest`` and ``BlockedRequest``
+where the apiserver or a taken name refuses a write, ``InternalError`` where planning itself failed. It is taken back
+by the first pass that gets through.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from recast_api.names import FIELD_MANAGER
-from recast_api.resources import API_VERSION, Condition, ExpertModelStatus, FoundationModelStatus
-from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound, OutsideError
-from recast_operator.adapters.kube import BY_KIND, DEPLOYMENTS, EVENTS, JOBS, VERSIONS, Kube, Resource
-from recast_operator.metrics import Metrics
-from recast_operator.observe import Key, Observer
+from recast_api.resources import Condition, ExpertModelStatus, FoundationModelStatus
+from recast_operator.adapters.errors import Blocked, Invalid, NotFound, OutsideError
+from recast_operator.adapters.kube import BY_KIND
+from recast_operator.events import EventQueue
+from recast_operator.keys import Key
+from recast_operator.observe import Observer, Snapshot
+from recast_operator.planning.clock import stamp
 from recast_operator.planning.expert import plan_expert
 from recast_operator.planning.foundation import plan_foundation
-from recast_operator.planning.plan import Event, Plan, SubmitRun, VersionWrite
+from recast_operator.planning.plan import Event, Plan
 from recast_operator.planning.rollout import verdict as analysis
 from recast_operator.planning.snapshot import ObservedExpert, ObservedFoundation, Sample
-from recast_operator.store import Object, Store
+from recast_operator.planning.status.conditions import find
+from recast_operator.writes import Outside, Writer
 
 logger = logging.getLogger(__name__)
 
 StatusT = TypeVar("StatusT", FoundationModelStatus, ExpertModelStatus)
-T = TypeVar("T")
 
 STALLED = "Stalled"
-OUR_REASONS = ("InvalidRequest", "BlockedRequest")
+INTERNAL_ERROR = "InternalError"
+OUR_REASONS = ("InvalidRequest", "BlockedRequest", INTERNAL_ERROR)
 """Reasons of ``Stalled`` that are given here; others are planning's."""
-NOTE_LIMIT = 1024
-
-
-class Submits(Protocol):
-    """Submits training runs; see :class:`recast_operator.adapters.torchx.Launcher`."""
-
-    async def submit(self, namespace: str, request: SubmitRun) -> str:
-        """Create or adopt the Job of one attempt."""
-        ...
+MESSAGE_LIMIT = 1024
 
 
 class Samples(Protocol):
@@ -57,12 +54,10 @@ class Samples(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Why a plan could not be carried out, for the condition."""
+class InternalError(OutsideError):
+    """Planning failed on what it observed: a mistake of this operator, on one model."""
 
-    reason: str
-    message: str
+    kind = INTERNAL_ERROR
 
 
 class Controller:
@@ -70,220 +65,157 @@ class Controller:
 
     def __init__(
         self,
-        store: Store,
-        kube: Kube,
-        launcher: Submits,
+        observer: Observer,
+        outside: Outside,
         prometheus: Samples,
-        metrics: Metrics,
+        events: EventQueue,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._store = store
-        self._observer = Observer(store)
-        self._kube = kube
-        self._launcher = launcher
+        self._observer = observer
+        self._outside = outside
         self._prometheus = prometheus
-        self._metrics = metrics
+        self._events = events
         self._clock = clock
-        self._problems: dict[Key, Problem] = {}
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass. Seconds until time alone may change the plan; None: until an event or the resync.
 
         Raises :class:`OutsideError` where the pass could not be finished.
         """
-        await self._settle(key.namespace)
-        try:
-            requeue = await self._pass(key)
-        except (Invalid, Blocked) as error:
-            self._problems[key] = Problem(f"{error.kind}Request", str(error)[:NOTE_LIMIT])
-            raise
-        if self._problems.pop(key, None) is not None:
-            return 0.0  # the condition still says so: take it back
-        return requeue
-
-    async def _pass(self, key: Key) -> float | None:
+        await self._settle(key)
         if key.kind == "FoundationModel":
             foundation = self._observer.foundation(key)
             return None if foundation is None else await self._foundation(key, foundation)
         expert = self._observer.expert(key)
         return None if expert is None else await self._expert(key, expert)
 
-    async def _foundation(self, key: Key, observed: ObservedFoundation) -> float | None:
-        plan = plan_foundation(observed, self._clock())
-        return await self._execute(key, observed.model.status, plan)
+    async def _foundation(self, key: Key, snapshot: Snapshot[ObservedFoundation]) -> float | None:
+        observed, now = snapshot.observed, self._clock()
+        run = Pass(observed.model.status, observed.model.metadata.generation, self._writer(key, snapshot), self._events)
+        return await run.carry_out(lambda: plan_foundation(observed, now), now)
 
-    async def _expert(self, key: Key, observed: ObservedExpert) -> float | None:
-        now = self._clock()
+    async def _expert(self, key: Key, snapshot: Snapshot[ObservedExpert]) -> float | None:
+        observed, now = snapshot.observed, self._clock()
         if queries := analysis.queries(observed, now):
             observed = replace(observed, samples=await self._prometheus.samples(queries, now))
-        return await self._execute(key, observed.model.status, plan_expert(observed, now))
+        run = Pass(observed.model.status, observed.model.metadata.generation, self._writer(key, snapshot), self._events)
+        return await run.carry_out(lambda: plan_expert(observed, now), now)
 
-    async def _execute(self, key: Key, before: StatusT, plan: Plan[StatusT]) -> float | None:
+    def _writer(self, key: Key, snapshot: Snapshot[ObservedFoundation] | Snapshot[ObservedExpert]) -> Writer:
+        return Writer(key, snapshot.objects, self._outside)
+
+    async def _settle(self, key: Key) -> None:
+        """Read again what a failed write of this model left in doubt. Other models go on meanwhile."""
+        for address in self._outside.doubts.of(key):
+            try:
+                found = await self._outside.kube.get(BY_KIND[address.kind], address.namespace, address.name)
+            except NotFound:
+                known = self._outside.store.get(*address)
+                if known is not None:
+                    self._outside.store.remove(*address, known.uid)
+            except OutsideError as error:
+                self._outside.metrics.doubt_failed(address.kind)
+                logger.warning("%s waits until %s can be read, whose last write has no known outcome", key, address)
+                raise error
+            else:
+                self._outside.store.put(address.kind, found)
+            self._outside.doubts.settled(key, address)
+
+
+class Pass(Generic[StatusT]):
+    """Carries out one plan, and knows which status stands in the cluster meanwhile."""
+
+    def __init__(self, before: StatusT, generation: int, writer: Writer, events: EventQueue) -> None:
+        self._status: StatusT = before
+        self._generation = generation
+        self._writer = writer
+        self._events = events
+
+    async def carry_out(self, plan: Callable[[], Plan[StatusT]], now: datetime) -> float | None:
+        """Plan and execute; what went wrong and needs a person stands in the status by the time this raises."""
+        try:
+            planned = self._planned(plan)
+            await self._writer.look(planned.apply)
+            await self._execute(planned)
+        except (Invalid, Blocked) as error:
+            await self._stall(f"{error.kind}Request", str(error), now)
+            raise
+        except InternalError as error:
+            await self._stall(INTERNAL_ERROR, str(error), now)
+            raise
+        return planned.requeue_after
+
+    def _planned(self, plan: Callable[[], Plan[StatusT]]) -> Plan[StatusT]:
+        try:
+            return plan()
+        except Exception as error:
+            logger.exception("%s: planning failed", self._writer.key)
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{where.filename.rpartition('recast_operator/')[2]}:{where.lineno} ({where.name})"
+            raise InternalError(
+                f"{type(error).__name__} in {place}: {str(error)[:300]}; nothing was changed. "
+                "Correct what it is about, or report it with the operator's log"
+            ) from error
+
+    async def _execute(self, plan: Plan[StatusT]) -> None:
+        writer, stalled = self._writer, _ours(self._status)
         if plan.finalizers is not None:
-            await self._write_finalizers(key, plan.finalizers)
+            await writer.finalizers(plan.finalizers)
         for version in plan.versions:
-            await self._write_version(key.namespace, version)
-        status = self._with_problem(key, before, plan.status)
-        if status != before:
-            await self._write_status(key, status.wire())
+            await writer.version(version)
+            self._tell(version.events)
+        # Until this pass has got through, what stopped the last one is still so.
+        if await self._write(_with(plan.status, stalled) if stalled is not None else plan.status):
+            self._tell(plan.events)
         for child in plan.apply:
-            await self._apply(child)
+            await writer.apply(child)
         for scale in plan.scales:
-            await self._guard(
-                DEPLOYMENTS, key.namespace, scale.name, self._kube.scale(key.namespace, scale.name, scale.replicas)
-            )
-            await self._read(DEPLOYMENTS, key.namespace, scale.name)
+            await writer.scale(scale)
         if plan.submit is not None:
-            await self._submit(key.namespace, plan.submit)
+            await writer.submit(plan.submit)
         for deletion in plan.deletions:
-            await self._delete(BY_KIND[deletion.kind], key.namespace, deletion.name)
-        for event in plan.events:
-            await self._tell(key, event)
-        return plan.requeue_after
+            await writer.delete(deletion)
+        await self._write(plan.status)
 
-    def _with_problem(self, key: Key, before: StatusT, status: StatusT) -> StatusT:
-        problem = self._problems.get(key)
-        others: list[Condition] = [
-            item
-            for item in status.conditions
-            if item.type != STALLED or (problem is None and item.reason not in OUR_REASONS)
-        ]
-        if problem is None:
-            return status.model_copy(update={"conditions": others})
-        old = next((item for item in before.conditions if item.type == STALLED and item.status == "True"), None)
+    async def _write(self, status: StatusT) -> bool:
+        """Whether there was anything to write."""
+        if status == self._status:
+            return False
+        await self._writer.status(status.wire())
+        self._status = status
+        return True
+
+    async def _stall(self, reason: str, message: str, now: datetime) -> None:
+        """Say on top of the status as it stands that nothing goes on; all else in it stays true."""
+        old, message = find(self._status.conditions, STALLED), message[:MESSAGE_LIMIT]
+        since = old.last_transition_time if old is not None and old.status == "True" else stamp(now)
         condition = Condition(
             type=STALLED,
             status="True",
-            reason=problem.reason,
-            message=problem.message,
-            last_transition_time=(
-                old.last_transition_time if old else self._clock().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            ),
-            observed_generation=status.observed_generation,
+            reason=reason,
+            message=message,
+            last_transition_time=since,
+            observed_generation=self._generation,
         )
-        return status.model_copy(update={"conditions": [*others, condition]})
+        told = old is not None and (old.status, old.reason) == ("True", reason)
+        await self._write(_with(self._status, condition))
+        if not told:
+            self._tell([Event("Warning", reason, message)])
 
-    async def _settle(self, namespace: str) -> None:
-        """Read again what a failed write left in doubt."""
-        for address in self._store.doubts(namespace):
-            kind, _, name = address
-            try:
-                found = await self._kube.get(BY_KIND[kind], namespace, name)
-            except NotFound:
-                self._store.settle(address, None)
-            else:
-                self._store.settle(address, found)
+    def _tell(self, events: Iterable[Event]) -> None:
+        self._events.add(self._writer.key, self._writer.uid, events)
 
-    async def _guard(self, resource: Resource, namespace: str, name: str, write: Awaitable[T]) -> T:
-        """Await a write; if anything goes wrong, its object is read before the next plan."""
-        try:
-            return await write
-        except BaseException:
-            self._store.doubt(resource.kind, namespace, name)
-            raise
 
-    async def _read(self, resource: Resource, namespace: str, name: str) -> None:
-        try:
-            found = await self._guard(resource, namespace, name, self._kube.get(resource, namespace, name))
-        except NotFound:
-            return
-        self._store.put(resource.kind, found)
+def _ours(status: FoundationModelStatus | ExpertModelStatus) -> Condition | None:
+    """The condition ``Stalled``, where it is one that was given here."""
+    found = find(status.conditions, STALLED)
+    return found if found is not None and found.reason in OUR_REASONS else None
 
-    def _known(self, key: Key) -> Object:
-        raw = self._store.get(*key)
-        if raw is None:
-            raise Conflict(f"{key} went while it was planned")
-        return raw
 
-    async def _write_finalizers(self, key: Key, finalizers: tuple[str, ...]) -> None:
-        raw = self._known(key)
-        if tuple(raw["metadata"].get("finalizers") or ()) == finalizers:
-            return
-        metadata = {"resourceVersion": raw["metadata"]["resourceVersion"], "finalizers": list(finalizers)}
-        await self._merge(BY_KIND[key.kind], key.namespace, key.name, {"metadata": metadata})
-
-    async def _merge(self, resource: Resource, namespace: str, name: str, body: Object) -> Object:
-        made = await self._guard(resource, namespace, name, self._kube.merge(resource, namespace, name, body))
-        self._store.put(resource.kind, made)
-        return made
-
-    async def _write_version(self, namespace: str, write: VersionWrite) -> None:
-        raw = self._store.get("ModelVersion", namespace, write.name)
-        if raw is None:
-            raise Conflict(f"ModelVersion {namespace}/{write.name} went while it was planned")
-        metadata: dict[str, Any] = {}
-        owners = raw["metadata"].get("ownerReferences") or []
-        if write.owner is not None and write.owner["uid"] not in {owner["uid"] for owner in owners}:
-            metadata["ownerReferences"] = [*owners, write.owner]
-        raw = {**raw, "metadata": {**raw["metadata"], "resourceVersion": write.resource_version}}
-        if metadata:
-            metadata["resourceVersion"] = write.resource_version
-            raw = await self._merge(VERSIONS, namespace, write.name, {"metadata": metadata})
-        if write.status is not None and raw.get("status") != write.status.wire():
-            await self._replace_status(VERSIONS, raw, write.status.wire())
-
-    async def _write_status(self, key: Key, status: Object) -> None:
-        await self._replace_status(BY_KIND[key.kind], self._known(key), status)
-
-    async def _replace_status(self, resource: Resource, raw: Object, status: Object) -> None:
-        metadata = raw["metadata"]
-        made = await self._guard(
-            resource, metadata["namespace"], metadata["name"], self._kube.replace_status(resource, raw, status)
-        )
-        self._store.put(resource.kind, made)
-        self._metrics.status_written(resource.kind)
-
-    async def _apply(self, child: Object) -> None:
-        resource, metadata = BY_KIND[child["kind"]], child["metadata"]
-        known = self._store.get(resource.kind, metadata["namespace"], metadata["name"])
-        mine = {owner["uid"] for owner in metadata.get("ownerReferences", [])}
-        if known is not None and not mine & {item["uid"] for item in known["metadata"].get("ownerReferences") or []}:
-            raise Blocked(
-                f'{resource.kind} "{metadata["name"]}" in namespace {metadata["namespace"]} exists and is not owned by '
-                "this model; delete it or rename the model"
-            )
-        made = await self._guard(resource, metadata["namespace"], metadata["name"], self._kube.apply(child))
-        self._store.put(resource.kind, made)
-
-    async def _submit(self, namespace: str, request: SubmitRun) -> None:
-        name = request.run.job_name
-        await self._guard(JOBS, namespace, name, self._launcher.submit(namespace, request))
-        await self._read(JOBS, namespace, name)
-
-    async def _delete(self, resource: Resource, namespace: str, name: str) -> None:
-        raw = self._store.get(resource.kind, namespace, name)
-        if raw is None:
-            return
-        uid = raw["metadata"]["uid"]
-        await self._guard(resource, namespace, name, self._kube.delete(resource, namespace, name, uid))
-        if raw["metadata"].get("finalizers"):
-            await self._read(resource, namespace, name)
-        else:
-            self._store.deleted(resource.kind, namespace, name, uid)
-
-    async def _tell(self, key: Key, event: Event) -> None:
-        """Post an event. A lost one is a loss of words only, and never ends a pass."""
-        raw = self._known(key)
-        body = {
-            "apiVersion": EVENTS.api_version,
-            "kind": EVENTS.kind,
-            "metadata": {"generateName": f"{key.name}-", "namespace": key.namespace},
-            "eventTime": self._clock().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-            "reportingController": "recast.dev/operator",
-            "reportingInstance": FIELD_MANAGER,
-            "action": "Reconcile",
-            "type": event.type,
-            "reason": event.reason,
-            "note": event.message[:NOTE_LIMIT],
-            "regarding": {
-                "apiVersion": API_VERSION,
-                "kind": key.kind,
-                "namespace": key.namespace,
-                "name": key.name,
-                "uid": raw["metadata"]["uid"],
-            },
-        }
-        try:
-            await self._kube.create(EVENTS, key.namespace, body)
-        except OutsideError as error:
-            logger.warning("%s: an event was lost: %s", key, error)
+def _with(status: StatusT, condition: Condition) -> StatusT:
+    """The same status with one condition replaced, in its place."""
+    conditions: list[Condition] = list(status.conditions)
+    if find(conditions, condition.type) is None:
+        conditions.append(condition)
+    conditions = [condition if item.type == condition.type else item for item in conditions]
+    return status.model_copy(update={"conditions": conditions})

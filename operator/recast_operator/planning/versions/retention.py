@@ -10,7 +10,7 @@ from recast_api.resources.version import VersionSummary
 from recast_operator.planning.plan import Object, VersionWrite
 from recast_operator.planning.status.conditions import ConditionUpdate, find, merge
 from recast_operator.planning.versions.gates import quality
-from recast_operator.planning.versions.verdict import ACCEPTED, Judged
+from recast_operator.planning.versions.verdict import ACCEPTED, Judged, events
 
 RETIRED = "Retired"
 
@@ -35,6 +35,7 @@ def _write(judged: Judged, owner: Object, used_by: int, retired: bool, now: date
         resource_version=version.metadata.resource_version,
         owner=owner if adopt else None,
         status=status if changed else None,
+        events=events([judged]) if changed else (),
     )
 
 
