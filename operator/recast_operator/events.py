@@ -67,18 +67,19 @@ class EventQueue:
         """Post for ever, one after the other."""
         while True:
             await self._changed.wait()
-            await self._drain()
+            await self.drain()
 
     async def flush(self, seconds: float) -> None:
         """At the end of the process: post what waits, for at most so long."""
         try:
             async with asyncio.timeout(seconds):
-                await self._drain()
+                await self.drain()
         except TimeoutError:
             for _ in self._waiting:
                 self._metrics.event_lost("shutdown")
 
-    async def _drain(self) -> None:
+    async def drain(self) -> None:
+        """Post what waits."""
         while self._waiting:
             await self._post(self._waiting[0])
             self._waiting.popleft()

@@ -4,9 +4,10 @@ kopf watches, and does nothing else: no change handlers, timers, daemons or fina
 object. This is the only module that knows kopf.
 
 A kopf operator ends as a whole when one of its watches does: with a 404 where a CustomResourceDefinition was deleted,
-or after a minute or two of 403 or 5xx (``kopf._core.reactor.orchestration`` raises again what ended a watcher). So every
+or after a minute or two of 403 or 5xx (``kopf._core.reactor.orchestration`` raises what ended a watcher). So every
 watch is a kopf operator of its own, made with :func:`kopf.spawn_tasks` and not with ``kopf.operator``, which at its end
-cancels every task of the event loop that is younger than itself. A watch that ended waits until its kind is served.
+cancels every task of the event loop that is younger than itself. A watch that ended waits until its kind is served;
+and none begins before discovery names its kind, since kopf, which looks there once, would silently watch nothing.
 
 A handler that is no coroutine is called by kopf in a thread; these are coroutines, and stay on the loop.
 """
@@ -93,6 +94,7 @@ class Watches:
         while True:
             error: BaseException | None
             try:
+                await self._discovered(resource)
                 error = await self._watch(resource, scope)
             except Exception as failed:
                 error = failed
@@ -101,6 +103,10 @@ class Watches:
             await asyncio.sleep(AGAIN_SECONDS)
             await self._runtime.served(resource)
             logger.info("%s are served; watching them again", resource.plural)
+
+    async def _discovered(self, resource: Resource) -> None:
+        while not await self._runtime.kube.discovered(resource):
+            await asyncio.sleep(AGAIN_SECONDS)
 
     async def _watch(self, resource: Resource, scope: str | None) -> BaseException | None:
         """One kopf operator, until one of its tasks ends; what ended it."""

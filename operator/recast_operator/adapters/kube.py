@@ -190,6 +190,19 @@ class Kube:
         params = {"limit": "1", "resourceVersion": "0"}
         await self.requester.send(Request("GET", resource.path(namespace), params=params))
 
+    async def discovered(self, resource: Resource) -> bool:
+        """Whether the apiserver's discovery names a kind: for a new definition that comes a moment after serving it."""
+        if resource.group:
+            groups = await self.requester.send(Request("GET", "/apis"))
+            if resource.group not in {group["name"] for group in groups["groups"]}:
+                return False
+        prefix = "/apis" if resource.group else "/api"
+        try:
+            found = await self.requester.send(Request("GET", f"{prefix}/{resource.api_version}"))
+        except NotFound:
+            return False
+        return resource.plural in {entry["name"] for entry in found["resources"]}
+
     async def pages(
         self, resource: Resource, namespace: str | None, selector: str = "", limit: int = PAGE
     ) -> AsyncIterator[Object]:

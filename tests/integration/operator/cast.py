@@ -1,7 +1,6 @@
 """Everybody but the operator: Job controller, trainers, Deployment controller, kubelet and Prometheus, played simply.
 
-They see the cluster through the same memory as the operator, and put what they write there at once: the watch of a test
-has no delay.
+They see the cluster through a mirror of it, and put what they write there at once: the watch of a test has no delay.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from recast_api.run import TrainingRun
 from recast_operator.adapters.errors import NotFound
 from recast_operator.adapters.kube import DEPLOYMENTS, JOBS, MERGE, PODS, VERSIONS, Kube, Request
 from recast_operator.planning.snapshot import Sample
-from recast_operator.store import Store
+from tests.integration.operator.mirror import Mirror
 
 Object = dict[str, Any]
 
@@ -112,28 +111,28 @@ class Cast:
     """Plays one turn at a time. ``worse``: learning rates that make a version worse than the one before."""
 
     def __init__(
-        self, kube: Kube, namespace: str, store: Store, clock: Callable[[], datetime], worse: set[str]
+        self, kube: Kube, namespace: str, mirror: Mirror, clock: Callable[[], datetime], worse: set[str]
     ) -> None:
         self._kube = kube
         self._namespace = namespace
-        self._store = store
+        self._mirror = mirror
         self._clock = clock
         self._worse = worse
 
     async def trainers(self) -> int:
         """Job controller and trainers: the version lands, then the Job is complete."""
         acted = 0
-        for job in list(self._store.of("Job", self._namespace)):
+        for job in list(self._mirror.of("Job")):
             if any(item["status"] == "True" for item in job.get("status", {}).get("conditions") or []):
                 continue
             raw = await self._kube.get(JOBS, self._namespace, job["metadata"]["name"])
             run = training_run(raw)
             worse = run.optimization.learning_rate in self._worse
             version = await self._create_or_get(landed_version(run, self._namespace, worse=worse))
-            self._store.put("ModelVersion", version)
+            self._mirror.put("ModelVersion", version)
             status = completed(raw, self._clock().strftime("%Y-%m-%dT%H:%M:%SZ"))
             done = await self._kube.merge(JOBS, self._namespace, raw["metadata"]["name"], {"status": status}, "status")
-            self._store.put("Job", done)
+            self._mirror.put("Job", done)
             acted += 1
         return acted
 
@@ -147,11 +146,11 @@ class Cast:
         """Deployment controller and kubelet: pods as many as wished, ready at once; no owner, no pods."""
         acted = 0
         wished: set[str] = set()
-        for raw in list(self._store.of("Deployment", self._namespace)):
+        for raw in list(self._mirror.of("Deployment")):
             name, replicas = raw["metadata"]["name"], raw["spec"]["replicas"]
             wished |= {f"{name}-{index}" for index in range(replicas)}
             for index in range(replicas):
-                if self._store.get("Pod", self._namespace, f"{name}-{index}") is None:
+                if self._mirror.get("Pod", f"{name}-{index}") is None:
                     await self._pod(f"{name}-{index}", raw)
                     acted += 1
             status = raw.get("status") or {}
@@ -159,17 +158,17 @@ class Cast:
             if (status.get("observedGeneration"), status.get("readyReplicas", 0)) != (generation, replicas):
                 counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), replicas)
                 body = {"status": {"observedGeneration": generation, **counts}}
-                self._store.put(
+                self._mirror.put(
                     "Deployment", await self._kube.merge(DEPLOYMENTS, self._namespace, name, body, "status")
                 )
                 acted += 1
-        for raw in list(self._store.of("Pod", self._namespace)):
-            name, uid = raw["metadata"]["name"], raw["metadata"]["uid"]
+        for raw in list(self._mirror.of("Pod")):
+            name = raw["metadata"]["name"]
             if name not in wished:
                 await self._kube.requester.send(
                     Request("DELETE", PODS.path(self._namespace, name), params={"gracePeriodSeconds": "0"})
                 )
-                self._store.remove("Pod", self._namespace, name, uid)
+                self._mirror.remove("Pod", name)
                 acted += 1
         return acted
 
@@ -186,4 +185,4 @@ class Cast:
         made = await self._kube.requester.send(
             Request("PATCH", PODS.path(self._namespace, name, "status"), body={"status": ready}, content_type=MERGE)
         )
-        self._store.put("Pod", made)
+        self._mirror.put("Pod", made)

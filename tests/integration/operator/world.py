@@ -2,7 +2,8 @@
 
 Everybody else is played by :mod:`cast`, and time is a number that the test moves. The operator's own parts are the real
 ones, without kopf: what it writes goes to the apiserver through :mod:`recorder`, which can cut the operator down at any
-write. After a crash everything of the operator is made anew, and it lists the cluster as it does at a start.
+write; everybody else sees the cluster through a :mod:`mirror`. After a crash everything of the operator is made anew,
+and it lists the cluster as it does at a start.
 """
 
 from __future__ import annotations
@@ -18,14 +19,21 @@ import yaml
 
 from recast_api import names
 from recast_operator.adapters.errors import OutsideError
-from recast_operator.adapters.kube import APPLY, BY_KIND, CHILDREN, MODELS, Kube, Request, Requester
+from recast_operator.adapters.kube import APPLY, BY_KIND, Kube, Request, Requester
 from recast_operator.adapters.torchx import Launcher
-from recast_operator.controller import Controller
+from recast_operator.controller import Controller, Samples
+from recast_operator.events import EventQueue
+from recast_operator.fleet import Fleet
+from recast_operator.keys import Key
+from recast_operator.listing import Listing
 from recast_operator.metrics import Metrics
-from recast_operator.observe import Key, Observer
-from recast_operator.runtime import selector
-from recast_operator.store import Store
+from recast_operator.models import Models
+from recast_operator.observe import Observer
+from recast_operator.store import Doubts, Store
+from recast_operator.wakeups import Wakeups
+from recast_operator.writes import Outside
 from tests.integration.operator.cast import Cast, Traffic
+from tests.integration.operator.mirror import Mirror
 from tests.integration.operator.recorder import Crash, Point, Recorder
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
@@ -38,11 +46,13 @@ class World:
 
     def __init__(self, requester: Requester, namespace: str, cuts: frozenset[Point] = frozenset()) -> None:
         self.namespace = namespace
+        self.mirror = Mirror()
         self.kube = Kube(requester)  # everybody else's line: never cut
-        self.recorder = Recorder(requester, namespace, cuts)
+        self.recorder = Recorder(requester, namespace, cuts, self.mirror)
         self.now = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
         self.crashes = 0
         self.bad_revisions: set[str] = set()
+        self.prometheus: Samples = Traffic(self.bad_revisions)
         self.weights: dict[str, list[tuple[tuple[str, int], ...]]] = {}
         self.worse: set[str] = set()
         """Learning rates that make a version worse."""
@@ -55,26 +65,28 @@ class World:
         if self._launcher is not None:
             self._launcher.close()
         self._due: dict[Key, datetime] = {}
-        self.store = Store(self._changed)
-        self._observer = Observer(self.store)
-        self._cast = Cast(self.kube, self.namespace, self.store, lambda: self.now, self.worse)
+        models, fleet, metrics = Models(), Fleet(), Metrics()
+        self.store = Store(Wakeups(models, fleet, self._wake).changed)
+        self.mirror.put_there, self.mirror.remove_there = self.store.put, self.store.remove
+        self._cast = Cast(self.kube, self.namespace, self.mirror, lambda: self.now, self.worse)
         operator = Kube(self.recorder)
         self._launcher = Launcher(self.recorder)
+        self._events = EventQueue(operator, metrics, lambda: self.now)
         self._controller = Controller(
-            self.store, operator, self._launcher, Traffic(self.bad_revisions), Metrics(), clock=lambda: self.now
+            Observer(self.store, models, fleet),
+            Outside(self.store, Doubts(), operator, self._launcher, metrics),
+            self.prometheus,
+            self._events,
+            clock=lambda: self.now,
         )
-        for resource in (*MODELS, *CHILDREN):
-            found = await operator.list(resource, self.namespace, selector(resource))
-            for raw in found["items"]:
-                self.store.put(resource.kind, raw)
+        await Listing(operator, self.store, (self.namespace,)).everything()
 
     def close(self) -> None:
         if self._launcher is not None:
             self._launcher.close()
 
-    def _changed(self, kind: str, raw: Object) -> None:
-        for key in self._observer.concerned(kind, raw):
-            self._due[key] = min(self._due.get(key, self.now), self.now)
+    def _wake(self, key: Key) -> None:
+        self._due[key] = min(self._due.get(key, self.now), self.now)
 
     async def apply(self, *files: str, change: Callable[[Object], None] = lambda body: None) -> None:
         """``kubectl apply`` of examples, each changed before."""
@@ -92,11 +104,11 @@ class World:
                         params={"fieldManager": "kubectl", "force": "true"},
                     )
                 )
-                self.store.put(resource.kind, made)
+                self.mirror.put(resource.kind, made)
 
     def model(self, kind: str, name: str) -> Object:
         """A model as last known."""
-        raw = self.store.get(kind, self.namespace, name)
+        raw = self.mirror.get(kind, name)
         assert raw is not None, f"{kind} {name} is gone"
         return raw
 
@@ -137,6 +149,7 @@ class World:
                 if error.kind not in self.tolerated:
                     raise
                 requeue = 1.0
+            await self._events.drain()
             self._watch_weights()
             if requeue is not None:
                 time = self.now + timedelta(seconds=max(requeue, 0.1))
@@ -147,7 +160,7 @@ class World:
 
     def _watch_weights(self) -> None:
         """Write down how many pods each revision of each expert shall have, whenever that changes."""
-        for expert in self.store.of("ExpertModel", self.namespace):
+        for expert in self.mirror.of("ExpertModel"):
             name = expert["metadata"]["name"]
             image = expert["spec"]["serving"]["image"]
             canary = (expert.get("status") or {}).get("canary") or {}
@@ -155,7 +168,7 @@ class World:
                 self.bad_revisions.add(canary["revision"])
             pods: dict[str, int] = {}
             ready = 0
-            for raw in self.store.of("Deployment", self.namespace):
+            for raw in self.mirror.of("Deployment"):
                 marks = raw["metadata"]["labels"]
                 if marks.get(names.LABEL_MODEL) == name and names.LABEL_REVISION in marks:
                     pods[marks[names.LABEL_REVISION]] = raw["spec"]["replicas"]
@@ -169,15 +182,15 @@ class World:
 
     def end_state(self) -> Object:
         """Everything that should not depend on when the operator ran: names, numbers, verdicts, replicas."""
-        state: Object = {"jobs": sorted(raw["metadata"]["name"] for raw in self.store.of("Job", self.namespace))}
+        state: Object = {"jobs": sorted(raw["metadata"]["name"] for raw in self.mirror.of("Job"))}
         for kind in ("FoundationModel", "ExpertModel", "ModelVersion"):
-            for raw in self.store.of(kind, self.namespace):
+            for raw in self.mirror.of(kind):
                 state[f"{kind}/{raw['metadata']['name']}"] = timeless(raw.get("status") or {})
-        for raw in self.store.of("Deployment", self.namespace):
+        for raw in self.mirror.of("Deployment"):
             state[f"Deployment/{raw['metadata']['name']}"] = raw["spec"]["replicas"]
         servers = [
             raw["metadata"]["name"]
-            for raw in self.store.of("Service", self.namespace)
+            for raw in self.mirror.of("Service")
             if not raw["metadata"]["labels"][names.LABEL_KIND].endswith("-trainer")
         ]
         return {**state, "services": sorted(servers)}
