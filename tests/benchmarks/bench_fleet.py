@@ -179,7 +179,7 @@ class Operator:
         assert self._process.poll() is None, f"the operator ended:\n{self._log.read_text()[-3000:]}"
         try:
             async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session,
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as session,
                 session.get(f"http://127.0.0.1:{self._port}/metrics") as response,
             ):
                 text = await response.text()
