@@ -26,13 +26,15 @@ lint: venv ## ruff, mypy --strict, import-linter, generated files up to date
 	@$(VENV)/mypy api cli model operator server trainer dev
 	@$(VENV)/lint-imports
 	@$(VENV)/python -m recast_api.crd --check
+	@$(VENV)/python -m recast_api.reference --check
 
 fmt: venv ## format the code
 	@$(VENV)/ruff check --fix .
 	@$(VENV)/ruff format .
 
-crds: venv ## write crds/ anew from the pydantic models
+crds: venv ## write crds/ and docs/reference.md anew from the pydantic models
 	@$(VENV)/python -m recast_api.crd
+	@$(VENV)/python -m recast_api.reference
 
 cluster: ## start the single-node Kubernetes; kubeconfig at .cluster/kubeconfig
 	@$(PYTHON) -m dev.cluster up
@@ -50,4 +52,4 @@ doctor: ## say all that this machine lacks, each with its fix
 	@$(PYTHON) -m dev.doctor
 
 venv:
-	@$(PYTHON) -m dev.bootstrap
+	@$(PYTHON) -m dev.venv

@@ -31,7 +31,7 @@ class Task:
     needs: tuple[str, ...] = ()
 
 
-VENV = Task("python", ("dev.bootstrap",))
+VENV = Task("python", ("dev.venv",))
 TOOLS = Task("tools", ("dev.cluster", "tools"))
 NODE = Task("node", ("dev.cluster", "up"), needs=("tools",))
 IMAGES = Task("images", ("dev.cluster", "images", "--no-load"))  # the node is sent them when it runs
@@ -52,7 +52,7 @@ class Preparation:
         """All of them. Raises :class:`PreparationError` once all that could run have run."""
         done: dict[str, Future[bool]] = {}
         with ThreadPoolExecutor(max_workers=len(tasks)) as pool:
-            for task in tasks:  # a task stands after those that it needs
+            for task in tasks:  # a task comes after those that it needs
                 done[task.name] = pool.submit(self._one, task, [done[name] for name in task.needs if name in done])
         if self.failures:
             raise PreparationError(f"{', '.join(self.failures)} failed: see above")
@@ -100,7 +100,7 @@ def demo(environment: Mapping[str, str]) -> int:
 
 
 def demo_down(environment: Mapping[str, str]) -> int:
-    """Remove what the demo left: our whole cluster, or our namespaces from the cluster of CONTEXT."""
+    """Remove what the demo made: our whole cluster, or our namespaces from the cluster of CONTEXT."""
     if environment.get("CONTEXT"):
         return subprocess.run([PYTHON, "-m", "dev.demo", "down"], cwd=REPOSITORY, check=False).returncode
     return subprocess.run([sys.executable, "-m", "dev.cluster", "down"], cwd=REPOSITORY, check=False).returncode
@@ -140,7 +140,7 @@ def test(environment: Mapping[str, str], extra: Sequence[str]) -> int:
 
 
 def _empty_build_storage() -> None:
-    """Everything built is in the node and in the cache by now; gigabytes need not lie there a third time."""
+    """Everything built is in the node and in the cache by now; a third copy would only take space."""
     command = [sys.executable, "-m", "dev.cluster", "images", "--prune"]
     subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=False)  # pytest's closing line stays the last
 

@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dev.bootstrap import uv_command
 from dev.cluster import golang
 from dev.cluster.paths import STATE, cache, user_cache
+from dev.venv import uv_command
 
 GIB = 2**30
 PROBE_SECONDS = 12
@@ -158,7 +158,7 @@ def _missing_kernel() -> tuple[str, ...]:
     def module(name: str) -> bool:
         return (Path("/sys/module") / name).exists() or re.search(rf"/{name}\.ko", known.replace("-", "_")) is not None
 
-    # Where there is no list of modules the kernel is monolithic: trying is the only test that tells.
+    # Where there is no list of modules the kernel is monolithic: only trying can tell.
     tried = {
         "overlay": "overlay" in supported or module("overlay"),
         "namespaces": all((Path("/proc/self/ns") / name).exists() for name in ("mnt", "net", "pid")),
@@ -178,8 +178,8 @@ def _room(purpose: str, path: Path) -> Room:
 
 def _rooms() -> tuple[Room, ...]:
     rooms = [_room("cache", cache()), _room("cluster", STATE), _room("python", STATE.parent / ".venv")]
-    told = _output(golang.own() or "go", "env", "GOCACHE", GOTOOLCHAIN="local") or os.environ.get("GOCACHE")
-    rooms.append(_room("go", Path(told) if told else user_cache() / "go-build"))
+    go_cache = _output(golang.own() or "go", "env", "GOCACHE", GOTOOLCHAIN="local") or os.environ.get("GOCACHE")
+    rooms.append(_room("go", Path(go_cache) if go_cache else user_cache() / "go-build"))
     return tuple(rooms)
 
 

@@ -1,4 +1,4 @@
-"""The pydantic base of every wire type, and how a rule of the apiserver travels with the type it guards.
+"""The pydantic base of every wire type, and how a rule for the apiserver is kept with the type that it is about.
 
 A resource is described once. Pydantic checks it in Python; :mod:`recast_api.crd` turns the same classes into the
 CustomResourceDefinition that the apiserver enforces. Rules across fields are CEL in the CRD and a validator here;
@@ -100,6 +100,7 @@ Quantity = Annotated[
     AfterValidator(_quantity),
     WithJsonSchema(
         {
+            "description": "A Kubernetes quantity: 2, 500m, 4Gi.",
             "x-kubernetes-int-or-string": True,
             "anyOf": [{"type": "integer"}, {"type": "string"}],
             "minimum": 0,

@@ -1,14 +1,15 @@
 """Writes the CustomResourceDefinitions from the pydantic classes: ``python -m recast_api.crd [--check] [--out crds/]``.
 
-Schemas come from :mod:`recast_api.structural`; this module adds what no pydantic class says: names, subresources,
+Schemas come from :mod:`recast_api.structural`; this module adds what the classes do not say: names, subresources,
 printer columns and selectable fields. The output is checked in, and ``--check`` fails where it differs from the
-classes. Needs PyYAML, which no image does: the generator is a tool, not a part.
+classes. It needs PyYAML, which the images do not hold: they do not run this.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -98,7 +99,7 @@ PRESENTATION = {
     "ModelVersion": Presentation(
         plural="modelversions",
         short="mv",
-        categories=("recast",),  # not in "all": there are many, and they tell history rather than state
+        categories=("recast",),  # not in "all": there are many, and they are history rather than state
         columns=(
             Column("State", ".status.summary.state"),
             Column("NE", ".status.summary.ne"),
@@ -170,7 +171,7 @@ def definition(kind: type[BaseModel]) -> dict[str, Any]:
 
 
 class _Plain(yaml.SafeDumper):
-    """YAML without anchors: every CustomResourceDefinition reads top to bottom."""
+    """YAML without anchors, so that a CustomResourceDefinition can be read from top to bottom."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -185,25 +186,31 @@ def render() -> dict[str, str]:
     }
 
 
+def bring_up_to_date(files: Mapping[Path, str], *, check: bool, command: str) -> int:
+    """Write the files that differ; with ``check`` only say which do, and what to run. 0: none does, or all are written.
+
+    ``files`` is the text that each path should have.
+    """
+    stale = [path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    if check and stale:
+        print(f"not as the classes say: {', '.join(map(str, stale))}; run `{command}`", file=sys.stderr)
+        return 1
+    for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(files[path], encoding="utf-8")
+        print(f"wrote {path}")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Write the files, or with ``--check`` say which differ. 0: all is as the classes say."""
-    parser = argparse.ArgumentParser(prog="python -m recast_api.crd", description=__doc__)
+    """Write the files, or with ``--check`` say which differ. 0: all are as the classes say."""
+    command = "python -m recast_api.crd"
+    parser = argparse.ArgumentParser(prog=command, description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where the files differ")
     parser.add_argument("--out", type=Path, action="append", help="folder of the files (default: crds/ and the chart)")
     options = parser.parse_args(arguments)
-    stale = []
-    for path, text in [(folder / name, text) for folder in options.out or FOLDERS for name, text in render().items()]:
-        if path.exists() and path.read_text(encoding="utf-8") == text:
-            continue
-        if options.check:
-            stale.append(str(path))
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-            print(f"wrote {path}")
-    if stale:
-        print(f"not as the classes say: {', '.join(stale)}; run `python -m recast_api.crd`", file=sys.stderr)
-    return 1 if stale else 0
+    files = {folder / name: text for folder in options.out or FOLDERS for name, text in render().items()}
+    return bring_up_to_date(files, check=options.check, command=command)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The artefact manifest: ``manifest.json`` beside the weights, and the digest that names a version by its content.
 
 A version is a folder. The manifest lists every file with its SHA-256; the version's digest is the SHA-256 of the
-manifest's canonical JSON, so that one string in a ModelVersion vouches for every byte that a server loads.
+manifest's canonical JSON, so that one string in a ModelVersion stands for every byte that a server loads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from recast_api.run import RecastError
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
-FORMAT = 1
 
 
 class ArtifactFile(Wire):
@@ -39,7 +38,7 @@ class UsableRows(Wire):
 
 
 class Manifest(Wire):
-    """What a version is made of, how it was made, and how good it measured."""
+    """What a version is made of, how it was made, and its measured quality."""
 
     format: Literal[1] = 1
     kind: Literal["FoundationModel", "ExpertModel"]
@@ -100,7 +99,7 @@ def load_verified(folder: Path, digest: str, *, check_files: bool = True) -> Man
         ) from error
     except ValidationError as error:
         raise RecastError(
-            "ArtifactTruncated", f"{folder / MANIFEST} is no manifest: {error.error_count()} errors"
+            "ArtifactTruncated", f"{folder / MANIFEST} is not a manifest: {error.error_count()} errors"
         ) from error
     if manifest.digest != digest:
         raise RecastError(

@@ -27,7 +27,6 @@ LABEL_RUN = "recast.dev/run"
 LABEL_ATTEMPT = "recast.dev/attempt"
 LABEL_REVISION = "recast.dev/revision"
 LABEL_LINEAGE = "recast.dev/lineage"
-LABEL_SURFACE = "recast.dev/surface"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY = "recast"
 
@@ -36,6 +35,9 @@ ANNOTATION_TEMPLATE_HASH = "recast.dev/template-hash"
 
 TRAINER_SERVICE_ACCOUNT = "recast-trainer"
 SERVER_SERVICE_ACCOUNT = "recast-server"
+
+RUN_AS_USER = 65532
+"""User and group id of every pod: without a name, a password or a home. The images' Dockerfiles and the chart agree."""
 
 MODELS_MOUNT = "/var/recast/models"
 DATA_MOUNT = "/var/recast/data"
@@ -47,7 +49,7 @@ SERVER_ENV = "RECAST_SERVER"
 
 EXPERT_PORT = 8080
 ADMIN_PORT = 8081
-"""Health and metrics, apart from traffic, so that draining or connection limits never hide a server's state."""
+"""Health and metrics, on a port of their own, so that draining and connection limits never hide a server's state."""
 FOUNDATION_GRPC_PORT = 8082
 RENDEZVOUS_PORT = 29500
 
@@ -88,7 +90,7 @@ def revision_deployment(model: str, revision: str) -> str:
 
 
 def artifact_path(kind: Kind, model: str, uid: str, number: int) -> str:
-    """Folder of an artefact inside the model's storage. The UID keeps a re-created model from meeting old files."""
+    """Folder of an artefact inside the model's storage. The UID keeps a re-created model apart from old files."""
     return f"{prefix(kind)}/{model}/{uid}/v{number}"
 
 

@@ -1,7 +1,7 @@
 """The contract between the operator and a training pod: the run in, the termination message out.
 
-The run travels in the environment variable ``RECAST_RUN``, which is part of the immutable Job: that is the snapshot of
-the configuration. A pod that fails writes one JSON object to its termination log; the operator turns it into a
+The run is passed in the environment variable ``RECAST_RUN``, a part of the immutable Job: that is the snapshot of the
+configuration. A pod that fails writes one JSON object to its termination log; the operator turns it into a
 condition, so that a corrupt segment found by a pod reads the same as a mistake found by the apiserver.
 """
 
@@ -71,7 +71,7 @@ class TrainingRun(Wire):
 
 
 class ExpertRun(Wire):
-    """What an expert's run needs beside the common part."""
+    """What an expert's run needs in addition."""
 
     surface: Annotated[str, Field(min_length=1, max_length=40)]
     tasks: Annotated[list[Task], Field(min_length=1, max_length=16)]

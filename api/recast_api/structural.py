@@ -1,8 +1,8 @@
 """Turns a pydantic model into a structural schema, the dialect of OpenAPI that a CustomResourceDefinition takes.
 
 The apiserver refuses much of what pydantic writes: references, ``anyOf`` with null, ``const``, numeric
-``exclusiveMinimum``, ``additionalProperties: false``. Each has one rule here. What has no rule ends in an error, so
-that nothing is dropped without a word. :mod:`recast_api.crd` wraps the result.
+``exclusiveMinimum``, ``additionalProperties: false``. Each has one rule here. What has no rule is an error, so that
+nothing is dropped silently. :mod:`recast_api.crd` wraps the result.
 """
 
 from __future__ import annotations

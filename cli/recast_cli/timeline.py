@@ -1,7 +1,7 @@
 """What changed between two states of a resource, as lines for people. Pure: objects in, lines out.
 
-The live views (``kubectl recast timeline`` and the demo) feed it from watches only, so a line never says what a script
-hoped to do, but what the cluster holds. One line a transition; a status that changes without meaning prints nothing.
+The live views (``kubectl recast timeline`` and the demo) feed it from watches only: a line says what the cluster holds,
+never what a script meant to do. One line per transition; a change that means nothing prints nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _QUIET_REASONS = frozenset(
         "WaitingForSlot",
     }
 )
-"""Reasons of a passing state that other lines already tell."""
+"""Reasons of a passing state that other lines already show."""
 
 
 @dataclass(frozen=True)
@@ -213,14 +213,14 @@ def _figures(canary: CanaryStatus) -> str:
 
 
 def _condition_lines(before: Sequence[Line], name: str, old: list[Condition], new: list[Condition]) -> list[Line]:
-    """Conditions that newly hold, unless ``before`` tells their reason already."""
+    """Conditions that newly hold, unless ``before`` has their reason already."""
     lines: list[Line] = []
     for entry in new:
         if _NOTABLE.get(entry.type) != entry.status or entry.reason in _QUIET_REASONS:
             continue
         known = words.condition(old, entry.type)
         fresh = known is None or (known.status, known.reason) != (entry.status, entry.reason)
-        rejection = "is rejected: " in entry.message  # the version's own line tells it
+        rejection = "is rejected: " in entry.message  # the version has a line of its own
         if fresh and not rejection and not any(entry.reason in line.text for line in (*before, *lines)):
             lines.append(
                 Line(

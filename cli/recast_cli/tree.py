@@ -15,7 +15,7 @@ _STYLES = {"True": "green", "False": "yellow"}
 
 
 def render(world: World, now: datetime, only: str | None = None) -> list[Tree]:
-    """One tree a foundation, then one of the experts whose foundation does not exist.
+    """One tree per foundation, then one of the experts whose foundation does not exist.
 
     ``only`` keeps the foundation of that name. Raises ``LookupError`` where there is none.
     """

@@ -1,6 +1,6 @@
 """``kubectl recast why <expert>``: which policy, which measurement, what next. Pure.
 
-It computes nothing that the operator has not written: it puts the status in the order in which a person asks.
+It shows what the operator has written, in the order in which a person asks.
 """
 
 from __future__ import annotations

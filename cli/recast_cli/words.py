@@ -1,4 +1,4 @@
-"""Small phrases that the views share: pairs, bounds, conditions, ages. Pure."""
+"""Short texts that the views share: pairs, bounds, conditions, ages. Pure."""
 
 from __future__ import annotations
 

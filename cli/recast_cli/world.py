@@ -1,4 +1,4 @@
-"""The frozen picture that every view is rendered from: all models and versions of one namespace, typed."""
+"""The snapshot that every view is rendered from: all models and versions of one namespace, typed."""
 
 from __future__ import annotations
 

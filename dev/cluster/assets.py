@@ -1,4 +1,4 @@
-"""Binaries that no package registry ships ready-made: built from a Go module of ours, or unpacked from Debian packages.
+"""Binaries that no package registry ships ready-made: built from our own Go module, or unpacked from Debian packages.
 
 Everything is named by the hash of what it is made from and appears in the cache in one rename, so that an interrupted
 build leaves nothing that looks finished. Debian packages are unpacked, never installed: no service starts on the host.

@@ -7,7 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dev.cluster.layout import API_PORT, NODE, PROMETHEUS_PORT, Layout
+from dev.cluster import pause
+from dev.cluster.layout import API_PORT, NODE, PROMETHEUS_PORT, ClusterLayout
 
 DNS_PORT = 1053
 
@@ -42,13 +43,13 @@ def etcd_arguments(data: Path, pki: Path, url: str, peer: str) -> list[str]:
     ]
 
 
-def etcd(layout: Layout, bin_: Path) -> Component:
+def etcd(layout: ClusterLayout, bin_: Path) -> Component:
     """Etcd on the node's loopback."""
     arguments = etcd_arguments(layout.state / "etcd", layout.pki, "https://127.0.0.1:2379", "http://127.0.0.1:2380")
     return Component("etcd", [str(bin_ / "etcd"), *arguments], ready="tcp:127.0.0.1:2379")
 
 
-def apiserver(layout: Layout, bin_: Path) -> Component:
+def apiserver(layout: ClusterLayout, bin_: Path) -> Component:
     """The apiserver on the node's address."""
     pki = layout.pki
     argv = [
@@ -80,7 +81,7 @@ def apiserver(layout: Layout, bin_: Path) -> Component:
     return Component("kube-apiserver", argv, ready=f"https:{layout.server}/readyz", after=("etcd",))
 
 
-def controller_manager(layout: Layout, bin_: Path) -> Component:
+def controller_manager(layout: ClusterLayout, bin_: Path) -> Component:
     """The built-in controllers, each with its own service account."""
     argv = [
         str(bin_ / "kube-controller-manager"),
@@ -96,7 +97,7 @@ def controller_manager(layout: Layout, bin_: Path) -> Component:
     return Component("kube-controller-manager", argv, after=("kube-apiserver",))
 
 
-def scheduler(layout: Layout, bin_: Path) -> Component:
+def scheduler(layout: ClusterLayout, bin_: Path) -> Component:
     """The scheduler."""
     kubeconfig = f"{layout.pki}/kube-scheduler.kubeconfig"
     argv = [
@@ -108,7 +109,7 @@ def scheduler(layout: Layout, bin_: Path) -> Component:
     return Component("kube-scheduler", [*argv, "--profiling=false"], after=("kube-apiserver",))
 
 
-def containerd(layout: Layout, debs: Path) -> Component:
+def containerd(layout: ClusterLayout, debs: Path) -> Component:
     """A containerd of this cluster alone; its sockets live on the node's private /run."""
     config = layout.state / "containerd.toml"
     config.write_text(
@@ -118,7 +119,7 @@ state = "/run/containerd"
 [grpc]
   address = "/run/containerd/containerd.sock"
 [plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "recast.local/pause:1"
+  sandbox_image = "{pause.REFERENCE}"
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{debs}/usr/lib/cni"
@@ -141,7 +142,7 @@ state = "/run/containerd"
     return Component("containerd", argv, ready="unix:/run/containerd/containerd.sock")
 
 
-def kubelet(layout: Layout, bin_: Path) -> Component:
+def kubelet(layout: ClusterLayout, bin_: Path) -> Component:
     """The kubelet: no anonymous caller, every call authorised by the apiserver."""
     resolv = layout.state / "resolv.conf"
     resolv.write_text("")
@@ -191,7 +192,7 @@ def kubelet(layout: Layout, bin_: Path) -> Component:
     )
 
 
-def proxy(layout: Layout, bin_: Path) -> Component:
+def proxy(layout: ClusterLayout, bin_: Path) -> Component:
     """Services by iptables, in the node's own network namespace."""
     argv = [
         str(bin_ / "kube-proxy"),
@@ -207,7 +208,7 @@ def proxy(layout: Layout, bin_: Path) -> Component:
     return Component("kube-proxy", argv, after=("kube-apiserver",))
 
 
-def coredns(layout: Layout, bin_: Path) -> Component:
+def coredns(layout: ClusterLayout, bin_: Path) -> Component:
     """Cluster DNS as a process of the node. It forwards nowhere: pods have no way out either."""
     corefile = layout.state / "Corefile"
     corefile.write_text(
@@ -226,17 +227,17 @@ def coredns(layout: Layout, bin_: Path) -> Component:
     return Component("coredns", argv, ready=f"tcp:{layout.node_ip}:{DNS_PORT}", after=("kube-apiserver",))
 
 
-def discovery(layout: Layout) -> Component:
-    """What tells Prometheus which pods there are; see :mod:`dev.cluster.discovery`."""
+def discovery(layout: ClusterLayout) -> Component:
+    """Lists the pods for Prometheus; see :mod:`dev.cluster.discovery`."""
     argv = [sys.executable, "-m", "dev.cluster.discovery", layout.server, str(layout.pki), str(_targets(layout))]
     return Component("discovery", argv, after=("kube-apiserver",))
 
 
-def _targets(layout: Layout) -> Path:
+def _targets(layout: ClusterLayout) -> Path:
     return layout.state / "targets.json"
 
 
-def prometheus(layout: Layout, debs: Path) -> Component:
+def prometheus(layout: ClusterLayout, debs: Path) -> Component:
     """Prometheus, scraping annotated pods every 2 s; a pod cannot override the labels that say which it is."""
     pods = {"job_name": "pods", "honor_labels": False, "file_sd_configs": [{"files": [str(_targets(layout))]}]}
     config = {"global": {"scrape_interval": "2s", "scrape_timeout": "2s"}, "scrape_configs": [pods]}
@@ -254,7 +255,7 @@ def prometheus(layout: Layout, debs: Path) -> Component:
     return Component("prometheus", argv, ready=ready)
 
 
-def node(layout: Layout, bin_: Path, debs: Path) -> list[Component]:
+def node(layout: ClusterLayout, bin_: Path, debs: Path) -> list[Component]:
     """Every process of the node, in the order in which they start; they stop in the reverse order."""
     return [
         etcd(layout, bin_),

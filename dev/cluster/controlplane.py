@@ -1,17 +1,17 @@
 """A kube-apiserver and etcd alone, for tests of API semantics: no root, no node, ready in a few seconds.
 
-There are no controllers: nothing collects garbage, no Deployment makes pods. That is the point — a test plays them.
+There are no controllers: nothing collects garbage, no Deployment makes pods. A test plays their part.
 """
 
 from __future__ import annotations
 
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,12 +20,7 @@ from dev.cluster import assets
 from dev.cluster.components import etcd_arguments
 from dev.cluster.paths import direct_environment
 from dev.cluster.pki import Authority, Identity
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from dev.cluster.ports import held
 
 
 class ControlPlane:
@@ -37,7 +32,10 @@ class ControlPlane:
         self._bin = assets.binaries()
         self._with_controllers = controller_manager
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._etcd_port, self._api_port = _free_port(), _free_port()
+        self._held = ExitStack()
+        self._etcd_port, self._peer_port, self._api_port, self._controllers_port = (
+            self._held.enter_context(held()) for _ in range(4)
+        )
         self.server = f"https://127.0.0.1:{self._api_port}"
         self.authority = Authority(self.path / "pki")
         self.authority.service_account_key()
@@ -55,7 +53,7 @@ class ControlPlane:
             )
 
     def _start_etcd(self) -> None:
-        url, peer = f"https://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{_free_port()}"
+        url, peer = f"https://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{self._peer_port}"
         self._spawn("etcd", *etcd_arguments(self.path / "etcd", self.path / "pki", url, peer))
 
     def _start_apiserver(self) -> None:
@@ -98,7 +96,7 @@ class ControlPlane:
                 "--leader-elect=false",
                 "--use-service-account-credentials",
                 "--bind-address=127.0.0.1",
-                f"--secure-port={_free_port()}",
+                f"--secure-port={self._controllers_port}",
                 f"--service-account-private-key-file={self.path}/pki/service-account.key",
                 f"--root-ca-file={self.path}/pki/ca.crt",
             )
@@ -146,6 +144,7 @@ class ControlPlane:
         """Stop in order — the apiserver before its etcd — and remove everything."""
         for name in ("kube-controller-manager", "kube-apiserver", "etcd"):
             self._end(name)
+        self._held.close()
         self._folder.cleanup()
 
     def __enter__(self) -> Self:

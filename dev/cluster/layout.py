@@ -19,7 +19,7 @@ PROMETHEUS_PORT = 9090
 
 
 @dataclass(frozen=True)
-class Layout:
+class ClusterLayout:
     """One cluster's folders and addresses."""
 
     state: Path
@@ -83,7 +83,7 @@ class Layout:
 
     @property
     def logs(self) -> Path:
-        """One log a component, and the pods' logs."""
+        """One log per component, and the pods' logs."""
         return self.state / "logs"
 
     @property
@@ -105,16 +105,16 @@ def identity(state: Path) -> str:
     return hashlib.sha256(str(state).encode()).hexdigest()[:8]
 
 
-def load(state: Path) -> Layout:
+def load(state: Path) -> ClusterLayout:
     """The layout of the cluster in ``state``: as it was chosen when the cluster was first started, or a free one."""
     chosen = state / "layout.json"
     if chosen.exists():
         known = json.loads(chosen.read_text())
-        return Layout(state=state, id=known["id"], slot=known["slot"])
+        return ClusterLayout(state=state, id=known["id"], slot=known["slot"])
     own = identity(state)
     taken = _taken()
     for offset in range(256):
-        layout = Layout(state=state, id=own, slot=(int(own, 16) + offset) % 256)
+        layout = ClusterLayout(state=state, id=own, slot=(int(own, 16) + offset) % 256)
         nets = [ipaddress.IPv4Network(net) for net in (f"{layout.host_ip}/32", layout.pods, layout.services)]
         if not any(net.overlaps(other) for net in nets for other in taken):
             state.mkdir(parents=True, exist_ok=True)

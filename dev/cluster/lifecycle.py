@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dev.cluster import assets, bootstrap, pause
-from dev.cluster.layout import NODE, Layout, identity, load
+from dev.cluster import addons, assets, pause
+from dev.cluster.layout import NODE, ClusterLayout, identity, load
 from dev.cluster.paths import REPO, STATE, direct_environment, lock
 from dev.cluster.pki import Authority, Identity
 from dev.cluster.progress import say
@@ -28,17 +28,17 @@ def wait(condition: Callable[[], bool], seconds: float, what: str) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise assets.SetupError(f"waited {seconds:.0f} s in vain for {what}")
+            raise assets.SetupError(f"{what}: not within {seconds:.0f} s")
         time.sleep(0.1)
 
 
-def kubectl(layout: Layout, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+def kubectl(layout: ClusterLayout, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run kubectl against this cluster, whatever the ambient configuration says."""
     command = [str(assets.binaries() / "kubectl"), f"--kubeconfig={layout.kubeconfig}", *arguments]
     return subprocess.run(command, input=stdin, capture_output=True, text=True, env=direct_environment())
 
 
-def supervisor(layout: Layout) -> int | None:
+def supervisor(layout: ClusterLayout) -> int | None:
     """The supervisor's pid on the host, if it lives and is this cluster's."""
     try:
         pid = int(layout.pid_file.read_text())
@@ -55,7 +55,7 @@ def inside(pid: int) -> int:
     return int(children.read_text().split()[0])
 
 
-def ready(layout: Layout) -> bool:
+def ready(layout: ClusterLayout) -> bool:
     """Whether the node says Ready."""
     if not (layout.state / "ready").exists():  # what the apiserver says may be from before the last stop
         return False
@@ -63,7 +63,7 @@ def ready(layout: Layout) -> bool:
     return kubectl(layout, "get", "node", NODE, "-o", f"jsonpath={path}").stdout == "True"
 
 
-def _certificates(layout: Layout) -> None:
+def _certificates(layout: ClusterLayout) -> None:
     authority = Authority(layout.pki)
     authority.service_account_key()
     names = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
@@ -86,7 +86,7 @@ def _certificates(layout: Layout) -> None:
     authority.kubeconfig(layout.kubeconfig, layout.server, "admin", Identity("recast-dev-admin", "system:masters"))
 
 
-def _cgroups(layout: Layout, action: Callable[[Path], None]) -> None:
+def _cgroups(layout: ClusterLayout, action: Callable[[Path], None]) -> None:
     """Apply ``action`` to this cluster's cgroup in every hierarchy that is mounted."""
     root = Path("/sys/fs/cgroup")
     if (root / "cgroup.controllers").exists():
@@ -124,7 +124,7 @@ def _ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True)
 
 
-def _link(layout: Layout, pid: int) -> None:
+def _link(layout: ClusterLayout, pid: int) -> None:
     """Join host and node by a pair of interfaces; the host reaches pods and Services through the node."""
     subprocess.run(["ip", "link", "del", layout.link], capture_output=True)
     _ip("link", "add", layout.link, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
@@ -134,7 +134,7 @@ def _link(layout: Layout, pid: int) -> None:
         _ip("route", "replace", subnet, "via", layout.node_ip)
 
 
-def _wrappers(layout: Layout) -> None:
+def _wrappers(layout: ClusterLayout) -> None:
     folder = layout.state / "bin"
     folder.mkdir(exist_ok=True)
     bin_ = assets.binaries()
@@ -151,14 +151,14 @@ def _wrappers(layout: Layout) -> None:
     ctr.chmod(0o755)
 
 
-def up(state: Path = STATE) -> Layout:
+def up(state: Path = STATE) -> ClusterLayout:
     """Start the cluster, or find it running. Raises :class:`SetupError` with the end of every log when it cannot."""
     assets.binaries(), assets.debian()
     with _alone(state):  # addresses are chosen inside: a `down` beside this would remove the choice
         return _up(load(state))
 
 
-def _up(layout: Layout) -> Layout:
+def _up(layout: ClusterLayout) -> ClusterLayout:
     usable = layout.state / "usable"
     if supervisor(layout) and usable.exists() and ready(layout):
         say(f"cluster {layout.id} is up: KUBECONFIG={layout.kubeconfig}")
@@ -181,10 +181,10 @@ def _up(layout: Layout) -> Layout:
     return layout
 
 
-def _start(layout: Layout) -> None:
+def _start(layout: ClusterLayout) -> None:
     _certificates(layout)
     layout.logs.mkdir(exist_ok=True)
-    for index in range(bootstrap.VOLUMES):
+    for index in range(addons.VOLUMES):
         folder = layout.state / "volumes" / str(index)
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o777)
@@ -207,7 +207,7 @@ def _start(layout: Layout) -> None:
     (layout.state / "init.pid").write_text(str(first))
     _link(layout, first)
     _wrappers(layout)
-    document = json.dumps(bootstrap.objects(layout))
+    document = json.dumps(addons.objects(layout))
 
     def alive() -> bool:
         return supervisor(layout) is not None
@@ -226,7 +226,7 @@ def _start(layout: Layout) -> None:
     wait(lambda: kubectl(layout, *account).returncode == 0, 30, "the default service account, which every pod needs")
 
 
-def _first_process(layout: Layout) -> int | None:
+def _first_process(layout: ClusterLayout) -> int | None:
     """The node's PID 1, seen from the host, if it lives: it may outlive an ``unshare`` that was killed."""
     try:
         pid = int((layout.state / "init.pid").read_text())
@@ -236,7 +236,7 @@ def _first_process(layout: Layout) -> int | None:
     return pid if "dev.cluster.node" in command and str(layout.state) in command else None
 
 
-def _stop(layout: Layout) -> None:
+def _stop(layout: ClusterLayout) -> None:
     first = _first_process(layout)
     if first:
         with contextlib.suppress(ProcessLookupError):
@@ -264,7 +264,7 @@ def _alone(state: Path) -> contextlib.AbstractContextManager[None]:
     return lock(f"cluster-{identity(state)}")
 
 
-def _down(layout: Layout) -> None:
+def _down(layout: ClusterLayout) -> None:
     state = layout.state
     _stop(layout)
 
@@ -279,14 +279,14 @@ def _down(layout: Layout) -> None:
     say("cluster removed" if not left else "could not remove: " + ", ".join(left))
 
 
-def _left(layout: Layout) -> list[str]:
+def _left(layout: ClusterLayout) -> list[str]:
     """What ``down`` has not removed."""
     left = [str(layout.state)] if layout.state.exists() else []
     _cgroups(layout, lambda path: left.append(str(path)) if path.exists() else None)
     return left
 
 
-def tails(layout: Layout, lines: int = 6) -> str:
+def tails(layout: ClusterLayout, lines: int = 6) -> str:
     """The last lines of each component's log."""
     parts = []
     for log in sorted(layout.logs.glob("*.log")):
@@ -295,7 +295,7 @@ def tails(layout: Layout, lines: int = 6) -> str:
     return "\n".join(parts)
 
 
-def bundle_logs(layout: Layout) -> Path:
+def bundle_logs(layout: ClusterLayout) -> Path:
     """A tarball of all logs beside the state folder's logs."""
     bundle = layout.state / "logs.tar.gz"
     with tarfile.open(bundle, "w:gz") as archive:

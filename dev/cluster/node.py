@@ -1,4 +1,4 @@
-"""PID 1 of the node: makes its namespaces livable, starts the components, restarts what dies, stops in reverse order.
+"""PID 1 of the node: prepares its namespaces, starts the components, restarts what dies, stops in reverse order.
 
 It runs in mount, network and PID namespaces of its own (see :mod:`dev.cluster.lifecycle`). When it ends, the kernel
 ends everything that was started below it, pods included, and takes mounts, network and iptables rules along: that is
@@ -36,7 +36,7 @@ def run(*argv: str) -> None:
     subprocess.run(argv, check=True)
 
 
-def make_private(layout: layouts.Layout) -> None:
+def make_private(layout: layouts.ClusterLayout) -> None:
     """Give the node its own /run, /var/log, kubelet and CNI folders, and let pods' mounts propagate within it."""
     run("mount", "--make-rshared", "/")
     run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
@@ -46,7 +46,7 @@ def make_private(layout: layouts.Layout) -> None:
         run("mount", "--bind", str(layout.state / kept), inside)
 
 
-def hide_sysctls(layout: layouts.Layout) -> None:
+def hide_sysctls(layout: layouts.ClusterLayout) -> None:
     """Show the kubelet the global settings that it would otherwise change for the whole machine."""
     folder = layout.state / "sysctls"
     folder.mkdir(exist_ok=True)
@@ -57,12 +57,12 @@ def hide_sysctls(layout: layouts.Layout) -> None:
             run("mount", "--bind", str(shown), f"/proc/sys/{name}")
 
 
-def refuse_outsiders(layout: layouts.Layout) -> None:
+def refuse_outsiders(layout: layouts.ClusterLayout) -> None:
     """Drop what the host forwards for others: only the host itself may come in, even where it is a router."""
     run("iptables", "-t", "raw", "-A", "PREROUTING", "-i", "eth0", "!", "-s", layout.host_ip, "-j", "DROP")
 
 
-def join_network(layout: layouts.Layout, deadline: float = 20) -> None:
+def join_network(layout: layouts.ClusterLayout, deadline: float = 20) -> None:
     """Bring up the node's end of the link that the host has moved in here, and let the node route for its pods."""
     end = time.monotonic() + deadline
     while not Path("/proc/sys/net/ipv4/conf/eth0").exists():
@@ -125,7 +125,7 @@ def answers(probe: str, ca: Path, client: tuple[Path, Path]) -> bool:
 class Node:
     """The running components."""
 
-    def __init__(self, layout: layouts.Layout, parts: list[components.Component]) -> None:
+    def __init__(self, layout: layouts.ClusterLayout, parts: list[components.Component]) -> None:
         self._layout = layout
         self._parts = {part.name: part for part in parts}
         self._pids: dict[int, str] = {}

@@ -29,6 +29,11 @@ _LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 Json = dict[str, Any]
 
+REGISTRY = "recast.invalid"
+"""The host in the names of images that this machine alone holds, and of the images in ``examples/``.
+
+``.invalid`` is reserved and never resolves (RFC 6761): what is not loaded already cannot be pulled from anywhere.
+"""
 KEPT = 2
 """Images of one name that stay in the layout."""
 
@@ -133,13 +138,18 @@ def _newest(entries: list[Json]) -> list[Json]:
     """The images to keep: the newest few of each name. Two checkouts share them; more would only fill the disk."""
     kept: list[Json] = []
     for entry in reversed(entries):
-        name = entry["annotations"][_REF].rpartition(":")[0]
-        if sum(other["annotations"][_REF].rpartition(":")[0] == name for other in kept) < KEPT:
+        if sum(_name(other) == _name(entry) for other in kept) < KEPT:
             kept.append(entry)
     return kept[::-1]
 
 
-class Layout:
+def _name(entry: Json) -> str:
+    """The image's name without registry and tag."""
+    reference: str = entry["annotations"][_REF]
+    return reference.rpartition(":")[0].rpartition("/")[2]
+
+
+class ImageLayout:
     """An OCI image layout in a folder."""
 
     def __init__(self, root: Path) -> None:
@@ -196,7 +206,7 @@ class Layout:
         layers = [self._layer(storage, layer) for layer in storage.layers(image)]
         config = storage.config(image)
         config["rootfs"] = {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]}
-        # One line a layer: buildah builds upon no image whose history tells of another number of layers than it has.
+        # One entry per layer: buildah refuses a base image whose history has another number of layers than the image.
         config["history"] = [{"created_by": name} for _ in layers]
         manifest = {
             "schemaVersion": 2,

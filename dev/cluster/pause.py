@@ -9,9 +9,10 @@ import subprocess
 import tarfile
 
 from dev.cluster import assets
-from dev.cluster.layout import Layout
+from dev.cluster.layout import ClusterLayout
+from dev.cluster.oci import REGISTRY
 
-REFERENCE = "recast.local/pause:1"
+REFERENCE = f"{REGISTRY}/pause:1"
 
 
 def _entry(archive: tarfile.TarFile, name: str, data: bytes, mode: int = 0o644) -> None:
@@ -20,7 +21,7 @@ def _entry(archive: tarfile.TarFile, name: str, data: bytes, mode: int = 0o644) 
     archive.addfile(info, io.BytesIO(data))
 
 
-def load(layout: Layout) -> None:
+def load(layout: ClusterLayout) -> None:
     """The sandbox image, made of one static binary, without any image builder."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as archive:

@@ -16,7 +16,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-IDLE_CONNECTIONS = 4  # a target
+IDLE_CONNECTIONS = 4  # per target
 IN_FLIGHT = 512
 TIMEOUT_SECONDS = 10.0
 REPORT_SECONDS = 1.0
@@ -32,7 +32,7 @@ class Target:
     expert: str
     host: str
     port: int
-    rate: float  # requests a second
+    rate: float  # requests per second
     questions: tuple[dict[str, Any], ...]  # bodies of ranking requests, drawn at random
 
 
@@ -190,7 +190,7 @@ def judge(answer: Answer, request_id: str) -> str:
 
 
 async def main() -> None:
-    """Obey commands until ``stop`` or the end of standard input."""
+    """Follow commands until ``stop`` or the end of standard input."""
     client, drives = Client(), set()
     loop = asyncio.get_running_loop()
     commands = asyncio.StreamReader(limit=COMMAND_BYTES)

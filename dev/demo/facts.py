@@ -1,4 +1,4 @@
-"""Yes-or-no questions about the state of the world, in the story's words. Pure."""
+"""Yes-or-no questions about the state of the cluster that the demo waits for. Pure."""
 
 from __future__ import annotations
 

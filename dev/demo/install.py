@@ -10,7 +10,7 @@ from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from dev.demo import questions, render
+from dev.demo import pods, questions, render
 from dev.demo.scenario import EXAMPLES, Scenario
 from dev.demo.target import (
     CRDS,
@@ -23,24 +23,29 @@ from dev.demo.target import (
     TargetError,
 )
 from dev.demo.volumes import recycle
+from recast_api import names
 
 _LOADER = "loader"
 _FINISHED_SECONDS = 240
 
 
 def install(cluster: Cluster, scenario: Scenario) -> Mapping[str, list[questions.Question]]:
-    """Everything before the first model is applied; what to ask each surface. Raises :class:`TargetError`."""
+    """Everything before the first model is applied. Returns requests by surface. Raises :class:`TargetError`."""
     asked = questions.prepare(scenario)
-    forget(cluster)
+    remove_models(cluster)
     for name in (SYSTEM_NAMESPACE, cluster.namespace):
-        space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {OWN_LABEL: "true"}}}
-        cluster.run("apply", "-f", "-", stdin=json.dumps(space))
+        cluster.run("apply", "-f", "-", stdin=json.dumps(_namespace(name)))
     with ThreadPoolExecutor(max_workers=2) as pool:
         chart = pool.submit(install_chart, cluster)
         data = pool.submit(load_data, cluster, scenario)
         chart.result()
         data.result()
     return asked
+
+
+def _namespace(name: str) -> dict[str, object]:
+    labels = {OWN_LABEL: "true", **pods.POD_SECURITY}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
 
 def install_chart(cluster: Cluster) -> None:
@@ -64,10 +69,10 @@ def install_chart(cluster: Cluster) -> None:
     )
 
 
-def apply(cluster: Cluster, scenario: Scenario, *names: str) -> None:
+def apply(cluster: Cluster, scenario: Scenario, *files: str) -> None:
     """``kubectl apply`` of example files, with this cluster's image references."""
-    for name in names:
-        copy = render.write(scenario.file(name), STATE / scenario.name, cluster.images, cluster.storage_class)
+    for file in files:
+        copy = render.write(scenario.file(file), STATE / scenario.name, cluster.images, cluster.storage_class)
         cluster.run("apply", "-n", cluster.namespace, "-f", str(copy))
 
 
@@ -103,49 +108,28 @@ def _finish(cluster: Cluster, job: str) -> None:
 def _copy_in(cluster: Cluster, folder: Path) -> None:
     """Stream a folder of this machine into the data volume, through a pod of ours."""
     run = ("-n", cluster.namespace)
-    cluster.run("apply", *run, "-f", "-", stdin=json.dumps(_loader(cluster.images["trainer"])))
+    loader = pods.pod(_LOADER, cluster.images["trainer"], ["sleep", "900"], {"data": names.DATA_MOUNT})
+    cluster.run("apply", *run, "-f", "-", stdin=json.dumps(loader))
     try:
         cluster.run("wait", *run, f"pod/{_LOADER}", "--for", "condition=Ready", "--timeout=120s")
         pack = subprocess.Popen(["tar", "-C", str(folder.parent), "-c", folder.name], stdout=subprocess.PIPE)
         unpack = [cluster.kubectl, "--kubeconfig", str(cluster.kubeconfig), "exec", "-i", *run, _LOADER, "--"]
-        command = [*unpack, "tar", "-C", "/var/recast/data", "-x", "--no-same-owner", "--no-same-permissions", "-m"]
+        command = [*unpack, "tar", "-C", names.DATA_MOUNT, "-x", "--no-same-owner", "--no-same-permissions", "-m"]
         subprocess.run(command, stdin=pack.stdout, check=True)
     finally:
         cluster.run("delete", *run, f"pod/{_LOADER}", "--wait=false", "--ignore-not-found")
 
 
-def _loader(image: str) -> dict[str, object]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": _LOADER},
-        "spec": {
-            "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": 0,
-            "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532},
-            "containers": [
-                {
-                    "name": _LOADER,
-                    "image": image,
-                    "command": ["sleep", "900"],
-                    "volumeMounts": [{"name": "data", "mountPath": "/var/recast/data"}],
-                }
-            ],
-            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
-        },
-    }
-
-
-def forget(cluster: Cluster) -> None:
-    """Remove the models of an earlier telling with their volumes, while the operator is there to let them go."""
+def remove_models(cluster: Cluster) -> None:
+    """Remove the models of an earlier run and their volumes, while the operator is there to remove finalizers."""
     if not cluster.run("get", "namespace", cluster.namespace, "--ignore-not-found", "-o", "name").strip():
         return
-    print("removing the models of the last time …", flush=True)
+    print("removing the models of the last run …", flush=True)
     for kind in ("expertmodels", "foundationmodels", "modelversions"):
         cluster.run("delete", kind, "-n", cluster.namespace, "--all", "--timeout=60s", check=False)
     release = ("--type=merge", "-p", '{"metadata": {"finalizers": null}}')
     left = cluster.run("get", "foundationmodels,modelversions", "-n", cluster.namespace, "-o", "name", check=False)
-    for name in left.split():  # no operator lives that could let them go
+    for name in left.split():  # there is no operator that could remove their finalizers
         cluster.run("patch", name, "-n", cluster.namespace, *release, check=False)
     cluster.run("delete", "namespace", cluster.namespace, "--ignore-not-found", "--timeout=120s")
     recycle(cluster)
@@ -153,7 +137,7 @@ def forget(cluster: Cluster) -> None:
 
 def uninstall(cluster: Cluster) -> None:
     """Remove the namespaces, the release and the CRDs, in the order that leaves no finalizer waiting."""
-    forget(cluster)
+    remove_models(cluster)
     try:
         cluster.install("uninstall", RELEASE, "-n", SYSTEM_NAMESPACE, "--ignore-not-found", "--wait")
     finally:

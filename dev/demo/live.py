@@ -1,39 +1,35 @@
 """One watch on the three kinds, for two uses: it prints the timeline, and every wait looks at what it has seen.
 
-Nothing is printed because the script did something; a line appears because the cluster's state changed.
+A line is printed because the cluster's state has changed, never because the script did something.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable
 
-from rich.console import Console
-
+from dev.demo.screen import Screen
 from recast_cli.cluster import Cluster as Reader
-from recast_cli.main import STYLES, format_line
-from recast_cli.timeline import Line, Timeline
+from recast_cli.timeline import Timeline
 from recast_cli.world import Resource, World
 
 Predicate = Callable[[World], bool]
 
 
 class WaitError(Exception):
-    """What was awaited did not come in time."""
+    """A state did not come in time."""
 
 
 class Live:
     """The newest known state of a namespace, kept by a thread."""
 
-    def __init__(self, reader: Reader, began: float) -> None:
-        self._reader, self._began = reader, began
+    def __init__(self, reader: Reader, screen: Screen) -> None:
+        self._reader, self._screen = reader, screen
         self._resources: dict[tuple[str, str], Resource] = {}
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._error: Exception | None = None
-        self._console = Console(soft_wrap=True, file=sys.stdout)
         self._thread = threading.Thread(target=self._follow, name="live", daemon=True)
 
     def start(self) -> Live:
@@ -45,11 +41,6 @@ class Live:
         """Stop watching; the last state stays readable."""
         self._stop.set()
         self._thread.join(timeout=5)
-
-    def say(self, line: Line) -> None:
-        """Print one line of the timeline."""
-        text = format_line(line, time.monotonic() - self._began)
-        self._console.print(text, style=STYLES[line.tone], markup=False, highlight=False)
 
     @property
     def world(self) -> World:
@@ -92,7 +83,7 @@ class Live:
                         self._resources[key] = change.resource
                     self._changed.notify_all()
                 for line in timeline.feed(change.resource, deleted=change.deleted):
-                    self.say(line)
+                    self._screen.line(line)
         except Exception as error:
             with self._changed:
                 self._error = error

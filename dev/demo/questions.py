@@ -1,4 +1,4 @@
-"""What the traffic client asks: requests out of the scenario's own data, so that users and items are real ones.
+"""What the traffic client asks: requests from the scenario's own data, with users and items that exist.
 
 The generated stream is the same bytes for the same seed, so what is written here equals what the Job writes to the
 volume; for MovieLens this folder *is* what is copied to the volume.

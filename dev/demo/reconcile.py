@@ -1,6 +1,6 @@
-"""The client's counts against the servers' own counters: two independent witnesses of every request.
+"""The client's counts against the servers' own counters: every request is counted on both sides.
 
-The servers' side is the last value of each pod's counters, pods that are gone included, summed a revision. Prometheus
+The servers' side is the last value of each pod's counters, pods that are gone included, summed per revision. Prometheus
 takes the revision from the pod's label, the client from the response header.
 """
 
@@ -19,7 +19,7 @@ Totals = Mapping[tuple[str, str], tuple[int, int]]
 
 @dataclass(frozen=True)
 class Difference:
-    """A revision on which the witnesses disagree."""
+    """A revision for which the two counts differ."""
 
     expert: str
     revision: str

@@ -1,7 +1,7 @@
 """Copies of the example files with the cluster's image references and storage class in them. Pure but for the writing.
 
-The files in ``examples/`` name images as ``recast/<part>:0.1.0``, which is what a registry would hold. A cluster
-without a registry has the same images under other references, so what is applied is a copy with only those replaced.
+The files in ``examples/`` name images as ``recast.invalid/<part>:0.1.0``: a host that never resolves, so that no
+stranger's image is pulled by mistake. What is applied is a copy with the references that this cluster has.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-_IMAGE = re.compile(r"(?P<key>image:\s*)recast/(?P<part>[a-z-]+):[\w.-]+")
+from dev.cluster.oci import REGISTRY
+
+_IMAGE = re.compile(rf"(?P<key>image:\s*){re.escape(REGISTRY)}/(?P<part>[a-z-]+):[\w.-]+")
 _CLASS = re.compile(r"(?P<key>storageClassName:\s*)recast-local")
 
 
@@ -25,7 +27,7 @@ def render(text: str, images: Mapping[str, str], storage_class: str = "recast-lo
         part = match["part"]
         if part not in images:
             raise UnknownImageError(
-                f"no image for recast/{part}: known are {', '.join(sorted(images))}; "
+                f"no image for {REGISTRY}/{part}: known are {', '.join(sorted(images))}; "
                 f"run make images, or set {variable(part)} to a reference that the cluster can pull"
             )
         return match["key"] + images[part]

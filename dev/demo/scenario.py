@@ -1,4 +1,4 @@
-"""Which files, which models, which ids: the same story told on a generated stream or on real people's ratings."""
+"""Which files and which models: the same steps on a generated stream or on real people's ratings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXAMPLES = REPOSITORY / "examples"
 
 @dataclass(frozen=True)
 class Expert:
-    """An expert of the story and the open-loop rate it is asked at, in requests a second."""
+    """An expert of the demo, and the rate of its traffic in requests per second."""
 
     name: str
     rate: float
@@ -20,7 +20,7 @@ class Expert:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One telling of the story. Paths are relative to ``examples/``."""
+    """One set of files for the demo. Paths are relative to ``examples/``."""
 
     name: str
     folder: str

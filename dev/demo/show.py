@@ -1,4 +1,4 @@
-"""The last screen: the state of the world, where things are, how to ask, how to take it down."""
+"""The last screen: the state of the cluster, where things are, how to ask, how to take it down."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The story of the demo, in the order a team would live it, with what must be true at each point.
+"""The steps of the demo, in the order in which a team would meet them, and what must be true after each.
 
 Every step is ``kubectl apply`` on a file of ``examples/`` and a wait on the watched state. A wait that runs out ends
-the story; a judgement that fails is noted, and the story goes on, so that one run says everything that is wrong.
+the demo; a check that fails is noted, and the demo goes on, so that one run shows everything that is wrong.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dev.demo import facts, install, reconcile, show
+from dev.demo import facts, install, pods, reconcile, show
 from dev.demo.live import Live
 from dev.demo.questions import Question
 from dev.demo.scenario import Scenario
+from dev.demo.screen import Screen
 from dev.demo.target import RELEASE, STATE, SYSTEM_NAMESPACE, Cluster
 from dev.demo.traffic import Counts, Traffic
 from recast_api import names
@@ -30,13 +31,14 @@ TRAFFIC_LINE_SECONDS = 20
 SETTLE_SECONDS = 30
 FAILURES = STATE / "failures.jsonl"
 NOT_RETRIED_SECONDS = 8
+_CLIENT = "traffic"
 
 FIRST_VERSION, EXPERT_READY, REFRESHED, ROLLED_BACK, JUDGED, RETIRED = 300, 300, 600, 240, 300, 120
 
 
 @dataclass(frozen=True)
 class Check:
-    """A judgement that the demo stands for."""
+    """Something that the demo must show to be true."""
 
     name: str
     ok: bool
@@ -48,11 +50,12 @@ class Check:
 
 @dataclass
 class Story:
-    """One telling, on one cluster."""
+    """One run, on one cluster."""
 
     cluster: Cluster
     scenario: Scenario
     live: Live
+    screen: Screen
     questions: Mapping[str, list[Question]]
     watching_since: float = field(default_factory=time.monotonic)
     checks: list[Check] = field(default_factory=list)
@@ -84,7 +87,7 @@ class Story:
         return self._traffic.stop() if self._traffic else Counts()
 
     def check(self, name: str, ok: bool, detail: str = "") -> None:
-        """Note a judgement."""
+        """Note a check."""
         self.checks.append(Check(name, ok, detail))
 
     def apply(self, *files: str) -> None:
@@ -200,7 +203,7 @@ class Story:
         self.apply(f"{pilot}.yaml")
 
     def retired(self) -> None:
-        """6: nobody pins version 1 of the foundation any more, and it is gone."""
+        """6: no expert reads version 1 of the foundation any more, and its servers are gone."""
         foundation = self.scenario.foundation
         self.wait(f"{foundation} v1 is retired", lambda world: facts.retired(world, foundation, 1), RETIRED)
         self.check(f"{foundation} v1 is retired", True)
@@ -223,15 +226,15 @@ class Story:
         share = counts.fresh_share(self.bad_revisions)
         self.check(f"fresh TAE in at least {FRESH_TAE_MIN:.0%} of answers", share >= FRESH_TAE_MIN, f"{share:.2%}")
         differences = self._differences(counts)
-        told = f"{counts.ok() + counts.failed():,} requests" if not differences else "; ".join(map(str, differences))
-        self.check("client and servers count the same requests", not differences, told)
-        self.live.say(Line("traffic", counts.sentence(self.bad_revisions).removeprefix("traffic").strip(), "good"))
+        detail = f"{counts.ok() + counts.failed():,} requests" if not differences else "; ".join(map(str, differences))
+        self.check("client and servers count the same requests", not differences, detail)
+        self.screen.line(Line("traffic", counts.sentence(self.bad_revisions).removeprefix("traffic").strip(), "good"))
 
     def _differences(self, counts: Counts) -> list[reconcile.Difference]:
         """Compare until the last scrape is in, or the deadline is over."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
-            seconds = int(time.monotonic() - self.watching_since)  # no pod of an earlier telling lived then
+            seconds = int(time.monotonic() - self.watching_since)  # no pod of an earlier run lived then
             answer = prometheus(self.cluster, reconcile.query(self.cluster.namespace, seconds))
             differences = reconcile.compare(counts, reconcile.server_totals(answer))
             if not differences or time.monotonic() > deadline:
@@ -243,7 +246,7 @@ class Story:
         if now - self._last_traffic_line >= TRAFFIC_LINE_SECONDS and counts.by:
             self._last_traffic_line = now
             text = counts.sentence(self.bad_revisions).removeprefix("traffic").strip()
-            self.live.say(Line("traffic", text))
+            self.screen.line(Line("traffic", text))
             FAILURES.write_text("".join(json.dumps(failure) + "\n" for failure in counts.failures))
 
 
@@ -252,10 +255,10 @@ def client_command(cluster: Cluster) -> list[str]:
     path = Path(__file__).with_name("client.py")
     if cluster.ours:
         return [sys.executable, "-u", str(path)]
-    kubectl = [cluster.kubectl, "--kubeconfig", str(cluster.kubeconfig), "run", "traffic", "-n", cluster.namespace]
-    image = cluster.images["server"]
-    attached = [f"--image={image}", "-i", "--rm", "--quiet", "--restart=Never", "--command", "--"]
-    return [*kubectl, *attached, "python", "-u", "-c", path.read_text()]
+    kubectl = [cluster.kubectl, "--kubeconfig", str(cluster.kubeconfig), "run", _CLIENT, "-n", cluster.namespace]
+    confined = ["--override-type=strategic", f"--overrides={json.dumps(pods.overrides(_CLIENT))}"]
+    attached = [f"--image={cluster.images['server']}", "-i", "--rm", "--quiet", "--restart=Never", *confined]
+    return [*kubectl, *attached, "--command", "--", "python", "-u", "-c", path.read_text()]
 
 
 def prometheus(cluster: Cluster, query: str) -> dict[str, object]:
@@ -267,7 +270,7 @@ def prometheus(cluster: Cluster, query: str) -> dict[str, object]:
     return answer
 
 
-def begin(cluster: Cluster, scenario: Scenario, questions: Mapping[str, list[Question]], began: float) -> Story:
-    """A story whose watch is running."""
-    live = Live(Reader.connect(str(cluster.kubeconfig), None, cluster.namespace), began).start()
-    return Story(cluster=cluster, scenario=scenario, live=live, questions=questions)
+def begin(cluster: Cluster, scenario: Scenario, questions: Mapping[str, list[Question]], screen: Screen) -> Story:
+    """A run whose watch has begun."""
+    live = Live(Reader.connect(str(cluster.kubeconfig), None, cluster.namespace), screen).start()
+    return Story(cluster=cluster, scenario=scenario, live=live, screen=screen, questions=questions)

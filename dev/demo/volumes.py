@@ -1,6 +1,6 @@
-"""Volumes of the cluster of ``make cluster`` that nobody claims any more: emptied, and offered again.
+"""Volumes of the cluster of ``make cluster`` whose claims are gone: emptied, and made available again.
 
-They are folders of the host that nothing provisions, so without this every telling of the story would use up two.
+They are folders of the host that nothing provisions, so without this every run of the demo would use up two.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -48,14 +47,5 @@ class RequestBatch:
 
     def to(self, device: torch.device | str) -> RequestBatch:
         """The batch on another device."""
-        return self._map(lambda tensor: tensor.to(device))
-
-    def slice(self, start: int, stop: int) -> RequestBatch:
-        """Requests ``start`` to ``stop``, with the same padding."""
-        return self._map(lambda tensor: tensor[start:stop])
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> RequestBatch:
-        return replace(
-            self,
-            **{entry.name: change(value) for entry in fields(self) if (value := getattr(self, entry.name)) is not None},
-        )
+        present = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return replace(self, **{name: value.to(device) for name, value in present.items() if value is not None})

@@ -14,6 +14,8 @@ from typing import Any, Literal, Self
 from recast_api.run import RecastError
 
 Block = Literal["Research", "DLRMv3"]
+TABLE_DIM_MULTIPLE = 4
+"""FBGEMM's fused tables hold rows of a multiple of four numbers alone."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,8 @@ def _known(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 def _check(dim: int, heads: int, attn_norm_len: int, block: str, tasks: tuple[object, ...]) -> None:
     if dim % heads:
         raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
+    if dim % TABLE_DIM_MULTIPLE:
+        raise ValueError(f"dim {dim} is not a multiple of {TABLE_DIM_MULTIPLE}: the embedding tables need it")
     if attn_norm_len < 1:
         raise ValueError(f"attn_norm_len must be at least 1, not {attn_norm_len}")
     if block not in ("Research", "DLRMv3"):

@@ -64,7 +64,7 @@ class EmbeddingTable(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows (..., dim) of ids (...) int64 in any layout. Raises ``IndexError`` for an id outside the table."""
-        flat = ids.reshape(-1).contiguous()  # FBGEMM on CPU reads wrong rows, silently, from a strided view
+        flat = ids.reshape(-1)
         if flat.numel() and not 0 <= int(flat.min()) <= int(flat.max()) < self.rows:
             raise IndexError(f'table "{self.name}" has rows 0..{self.rows - 1}, asked for {int(flat.max())}')
         out = F.embedding(flat, self._weight.detach())
@@ -95,6 +95,7 @@ class EmbeddingTable(nn.Module):
         if not ids.numel():
             return
         offsets = torch.tensor([0, ids.numel()], device=ids.device)
+        # FBGEMM on CPU reads wrong rows, silently, from a strided view.
         self._fused[0](ids.contiguous(), offsets).backward(gradients.contiguous())
 
     def discard(self) -> None:

@@ -54,8 +54,6 @@ class ExpertModel(nn.Module):
         self.fusion = nn.Sequential(nn.Linear(3 * dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim), nn.SiLU())
         self.heads = nn.Linear(dim, len(config.tasks))
         self.tae_heads = nn.Linear(dim, len(config.tasks), bias=False)
-        weights = torch.tensor([task.weight for task in config.tasks])
-        self.register_buffer("weights", weights, persistent=False)
         self.to(device)
 
     def tables(self) -> list[tuple[str, EmbeddingTable]]:
@@ -67,18 +65,14 @@ class ExpertModel(nn.Module):
         present = tae_present
         if self.training and self.config.tae_dropout > 0:
             present = present & (torch.rand(present.shape, device=present.device) >= self.config.tae_dropout)
-        lent = self._lent(tae.detach().to(torch.float32), present[:, None, None])  # (B, M, D)
+        foundation = self._project_tae(tae.detach().to(torch.float32), present[:, None, None])  # (B, M, D)
         rows = self.tokens(batch)
         recent = self.stack(rows)  # (B, M, D)
-        fused = self.fusion(torch.cat([recent, lent, rows.candidates], -1))
-        logits: Tensor = self.heads(fused) + self.tae_heads(lent)
+        fused = self.fusion(torch.cat([recent, foundation, rows.candidates], -1))
+        logits: Tensor = self.heads(fused) + self.tae_heads(foundation)
         return logits
 
-    def score(self, logits: Tensor) -> Tensor:
-        """Ranking score (B, M): the weighted sum of the tasks' probabilities (B, M, T)."""
-        return torch.sigmoid(logits) @ self.weights  # type: ignore[operator]
-
-    def _lent(self, tae: Tensor, present: Tensor) -> Tensor:
+    def _project_tae(self, tae: Tensor, present: Tensor) -> Tensor:
         # Whatever stands where no TAE is must not reach the norm: NaN there would poison its gradient.
         safe = torch.where(present, tae, 0.0)
         return torch.where(present, self.tae_project(self.tae_dropout(self.tae_norm(safe))), self.absent)

@@ -1,8 +1,8 @@
 """The foundation model: lifelong, cross-surface history in, a target-aware embedding (TAE) of every candidate out.
 
 Two kinds of heads read the TAE in training. The main heads predict every surface's tasks. The alignment heads, one set
-a surface and fed with auxiliary features of the request, are an auxiliary loss that keeps each surface's own signal in
-the shared embedding; serving never computes them.
+per surface and fed with auxiliary features of the request, are an auxiliary loss that keeps each surface's own signal
+in the shared embedding; serving never computes them.
 """
 
 from __future__ import annotations

@@ -35,10 +35,6 @@ class HistorySnapshot:
             return History.empty()
         return self.events.take(slice(int(self.offsets[place]), int(self.offsets[place + 1])))
 
-    def known(self, user: int) -> bool:
-        """Whether the snapshot holds events of the user."""
-        return len(self.lookup(user)) > 0
-
     def save(self, folder: Path) -> str:
         """Write the snapshot; returns the file's name."""
         arrays = {

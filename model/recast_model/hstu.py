@@ -24,33 +24,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recast_model.config import Block
-from recast_model.ops.hstu_attention import Bias, Heads, hstu_attention
-from recast_model.ops.jagged import Layout
+from recast_model.ops.hstu_attention import QKV, ScoreBias, hstu_attention
+from recast_model.ops.jagged import JaggedLayout
 
 TIME_BUCKETS = 32
 _NORM_EPS = 1e-8
 
 
 def time_bucket(milliseconds: Tensor) -> Tensor:
-    """Bucket (int64, 0..TIME_BUCKETS-1) of an elapsed time: two a doubling, from one minute to about a month."""
+    """Bucket (int64, 0..TIME_BUCKETS-1) of an elapsed time: two per doubling, from one minute to about a month."""
     minutes = milliseconds.clamp(min=0).to(torch.float32) / 60_000
     return (torch.log2(1 + minutes) * 2).to(torch.int64).clamp(max=TIME_BUCKETS - 1)
 
 
 @dataclass(frozen=True)
-class Sequence:
+class TokenRows:
     """The rows of a batch and the times they happened at."""
 
     history: Tensor  # (R, D), packed
     candidates: Tensor  # (B, M, D)
-    layout: Layout
+    layout: JaggedLayout
     lengths: Tensor  # (B,)
     history_times: Tensor  # (B, N) ms
     request_times: Tensor  # (B,) ms
 
 
 class RelativeBias(nn.Module):
-    """Learned score terms for the distance in places and in time, one table each a head.
+    """Learned score terms for the distance in places and in time, one table of each kind per head.
 
     ``pairwise`` gives them to history rows as well; without it candidates alone have them.
     """
@@ -61,7 +61,7 @@ class RelativeBias(nn.Module):
         self.position = nn.Parameter(torch.zeros(history_length + 1, heads))
         self.time = nn.Parameter(torch.zeros(TIME_BUCKETS, heads))
 
-    def forward(self, rows: Sequence, *, with_history: bool) -> Bias:
+    def forward(self, rows: TokenRows, *, with_history: bool) -> ScoreBias:
         """Terms of (i - j, t_i - t_j); a candidate stands one place after the last event, at the request's time."""
         times, width = rows.history_times, rows.layout.width
         place = torch.arange(width, device=times.device)
@@ -75,7 +75,7 @@ class RelativeBias(nn.Module):
             steps = (place[:, None] - place[None, :]).clamp(min=0, max=last)  # (N, N)
             buckets = time_bucket(times[:, :, None] - times[:, None, :])  # (B, N, N)
             history = self.position[steps].permute(2, 0, 1) + self.time[buckets].permute(0, 3, 1, 2)  # (B, H, N, N)
-        return Bias(history, candidate.transpose(1, 2).unsqueeze(2), own)
+        return ScoreBias(history, candidate.transpose(1, 2).unsqueeze(2), own)
 
 
 class HstuLayer(nn.Module):
@@ -95,7 +95,7 @@ class HstuLayer(nn.Module):
         self.output = nn.Linear(dim if self.research else 3 * dim, dim, bias=self.research)
         self.bias = RelativeBias(heads, history_length, pairwise=self.research)
 
-    def forward(self, rows: Sequence, *, last: bool) -> tuple[Tensor, Tensor]:
+    def forward(self, rows: TokenRows, *, last: bool) -> tuple[Tensor, Tensor]:
         """History (R, D) and candidates (B, M, D) after the block; a last layer returns history unchanged."""
         batch, count, dim = rows.candidates.shape
         layout = rows.layout
@@ -104,13 +104,13 @@ class HstuLayer(nn.Module):
         if last:
             k, v = self._activate(self._keys_and_values(normed), first=2)  # (R, D) each
             padded = layout.unpack(torch.cat([k, v], -1))  # (B, N, 2D)
-            history_u, heads = None, Heads(*(self._split(part) for part in padded.chunk(2, -1)))
+            history_u, heads = None, QKV(*(self._split(part) for part in padded.chunk(2, -1)))
         else:
             history_u, q, k, v = self._activate(self.project(normed), first=0)
             padded = layout.unpack(torch.cat([q, k, v], -1))  # (B, N, 3D)
             q, k, v = (self._split(part) for part in padded.chunk(3, -1))
-            heads = Heads(k, v, q)
-        own = Heads(*(self._split(part.view(batch, count, dim)) for part in (ck, cv, cq)))
+            heads = QKV(k, v, q)
+        own = QKV(*(self._split(part.view(batch, count, dim)) for part in (ck, cv, cq)))
         attended, out = hstu_attention(
             heads,
             own,
@@ -170,10 +170,10 @@ class HstuStack(nn.Module):
             HstuLayer(block, dim, heads, attn_norm_len, history_length, dropout) for _ in range(layers)
         )
 
-    def forward(self, rows: Sequence) -> Tensor:
+    def forward(self, rows: TokenRows) -> Tensor:
         """Candidates after all layers."""
         history, candidates = rows.history, rows.candidates
         for number, layer in enumerate(self.layers, 1):
-            current = Sequence(history, candidates, rows.layout, rows.lengths, rows.history_times, rows.request_times)
+            current = TokenRows(history, candidates, rows.layout, rows.lengths, rows.history_times, rows.request_times)
             history, candidates = layer(current, last=number == len(self.layers))
         return candidates

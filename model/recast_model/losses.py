@@ -23,11 +23,10 @@ ALIGNMENT_WEIGHT = 0.2
 
 @dataclass(frozen=True)
 class Loss:
-    """``total`` is for backward: this rank's share. The parts are detached sums and counts of this rank."""
+    """``total`` is for backward: this rank's part of the global loss. The rest is this rank's alone, detached."""
 
     total: Tensor
     main_sum: Tensor
-    aux_sum: Tensor
     valid: Tensor  # labels on this rank
 
 
@@ -40,24 +39,24 @@ def masked_bce_sum(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
 
 def foundation_loss(output: FoundationOutput, batch: RequestBatch, aux_weight: float = ALIGNMENT_WEIGHT) -> Loss:
     """Main multi-task loss plus ``aux_weight`` times the alignment loss. A collective call: every rank makes it."""
-    labels, mask = _supervision(batch)
+    labels, mask = _labels_and_mask(batch)
     main = masked_bce_sum(output.logits, labels, mask)
     aux = masked_bce_sum(output.aux_logits, labels, mask)
     valid = mask.sum()
     count = sum_over_ranks(valid).clamp(min=1)
-    return Loss((main + aux_weight * aux) / count, main.detach(), aux.detach(), valid)
+    return Loss((main + aux_weight * aux) / count, main.detach(), valid)
 
 
 def expert_loss(logits: Tensor, batch: RequestBatch, columns: Sequence[int]) -> Loss:
     """Loss of an expert's tasks (B, M, T), which are ``columns`` of the batch's labels. A collective call."""
-    labels, mask = _supervision(batch)
+    labels, mask = _labels_and_mask(batch)
     mask = mask[..., list(columns)]
     main = masked_bce_sum(logits, labels[..., list(columns)], mask)
     valid = mask.sum()
-    return Loss(main / sum_over_ranks(valid).clamp(min=1), main.detach(), torch.zeros_like(main.detach()), valid)
+    return Loss(main / sum_over_ranks(valid).clamp(min=1), main.detach(), valid)
 
 
-def _supervision(batch: RequestBatch) -> tuple[Tensor, Tensor]:
+def _labels_and_mask(batch: RequestBatch) -> tuple[Tensor, Tensor]:
     if batch.labels is None or batch.label_mask is None:
         raise ValueError("a batch without labels cannot be learned from")
     return batch.labels, batch.label_mask & batch.candidate_mask[..., None]

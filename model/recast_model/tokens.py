@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from recast_model.batch import RequestBatch
 from recast_model.embeddings import EmbeddingTable, TableOptimizer
-from recast_model.hstu import TIME_BUCKETS, Sequence, time_bucket
-from recast_model.ops.jagged import Layout
+from recast_model.hstu import TIME_BUCKETS, TokenRows, time_bucket
+from recast_model.ops.jagged import JaggedLayout
 
 _HOUR_MS = 3_600_000
 
@@ -45,10 +45,10 @@ class TokenEncoder(nn.Module):
         for table in (self.surface, self.hour, self.gap):
             nn.init.normal_(table.weight, std=0.1)
 
-    def forward(self, batch: RequestBatch) -> Sequence:
+    def forward(self, batch: RequestBatch) -> TokenRows:
         """Rows of history (R, D), packed, and of candidates (B, M, D)."""
         size, count = batch.candidates.shape
-        layout = Layout.of(batch.history_lengths, batch.history_items.shape[1])
+        layout = JaggedLayout.of(batch.history_lengths, batch.history_items.shape[1])
         history_items = layout.pack_values(batch.history_items)  # (R,)
         ids = torch.cat([history_items, batch.candidates.reshape(-1)])
         item = self._item(ids)  # (R + B * M, D)
@@ -65,7 +65,7 @@ class TokenEncoder(nn.Module):
 
         context = self._context(batch.surfaces, batch.request_times, _since_last_event(batch))  # (B, D)
         candidates = self.norm(shown.view(size, count, -1) + context[:, None, :])
-        return Sequence(
+        return TokenRows(
             self.dropout(history),
             self.dropout(candidates),
             layout,

@@ -18,11 +18,11 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from recast_api.resources import Condition, ExpertModelStatus, FoundationModelStatus
 from recast_operator.adapters.errors import Blocked, Invalid, NotFound, OutsideError
-from recast_operator.adapters.kube import BY_KIND
+from recast_operator.adapters.kube import BY_KIND, VERSIONS
 from recast_operator.events import EventQueue
 from recast_operator.keys import Key
 from recast_operator.observe import Observer, Snapshot
@@ -91,18 +91,46 @@ class Controller:
 
     async def _foundation(self, key: Key, snapshot: Snapshot[ObservedFoundation]) -> float | None:
         observed, now = snapshot.observed, self._clock()
-        run = Pass(observed.model.status, observed.model.metadata.generation, self._writer(key, snapshot), self._events)
-        return await run.carry_out(lambda: plan_foundation(observed, now), now)
+        run = self._begin(key, observed.model.status, snapshot, now)
+        plan = await run.plan(lambda: plan_foundation(observed, now))
+        if plan.confirm:
+            absent = await self._absent(key.namespace, plan.confirm)
+            again = self._observer.foundation(key)
+            if again is None:
+                return None
+            confirmed = replace(again.observed, absent_versions=absent)
+            run = self._begin(key, confirmed.model.status, again, now)
+            plan = await run.plan(lambda: plan_foundation(confirmed, now))
+        return await run.execute(plan)
 
     async def _expert(self, key: Key, snapshot: Snapshot[ObservedExpert]) -> float | None:
         observed, now = snapshot.observed, self._clock()
         if queries := analysis.queries(observed, now):
             observed = replace(observed, samples=await self._prometheus.samples(queries, now))
-        run = Pass(observed.model.status, observed.model.metadata.generation, self._writer(key, snapshot), self._events)
-        return await run.carry_out(lambda: plan_expert(observed, now), now)
+        run = self._begin(key, observed.model.status, snapshot, now)
+        plan = await run.plan(lambda: plan_expert(observed, now))
+        if plan.confirm:
+            absent = await self._absent(key.namespace, plan.confirm)
+            again = self._observer.expert(key)
+            if again is None:
+                return None
+            confirmed = replace(again.observed, samples=observed.samples, absent_versions=absent)
+            run = self._begin(key, confirmed.model.status, again, now)
+            plan = await run.plan(lambda: plan_expert(confirmed, now))
+        return await run.execute(plan)
 
-    def _writer(self, key: Key, snapshot: Snapshot[ObservedFoundation] | Snapshot[ObservedExpert]) -> Writer:
-        return Writer(key, snapshot.objects, self._outside)
+    async def _absent(self, namespace: str, wanted: tuple[str, ...]) -> frozenset[str]:
+        """Read these ModelVersions into the store; the names of those that are not there."""
+        absent = set()
+        for name in wanted:
+            try:
+                self._outside.store.put(VERSIONS.kind, await self._outside.kube.get(VERSIONS, namespace, name))
+            except NotFound:
+                absent.add(name)
+        return frozenset(absent)
+
+    def _begin(self, key: Key, status: StatusT, snapshot: Snapshot[Any], now: datetime) -> Pass[StatusT]:
+        return Pass(status, Writer(key, snapshot.objects, self._outside), self._events, now)
 
     async def _settle(self, key: Key) -> None:
         """Read again what a failed write of this model left in doubt. Other models go on meanwhile."""
@@ -125,37 +153,36 @@ class Controller:
 class Pass(Generic[StatusT]):
     """Carries out one plan, and knows which status stands in the cluster meanwhile."""
 
-    def __init__(self, before: StatusT, generation: int, writer: Writer, events: EventQueue) -> None:
+    def __init__(self, before: StatusT, writer: Writer, events: EventQueue, now: datetime) -> None:
         self._status: StatusT = before
-        self._generation = generation
         self._writer = writer
         self._events = events
+        self._now = now
 
-    async def carry_out(self, plan: Callable[[], Plan[StatusT]], now: datetime) -> float | None:
-        """Plan and execute; what went wrong and needs a person stands in the status by the time this raises."""
-        try:
-            planned = self._planned(plan)
-            await self._writer.look(planned.apply)
-            await self._execute(planned)
-        except (Invalid, Blocked) as error:
-            await self._stall(f"{error.kind}Request", str(error), now)
-            raise
-        except InternalError as error:
-            await self._stall(INTERNAL_ERROR, str(error), now)
-            raise
-        return planned.requeue_after
-
-    def _planned(self, plan: Callable[[], Plan[StatusT]]) -> Plan[StatusT]:
+    async def plan(self, plan: Callable[[], Plan[StatusT]]) -> Plan[StatusT]:
+        """Make the plan. Raises :class:`InternalError`, and has said so in the status, where planning failed."""
         try:
             return plan()
         except Exception as error:
             logger.exception("%s: planning failed", self._writer.key)
             where = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{where.filename.rpartition('recast_operator/')[2]}:{where.lineno} ({where.name})"
-            raise InternalError(
+            failed = InternalError(
                 f"{type(error).__name__} in {place}: {str(error)[:300]}; nothing was changed. "
                 "Correct what it is about, or report it with the operator's log"
-            ) from error
+            )
+            await self._stall(INTERNAL_ERROR, str(failed))
+            raise failed from error
+
+    async def execute(self, plan: Plan[StatusT]) -> float | None:
+        """Carry the plan out. What a person must act on stands in the status by the time that this raises."""
+        try:
+            await self._writer.look(plan.apply)
+            await self._execute(plan)
+        except (Invalid, Blocked) as error:
+            await self._stall(f"{error.kind}Request", str(error))
+            raise
+        return plan.requeue_after
 
     async def _execute(self, plan: Plan[StatusT]) -> None:
         writer, stalled = self._writer, _ours(self._status)
@@ -185,17 +212,17 @@ class Pass(Generic[StatusT]):
         self._status = status
         return True
 
-    async def _stall(self, reason: str, message: str, now: datetime) -> None:
+    async def _stall(self, reason: str, message: str) -> None:
         """Say on top of the status as it stands that nothing goes on; all else in it stays true."""
         old, message = find(self._status.conditions, STALLED), message[:MESSAGE_LIMIT]
-        since = old.last_transition_time if old is not None and old.status == "True" else stamp(now)
+        since = old.last_transition_time if old is not None and old.status == "True" else stamp(self._now)
         condition = Condition(
             type=STALLED,
             status="True",
             reason=reason,
             message=message,
             last_transition_time=since,
-            observed_generation=self._generation,
+            observed_generation=self._writer.generation,
         )
         told = old is not None and (old.status, old.reason) == ("True", reason)
         await self._write(_with(self._status, condition))

@@ -42,6 +42,7 @@ class Stored:
     address: Address
     uid: str
     resource_version: str
+    generation: int
     model: Key | None
     """The model that it belongs to; None for a model itself, and for what belongs to none."""
     controller_uid: str
@@ -63,6 +64,7 @@ def stored(kind: str, raw: Mapping[str, Any]) -> Stored:
         address=Address(kind, metadata["namespace"], metadata["name"]),
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
+        generation=metadata.get("generation", 0),
         model=owner(kind, raw),
         controller_uid=controller_uid(raw),
         has_finalizers=bool(metadata.get("finalizers")),

@@ -77,6 +77,11 @@ class Writer:
         """The model's UID."""
         return self._fences[Address(*self.key)].uid
 
+    @property
+    def generation(self) -> int:
+        """The model's generation, as observed."""
+        return self._objects[Address(*self.key)].generation
+
     async def look(self, children: Iterable[Object]) -> None:
         """Before anything is written: GET each child's name that the snapshot does not know.
 

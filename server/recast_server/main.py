@@ -24,13 +24,18 @@ from recast_api.server import ExpertServerConfig, FoundationServerConfig
 from recast_server.expert.ranker import Ranker
 from recast_server.runtime import logs
 from recast_server.runtime.cpu import model_threads
-from recast_server.runtime.process import Ports, live
+from recast_server.runtime.process import Ports, run_server
 
 ServerConfig = Annotated[FoundationServerConfig | ExpertServerConfig, Field(discriminator="kind")]
 Decorate = Callable[[Ranker], Ranker]
 
 
-def main(argv: Sequence[str] | None = None, *, decorate: Decorate | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    decorate: Decorate | None = None,
+    termination_log: Path = Path(TERMINATION_LOG),
+) -> int:
     """Runs the server; returns the exit status. ``decorate`` wraps an expert's ranker, to add rules of one's own."""
     arguments = _parser().parse_args(argv)
     logs.configure()
@@ -41,12 +46,13 @@ def main(argv: Sequence[str] | None = None, *, decorate: Decorate | None = None)
             return 0
         _serve(config, arguments, decorate)
     except RecastError as error:
-        return _terminate(error)
+        return _terminate(error, termination_log)
     except OSError as error:
-        return _terminate(RecastError("ServerFailed", str(error), retryable=True))
+        return _terminate(RecastError("ServerFailed", str(error), retryable=True), termination_log)
     except Exception as error:
         logging.getLogger("recast").exception("the server failed")
-        return _terminate(RecastError("ServerFailed", f"{type(error).__name__}: {error}; the log has the cause"))
+        failure = RecastError("ServerFailed", f"{type(error).__name__}: {error}; the log has the cause")
+        return _terminate(failure, termination_log)
     return 0
 
 
@@ -103,15 +109,15 @@ def _serve(
     import uvloop
 
     if isinstance(config, FoundationServerConfig):
-        from recast_server.foundation.serve import FoundationPart
+        from recast_server.foundation.serve import FoundationServer
 
         ports = Ports(arguments.host, _port(arguments.port, names.FOUNDATION_GRPC_PORT), arguments.admin_port)
-        serving = live(lambda setting: FoundationPart(config, lambda: verify(config), setting), ports)
+        serving = run_server(lambda runtime: FoundationServer(config, lambda: verify(config), runtime), ports)
     else:
-        from recast_server.expert.serve import ExpertPart
+        from recast_server.expert.serve import ExpertServer
 
         ports = Ports(arguments.host, _port(arguments.port, names.EXPERT_PORT), arguments.admin_port)
-        serving = live(lambda setting: ExpertPart(config, lambda: verify(config), setting, decorate), ports)
+        serving = run_server(lambda runtime: ExpertServer(config, lambda: verify(config), runtime, decorate), ports)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serving)
 
@@ -130,10 +136,9 @@ def _pair(config: FoundationServerConfig | ExpertServerConfig, manifest: Manifes
     )
 
 
-def _terminate(error: RecastError) -> int:
+def _terminate(error: RecastError, log: Path) -> int:
     text = error.termination.encode()
     print(text, file=sys.stderr, flush=True)
-    log = Path(TERMINATION_LOG)
     if log.exists():  # made by the kubelet; outside a pod there is none
         log.write_text(text)
     return 1

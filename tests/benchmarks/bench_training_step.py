@@ -21,7 +21,7 @@ from recast_model.config import FoundationConfig
 from recast_model.embeddings import TableOptimizer
 from recast_model.foundation import FoundationModel
 from recast_model.losses import foundation_loss
-from recast_trainer.training.distributed import Group
+from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.step import Learner
 
 CONTENT = 16
@@ -118,7 +118,7 @@ def main() -> None:
     )
     batch = make_batch(options.batch, options.history, options.slate, items, len(surfaces), len(tasks))
     ours = FoundationModel(config, torch.randn(items + 1, CONTENT), TableOptimizer())
-    learner, naive = Learner(ours, Group(), 0.001, 0), Naive(config)
+    learner, naive = Learner(ours, ProcessGroup(), 0.001, 0), Naive(config)
     optimizer = torch.optim.AdamW(naive.parameters(), 0.001)
 
     def naive_step() -> None:

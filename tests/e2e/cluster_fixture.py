@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from dev.cluster import assets, lifecycle
-from dev.cluster.layout import Layout
+from dev.cluster import assets, lifecycle, pause
+from dev.cluster.layout import ClusterLayout
 from dev.cluster.paths import STATE
+from recast_api import names
 
 Object = dict[str, Any]
 T = TypeVar("T")
@@ -45,7 +46,7 @@ def listeners(pid: int | None = None) -> set[str]:
 class Cluster:
     """A running node, and the shortest ways to ask it something."""
 
-    layout: Layout
+    layout: ClusterLayout
 
     @property
     def pid(self) -> int:
@@ -99,9 +100,9 @@ def tools_pod(namespace: str, name: str, *command: str, **spec: Any) -> Object:
     """A pod that runs ``command`` as the user of our images; ``/tools/kubectl`` and ``/tools/helm`` are there."""
     container = {
         "name": "main",
-        "image": "recast.local/pause:1",
+        "image": pause.REFERENCE,
         "command": list(command),
-        "securityContext": {"runAsUser": 65532, "runAsNonRoot": True, "readOnlyRootFilesystem": True},
+        "securityContext": {"runAsUser": names.RUN_AS_USER, "runAsNonRoot": True, "readOnlyRootFilesystem": True},
         "env": [{"name": "HOME", "value": "/tmp"}],
         "volumeMounts": [
             {"name": "tools", "mountPath": "/tools", "readOnly": True},

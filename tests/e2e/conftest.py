@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +11,7 @@ from loop import NAMESPACE, Loop
 
 from dev.demo import install, story
 from dev.demo.scenario import SYNTHETIC
+from dev.demo.screen import Screen
 from dev.demo.target import Cluster, TargetError, choose
 from dev.demo.traffic import Counts
 
@@ -36,11 +36,11 @@ def marked_cluster() -> Cluster:
 def loop(marked_cluster: Cluster) -> Iterator[Loop]:
     """The chart, the volumes and the data; nothing applied yet."""
     questions = install.install(marked_cluster, SYNTHETIC)
-    telling = story.begin(marked_cluster, SYNTHETIC, questions, time.monotonic())
-    yield Loop(telling)
-    telling.stop_traffic()
-    telling.live.stop()
-    install.forget(marked_cluster)
+    demo = story.begin(marked_cluster, SYNTHETIC, questions, Screen())
+    yield Loop(demo)
+    demo.stop_traffic()
+    demo.live.stop()
+    install.remove_models(marked_cluster)
 
 
 @pytest.fixture(scope="session")

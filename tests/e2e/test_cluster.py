@@ -8,7 +8,6 @@ import signal
 import ssl
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from dev.cluster import bootstrap, lifecycle, pause
-from dev.cluster.layout import NODE, PROMETHEUS_PORT
+from dev.cluster import addons, lifecycle, pause
+from dev.cluster.layout import NODE, PROMETHEUS_PORT, ClusterLayout
 from dev.cluster.node import SYSCTLS
+from recast_api import names
 
 pytest.register_assert_rewrite("cluster_fixture")
 from cluster_fixture import Cluster, eventually, listeners, tools_pod  # noqa: E402
@@ -44,7 +44,7 @@ def status_of(url: str, cluster: Cluster, certificate: str = "") -> int:
 
 def query(cluster: Cluster, expression: str) -> list[dict[str, object]]:
     """What Prometheus knows now, asked from the host through its Service."""
-    address = cluster.get("service", "prometheus", "-n", bootstrap.MONITORING)["spec"]["clusterIP"]
+    address = cluster.get("service", "prometheus", "-n", addons.MONITORING)["spec"]["clusterIP"]
     url = f"http://{address}:{PROMETHEUS_PORT}/api/v1/query?query={expression}"
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as answer:
         return list(json.load(answer)["data"]["result"])
@@ -86,7 +86,7 @@ def test_keys_are_for_their_owner_only(cluster: Cluster) -> None:
 
 
 def test_the_marker_names_this_cluster(cluster: Cluster) -> None:
-    marker = cluster.get("configmap", bootstrap.MARKER, "-n", "kube-system")
+    marker = cluster.get("configmap", addons.MARKER, "-n", "kube-system")
     assert marker["data"]["id"] == (cluster.layout.state / "id").read_text().strip()
 
 
@@ -145,7 +145,7 @@ def test_a_claim_is_bound_and_our_user_can_write_to_it(cluster: Cluster, namespa
     )
     volume = cluster.get("persistentvolumeclaim", "data", "-n", namespace)["spec"]["volumeName"]
     folder = Path(cluster.get("persistentvolume", volume)["spec"]["hostPath"]["path"])
-    assert (folder / "written" / "Chart.yaml").stat().st_uid == 65532
+    assert (folder / "written" / "Chart.yaml").stat().st_uid == names.RUN_AS_USER
 
 
 def test_prometheus_scrapes_annotated_pods_and_believes_the_pod_object_not_the_pod(
@@ -182,11 +182,16 @@ def test_prometheus_scrapes_annotated_pods_and_believes_the_pod_object_not_the_p
     assert labels["exported_model"] == "forged"
 
 
-def test_up_on_a_running_cluster_says_so_at_once(cluster: Cluster) -> None:
+def test_up_on_a_running_cluster_finds_it_and_neither_stops_nor_starts_anything(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: ClusterLayout) -> None:
+        pytest.fail("the running cluster was touched")
+
+    monkeypatch.setattr(lifecycle, "_stop", refuse)
+    monkeypatch.setattr(lifecycle, "_start", refuse)
     before = cluster.pid
-    began = time.monotonic()
-    lifecycle.up(cluster.layout.state)
-    assert time.monotonic() - began < 2
+    assert lifecycle.up(cluster.layout.state) == cluster.layout
     assert cluster.pid == before
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dev.cluster.images import Builder, Image
+from dev.cluster.oci import REGISTRY
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def build(builder: Builder, folder: Path, name: str, *, base: str = "scratch") -
     (folder / "Dockerfile").write_text(f"ARG BASE\nFROM {base}\nCOPY {name} /{name}\n")
     built = f"localhost/recast-{name}:1"
     builder.build(Image(name, ""), folder / "Dockerfile", folder, built, {"BASE": base})
-    builder.layout.add(builder.storage, built, f"recast.local/{name}:1")
+    builder.layout.add(builder.storage, built, f"{REGISTRY}/{name}:1")
     return built
 
 
@@ -49,8 +50,8 @@ def test_an_image_is_built_upon_again_after_the_build_storage_was_emptied(builde
     builder.empty()
     assert not builder.has(below)
 
-    builder.take_back("recast.local/below:1", below)
+    builder.take_back(f"{REGISTRY}/below:1", below)
     middle = build(builder, tmp_path / "second", "middle", base=below)
     build(builder, tmp_path / "third", "above", base=middle)
 
-    assert files(builder, "recast.local/above:1") == [["below"], ["middle"], ["above"]]
+    assert files(builder, f"{REGISTRY}/above:1") == [["below"], ["middle"], ["above"]]

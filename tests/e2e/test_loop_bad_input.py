@@ -6,12 +6,14 @@ All of it is applied at once, beside a world that serves, and judged one by one.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from loop import Loop
 
-from dev.demo import facts
+from dev.cluster.oci import REGISTRY
+from dev.demo import facts, pods
 from dev.demo.target import TargetError
 from recast_api import names
 from recast_api.resources import FailedRevision
@@ -19,7 +21,7 @@ from recast_cli.world import World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.disruptive, pytest.mark.timeout(1200)]
 
-NO_IMAGE = "recast.local/nobody:built-this"
+NO_IMAGE = f"{REGISTRY}/nobody:built-this"
 QUICKLY = {"steps": [{"setWeight": 50, "pause": "1s"}], "analysis": [], "progressDeadlineSeconds": 30}
 SPOIL = """
 set -e
@@ -32,32 +34,15 @@ echo 'this is not Parquet' > "$segment"
 def in_volumes(loop: Loop, name: str, script: str) -> None:
     """Run a script where the volumes are mounted, as the user that trainers run as."""
     mounts = {"data": names.DATA_MOUNT, "models": names.MODELS_MOUNT}
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name},
-        "spec": {
-            "restartPolicy": "Never",
-            "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532},
-            "containers": [
-                {
-                    "name": "script",
-                    "image": loop.story.cluster.images["trainer"],
-                    "command": ["sh", "-c", script],
-                    "volumeMounts": [{"name": claim, "mountPath": path} for claim, path in mounts.items()],
-                }
-            ],
-            "volumes": [{"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in mounts],
-        },
-    }
+    pod = pods.pod(name, loop.story.cluster.images["trainer"], ["sh", "-c", script], mounts)
     loop.when_applied(pod)
     loop.kubectl("wait", f"pod/{name}", "--for", "jsonpath={.status.phase}=Succeeded", "--timeout=90s")
     loop.kubectl("delete", "pod", name, "--wait=false")
 
 
 @pytest.fixture(scope="module")
-def applied(after_bad_change: Loop) -> Loop:
-    """Given a serving world, when every kind of bad input is applied to it at once."""
+def applied(after_bad_change: Loop) -> Iterator[Loop]:
+    """Given a serving world, when every kind of bad input is applied to it at once; put right again at the end."""
     loop = after_bad_change
     ads = loop.story.live.world.expert("ads")
     assert ads is not None
@@ -72,7 +57,19 @@ def applied(after_bad_change: Loop) -> Loop:
         loop.example("reels.yaml", spec__serving__image=NO_IMAGE, spec__rollout=QUICKLY),
         loop.example("ads.yaml", spec__serving__terminationGracePeriodSeconds=29, spec__rollout=QUICKLY),
     )
-    return loop
+    yield loop
+    for expert in ("reels", "ads"):
+        loop.then(f"{expert} was judged", lambda world, expert=expert: canary_free(world, expert), within=150)
+    in_volumes(loop, "mend", f"mv {weights}.kept {weights}")
+    loop.kubectl("delete", "expertmodels", "lost", "elsewhere", "--timeout=60s")
+    loop.kubectl("delete", "foundationmodels", "nowhere", "spoilt", "--timeout=60s")
+    loop.story.apply("reels.yaml", "ads.yaml")
+    loop.then(
+        "the good specs are observed again",
+        lambda world: all(
+            facts.observed(world.expert(expert)) and facts.settled(world, expert, 2) for expert in ("reels", "ads")
+        ),
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,11 +102,10 @@ def failed_with(world: World, expert: str, fragment: str) -> FailedRevision | No
     return next((entry for entry in entries if fragment in entry.message), None)
 
 
-@pytest.mark.parametrize(
-    ("expert", "fragment"),
-    [("reels", NO_IMAGE), ("ads", "model.safetensors")],
-    ids=["image-not-pullable", "truncated-artefact"],
-)
+CANNOT_START = [("reels", NO_IMAGE), ("ads", "model.safetensors")]
+
+
+@pytest.mark.parametrize(("expert", "fragment"), CANNOT_START, ids=["image-not-pullable", "truncated-artefact"])
 def test_a_canary_that_cannot_start_is_rolled_back_and_stable_serves_on(
     applied: Loop, expert: str, fragment: str
 ) -> None:
@@ -152,26 +148,14 @@ def test_a_version_forged_by_another_models_trainer_is_refused(applied: Loop, po
 
 
 def test_nothing_that_served_stopped_serving(applied: Loop) -> None:
-    """Runs last: puts everything back, and looks at what the client saw in the meantime."""
-    loop = applied
-    for expert in ("reels", "ads"):
-        loop.then(f"{expert} was judged", lambda world, expert=expert: canary_free(world, expert), within=150)
-    ads = loop.story.live.world.expert("ads")
-    assert ads is not None
-    assert ads.status.stable is not None
-    weights = f"{names.MODELS_MOUNT}/{ads.status.stable.path}/model.safetensors"
-    in_volumes(loop, "mend", f"mv {weights}.kept {weights}")
-    loop.kubectl("delete", "expertmodels", "lost", "elsewhere", "--timeout=60s")
-    loop.kubectl("delete", "foundationmodels", "nowhere", "spoilt", "--timeout=60s")
-    loop.story.apply("reels.yaml", "ads.yaml")
-    loop.then(
-        "the good specs are observed again",
-        lambda world: all(
-            facts.observed(world.expert(expert)) and facts.settled(world, expert, 2) for expert in ("reels", "ads")
-        ),
-    )
-    bad = loop.story.bad_revisions
-    assert [entry for entry in loop.story.traffic.counts.failures if entry["revision"] not in bad] == []
+    for expert, fragment in CANNOT_START:
+        applied.then(
+            f"{expert} is rolled back",
+            lambda world, expert=expert, fragment=fragment: failed_with(world, expert, fragment) is not None,
+            within=150,
+        )
+    bad = applied.story.bad_revisions
+    assert [entry for entry in applied.story.traffic.counts.failures if entry["revision"] not in bad] == []
 
 
 def canary_free(world: World, expert: str) -> bool:

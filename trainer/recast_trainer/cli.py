@@ -15,11 +15,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from recast_api.names import RUN_ENV
-from recast_api.run import RecastError, TrainingRun
+from recast_api.run import TERMINATION_LOG, RecastError, TrainingRun
 from recast_trainer.failures import report
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, termination_log: Path = Path(TERMINATION_LOG)) -> int:
     """The process's exit status: 0, or 1 with a termination message written."""
     options = _parser().parse_args(arguments)
     try:
@@ -27,13 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        report(error)
+        report(error, termination_log)
         return 1
     return 0
 
 
 def load_run(path: Path | None) -> TrainingRun:
-    """The order, from a file or the environment. Raises ``BadRun``."""
+    """The run's configuration, from a file or the environment. Raises ``BadRun``."""
     source = str(path) if path else f"environment variable {RUN_ENV}"
     text = path.read_text() if path else os.environ.get(RUN_ENV, "")
     if not text:
@@ -52,9 +52,9 @@ def _run(options: argparse.Namespace) -> None:
     run = load_run(options.file)
     from recast_trainer.publishing.version import ClusterVersionApi
     from recast_trainer.run import execute
-    from recast_trainer.training.distributed import process_group
+    from recast_trainer.training.process_group import join_process_group
 
-    with process_group() as group:
+    with join_process_group() as group:
         execute(run, group, None if options.no_publish else ClusterVersionApi)
 
 
@@ -74,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m recast_trainer", description=(__doc__ or "").split("\n")[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help=f"train and land one version, as {RUN_ENV} orders; start it with torchrun")
-    run.add_argument("--file", type=Path, help=f"read the order from a JSON file instead of {RUN_ENV}")
+    run = commands.add_parser("run", help=f"train and land one version, as {RUN_ENV} says; start it with torchrun")
+    run.add_argument("--file", type=Path, help=f"read the run from a JSON file instead of {RUN_ENV}")
     run.add_argument("--no-publish", action="store_true", help="land the artefact only; create no ModelVersion")
     run.set_defaults(command=_run)
 

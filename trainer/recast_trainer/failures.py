@@ -10,14 +10,12 @@ overwrites a message that is already there; a cause always does.
 from __future__ import annotations
 
 import errno
-import os
 import sys
 import traceback
 from pathlib import Path
 
-from recast_api.run import TERMINATION_LOG, RecastError, TerminationMessage
+from recast_api.run import RecastError, TerminationMessage
 
-TERMINATION_LOG_ENV = "RECAST_TERMINATION_LOG"
 PEER_LOST = "PeerLost"
 
 _MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc")
@@ -42,18 +40,20 @@ def describe(error: BaseException) -> TerminationMessage:
     return _message("TrainerFailed", f"{text} (see the pod's log)", retryable=False)
 
 
-def report(error: BaseException) -> TerminationMessage:
-    """Write the message where the kubelet reads it and, with the trace, to standard error; return it."""
+def report(error: BaseException, log: Path) -> TerminationMessage:
+    """Write the message to ``log``, where the kubelet reads it, and to standard error with the trace; return it.
+
+    The kubelet makes the log before it starts the container. Where there is none, as outside a pod, none is made.
+    """
     message = describe(error)
     if not isinstance(error, RecastError):
         traceback.print_exception(error)
     print(f"FAILED {message.reason}: {message.message}", file=sys.stderr, flush=True)
-    path = Path(os.environ.get(TERMINATION_LOG_ENV, TERMINATION_LOG))
     try:
-        if message.reason != PEER_LOST or not path.exists() or path.stat().st_size == 0:
-            path.write_text(message.encode())
+        if log.exists() and (message.reason != PEER_LOST or log.stat().st_size == 0):
+            log.write_text(message.encode())
     except OSError as unwritable:
-        print(f"cannot write {path}: {unwritable}", file=sys.stderr, flush=True)
+        print(f"cannot write {log}: {unwritable}", file=sys.stderr, flush=True)
     return message
 
 

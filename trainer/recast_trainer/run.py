@@ -1,4 +1,4 @@
-"""One training run from the operator's order to the landed version.
+"""One training run, from the operator's configuration of it to the landed version.
 
 The steps are the same for both kinds: publish what an earlier attempt completed; else train, measure beside the
 version that serves, land the artefact, create the ModelVersion, drop the checkpoints.
@@ -24,21 +24,21 @@ from recast_model.config import ExpertConfig, ExpertTask, FoundationConfig
 from recast_trainer import clock
 from recast_trainer.data.segments import require_tasks
 from recast_trainer.evaluation.burnin import first_usable
-from recast_trainer.evaluation.measure import Scored, headline, measurements
+from recast_trainer.evaluation.measure import ScoredRows, headline, measurements
 from recast_trainer.evaluation.metrics import Floats
 from recast_trainer.evaluation.scoring import computed, score_expert, score_foundation
 from recast_trainer.publishing.artifact import land, landed
 from recast_trainer.publishing.version import VersionApi, publish
 from recast_trainer.tae import log as tae_log
-from recast_trainer.training.distributed import Group
-from recast_trainer.training.expert import ExpertRun, find_examples
-from recast_trainer.training.loop import FoundationRun, Trained
+from recast_trainer.training.expert import ExpertTrainer, find_examples
+from recast_trainer.training.loop import FoundationTrainer, TrainedFoundation
+from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.stream import Ints, Stream, open_stream
 
 
 @dataclass(frozen=True)
-class Landing:
-    """What is known of a version before its files exist."""
+class TrainingResult:
+    """A trained and measured version whose files do not exist yet."""
 
     config: FoundationConfig | ExpertConfig
     watermark: int
@@ -49,22 +49,22 @@ class Landing:
     write: Callable[[Path], None]
 
 
-def execute(run: TrainingRun, group: Group, api: Callable[[], VersionApi] | None) -> Manifest | None:
+def execute(run: TrainingRun, group: ProcessGroup, api: Callable[[], VersionApi] | None) -> Manifest | None:
     """Do the whole run; the leading process returns the landed manifest. ``api`` None lands without publishing."""
     final = Path(run.models_root) / names.artifact_path(run.kind, run.model, run.uid, run.number)
     work = Path(run.models_root) / names.checkpoint_path(run.kind, run.model, run.uid, run.number)
     manifest = landed(final)
     group.barrier()  # nobody may land before everybody has looked
     if manifest is not None:
-        group.say(f"{final.name} is complete already: publishing it")
+        group.log(f"{final.name} is complete already: publishing it")
     else:
         landing = _foundation(run, group, work) if run.expert is None else _expert(run, group)
-        if group.leads:
+        if group.is_leader:
             manifest = land(final, landing.write, lambda files, folder: _manifest(run, landing, files, folder))
-    if not group.leads or manifest is None:
+    if not group.is_leader or manifest is None:
         return None
-    group.say(f"landed {names.version(run.kind, run.model, run.number)} {manifest.digest[:19]}")
-    group.say(f"NE on the held-out window: {headline(manifest.measurements)}")
+    group.log(f"landed {names.version(run.kind, run.model, run.number)} {manifest.digest[:19]}")
+    group.log(f"NE on the held-out window: {headline(manifest.measurements)}")
     if api is not None:
         publish(api(), run, manifest)
     shutil.rmtree(work, ignore_errors=True)
@@ -72,7 +72,7 @@ def execute(run: TrainingRun, group: Group, api: Callable[[], VersionApi] | None
 
 
 def foundation_config(run: TrainingRun, stream: Stream) -> FoundationConfig:
-    """The network that the order and the data describe."""
+    """The network that the run and the data describe."""
     if run.architecture is None:
         raise RecastError("BadRun", "a foundation's run needs architecture; the operator and the trainer differ")
     wanted = run.architecture
@@ -92,7 +92,7 @@ def foundation_config(run: TrainingRun, stream: Stream) -> FoundationConfig:
 
 
 def expert_config(run: TrainingRun, foundation: FoundationConfig) -> ExpertConfig:
-    """The network that the order describes, reading this foundation."""
+    """The network that the run describes, reading this foundation."""
     if run.expert is None:
         raise RecastError("BadRun", "an expert's run needs expert; the operator and the trainer differ")
     wanted = run.expert.architecture
@@ -127,21 +127,21 @@ def open_expert(root: str, reference: ArtifactRef) -> tuple[Manifest, ExpertBund
 
 
 def fingerprint(run: TrainingRun, stream: Stream) -> str:
-    """Of what a checkpoint depends on: the order without its attempt, and the segments there are."""
-    order = run.model_dump(mode="json", exclude={"attempt", "job_name", "baseline", "baseline_foundation"})
+    """Hash of what a checkpoint depends on: the run without its attempt, and the segments there are."""
+    inputs = run.model_dump(mode="json", exclude={"attempt", "job_name", "baseline", "baseline_foundation"})
     segments = [(segment.name, segment.path.stat().st_size) for segment in stream.segments]
-    return hashlib.sha256(json.dumps([order, segments], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([inputs, segments], sort_keys=True).encode()).hexdigest()
 
 
-def _foundation(run: TrainingRun, group: Group, work: Path) -> Landing:
+def _foundation(run: TrainingRun, group: ProcessGroup, work: Path) -> TrainingResult:
     stream = open_stream(Path(run.data_root) / run.data.path, run.data)
     config = foundation_config(run, stream)
-    trained = FoundationRun(stream, config, run.optimization, group, work, fingerprint(run, stream)).train()
+    trained = FoundationTrainer(stream, config, run.optimization, group, work, fingerprint(run, stream)).train()
     baseline = _baseline(run, group, lambda: _foundation_baseline(run, stream, trained, group))
     first = first_usable(trained.similarities)
     usable = _usable_rows(stream, trained, first)
     for entry in usable:
-        group.say(f"TAE rows an expert may learn from on {entry.surface}: {entry.prequential} + {entry.tail} tail")
+        group.log(f"TAE rows an expert may learn from on {entry.surface}: {entry.prequential} + {entry.tail} tail")
 
     def write(folder: Path) -> None:
         save_model(folder, trained.model, stream.items, stream.snapshot(config.history_length))
@@ -155,20 +155,20 @@ def _foundation(run: TrainingRun, group: Group, work: Path) -> Landing:
         (log / "burn-in.json").write_text(json.dumps(about))
 
     found = measurements(trained.tail, config.surfaces, config.tasks, baseline)
-    return Landing(config, trained.watermark, trained.finite, found, baseline is not None, usable, write)
+    return TrainingResult(config, trained.watermark, trained.finite, found, baseline is not None, usable, write)
 
 
-def _expert(run: TrainingRun, group: Group) -> Landing:
+def _expert(run: TrainingRun, group: ProcessGroup) -> TrainingResult:
     assert run.expert is not None
     wanted = run.expert
     _, foundation, folder = open_foundation(run.models_root, wanted.foundation)
     data = open_stream(Path(run.data_root) / run.data.path, run.data)
     require_tasks(data.dataset, wanted.surface, [task.name for task in wanted.tasks])
-    _same_words(data, foundation.config)
+    _require_same_vocabulary(data, foundation.config)
     config = expert_config(run, foundation.config)
-    stream = data.read_by(foundation.items, by_surface=True)
+    stream = data.with_items(foundation.items, by_surface=True)
     examples = find_examples(stream, folder / tae_log.FOLDER, wanted.surface, config.tae_dim, group.device)
-    expert = ExpertRun(stream, config, run.optimization, group, examples)
+    expert = ExpertTrainer(stream, config, run.optimization, group, examples)
     model = expert.train()
     scored = score_expert(model, stream, examples.held_out, examples.tae, group)
     baseline = _baseline(run, group, lambda: _expert_baseline(run, data, examples.held_out, scored, group))
@@ -179,48 +179,54 @@ def _expert(run: TrainingRun, group: Group) -> Landing:
     def write(target: Path) -> None:
         save_model(target, model, stream.items, stream.snapshot(foundation.config.history_length))
 
-    return Landing(config, examples.watermark, expert.learner.finite(), found, baseline is not None, [], write)
+    return TrainingResult(config, examples.watermark, expert.learner.finite(), found, baseline is not None, [], write)
 
 
-def _foundation_baseline(run: TrainingRun, stream: Stream, trained: Trained, group: Group) -> dict[str, Floats]:
+def _foundation_baseline(
+    run: TrainingRun, stream: Stream, trained: TrainedFoundation, group: ProcessGroup
+) -> dict[str, Floats]:
     assert run.baseline is not None
     manifest, bundle, _ = open_foundation(run.models_root, run.baseline)
-    _same_words(stream, bundle.config)
-    _unseen(trained.tail, manifest)
+    _require_same_vocabulary(stream, bundle.config)
+    _require_unseen(trained.tail, manifest)
     bundle.model.to(group.device)
     tail = stream.requests_from(trained.split.learn)
-    scored, _ = score_foundation(bundle.model, stream.read_by(bundle.items), tail, group)
+    scored, _ = score_foundation(bundle.model, stream.with_items(bundle.items), tail, group)
     return {task: scored.logits[:, column] for column, task in enumerate(bundle.config.tasks)}
 
 
-def _expert_baseline(run: TrainingRun, data: Stream, held_out: Ints, scored: Scored, group: Group) -> dict[str, Floats]:
+def _expert_baseline(
+    run: TrainingRun, data: Stream, held_out: Ints, scored: ScoredRows, group: ProcessGroup
+) -> dict[str, Floats]:
     assert run.baseline is not None
     if run.baseline_foundation is None:
         raise RecastError("BadRun", "the baseline expert's foundation is not named")
     manifest, expert = open_expert(run.models_root, run.baseline)
     foundation_manifest, foundation, _ = open_foundation(run.models_root, run.baseline_foundation)
     for model in (manifest, foundation_manifest):
-        _unseen(scored, model)
-    _same_words(data, foundation.config)
+        _require_unseen(scored, model)
+    _require_same_vocabulary(data, foundation.config)
     foundation.model.to(group.device)
     expert.model.to(group.device)
-    tae = computed(foundation.model, data.read_by(foundation.items), group)
-    theirs = score_expert(expert.model, data.read_by(expert.items, by_surface=True), held_out, tae, group)
+    tae = computed(foundation.model, data.with_items(foundation.items), group)
+    theirs = score_expert(expert.model, data.with_items(expert.items, by_surface=True), held_out, tae, group)
     return {task.name: theirs.logits[:, column] for column, task in enumerate(expert.config.tasks)}
 
 
-def _baseline(run: TrainingRun, group: Group, measure: Callable[[], dict[str, Floats]]) -> dict[str, Floats] | None:
+def _baseline(
+    run: TrainingRun, group: ProcessGroup, measure: Callable[[], dict[str, Floats]]
+) -> dict[str, Floats] | None:
     """The baseline's logits, or None with the reason printed: a lost old version must not stop a new one."""
     if run.baseline is None:
         return None
     try:
         return measure()
     except RecastError as error:
-        group.say(f"no comparison with v{run.baseline.version}: {error}")
+        group.log(f"no comparison with v{run.baseline.version}: {error}")
         return None
 
 
-def _unseen(scored: Scored, manifest: Manifest) -> None:
+def _require_unseen(scored: ScoredRows, manifest: Manifest) -> None:
     if (scored.available_at <= clock.from_rfc3339(manifest.watermark)).any():
         raise RecastError(
             "BaselineSawLabels",
@@ -229,7 +235,7 @@ def _unseen(scored: Scored, manifest: Manifest) -> None:
         )
 
 
-def _same_words(stream: Stream, config: FoundationConfig) -> None:
+def _require_same_vocabulary(stream: Stream, config: FoundationConfig) -> None:
     """Surfaces and tasks are indices in batches: they must mean the same to the data and to the foundation."""
     if (config.surfaces, config.tasks) != (stream.dataset.surface_names, stream.dataset.tasks):
         raise RecastError(
@@ -240,7 +246,7 @@ def _same_words(stream: Stream, config: FoundationConfig) -> None:
         )
 
 
-def _usable_rows(stream: Stream, trained: Trained, first: int) -> list[UsableRows]:
+def _usable_rows(stream: Stream, trained: TrainedFoundation, first: int) -> list[UsableRows]:
     rows = stream.table.rows
     begin, tail = (stream.segments[index].start for index in (first, trained.split.learn))
     return [
@@ -254,7 +260,7 @@ def _usable_rows(stream: Stream, trained: Trained, first: int) -> list[UsableRow
     ]
 
 
-def _manifest(run: TrainingRun, landing: Landing, files: list[str], folder: Path) -> Manifest:
+def _manifest(run: TrainingRun, landing: TrainingResult, files: list[str], folder: Path) -> Manifest:
     pin = run.expert.foundation if run.expert is not None else None
     compared = run.baseline if landing.compared else None
     config = landing.config

@@ -73,11 +73,17 @@ class Condition(Status):
     """One aspect of an object's state, as in ``metav1.Condition``."""
 
     type: Annotated[str, Field(min_length=1, max_length=64)]
+    """Which aspect, in CamelCase."""
     status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
     reason: Reason
+    """Why, as one CamelCase word that does not change between releases; docs/reasons.md explains each."""
     message: Message = ""
+    """Why, with names and numbers, and what to do."""
     last_transition_time: Timestamp
+    """When the status last changed."""
     observed_generation: int = 0
+    """The metadata.generation that this was judged from."""
 
 
 Conditions = Annotated[
@@ -85,6 +91,7 @@ Conditions = Annotated[
     Field(
         default_factory=list,
         max_length=16,
+        description="The aspects of the object's state, one entry per type.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     ),
 ]
@@ -94,52 +101,63 @@ class PersistentVolumeClaim(Wire):
     """A claim in the resource's namespace."""
 
     claim_name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+    """Name of the PersistentVolumeClaim. Several pods mount it at once: ReadWriteMany, where nodes are many."""
 
 
 class Storage(Wire):
     """Where artefacts, checkpoints and the TAE log live: a volume that trainers write and servers read."""
 
     persistent_volume_claim: PersistentVolumeClaim
+    """The claim, in the resource's namespace."""
 
 
 class Data(Wire):
     """The event stream to learn from: hourly Parquet segments and a ``dataset.json`` in a folder of a volume."""
 
     persistent_volume_claim: PersistentVolumeClaim
-    path: RelativePath = Field(description="Folder of the data set inside the volume.")
-    until: Timestamp | None = Field(
-        default=None, description="Learn from segments that end at or before this instant; absent: from all there are."
-    )
-    window: Duration | None = Field(
-        default=None, description="Learn from this much event time before the end; absent: from the beginning."
-    )
+    """The claim, in the resource's namespace."""
+    path: RelativePath
+    """Folder of the data set inside the volume."""
+    until: Timestamp | None = None
+    """Learn from segments that end at or before this instant; absent: from all there are."""
+    window: Duration | None = None
+    """Learn from this much event time before the end; absent: from the beginning."""
 
 
 class Resources(Wire):
-    """Requests and limits of one process's container, as in a pod."""
+    """Requests and limits of the container, as in a pod."""
 
     requests: Annotated[dict[str, Quantity], Field(default_factory=dict, max_length=8)]
+    """What the scheduler reserves, by resource name: cpu, memory, nvidia.com/gpu."""
     limits: Annotated[dict[str, Quantity], Field(default_factory=dict, max_length=8)]
+    """What the container may use at most, by resource name."""
 
 
 class Training(Wire):
-    """How a version is trained: TorchX turns this into one Indexed Job an attempt."""
+    """How a version is trained: TorchX turns this into one Indexed Job per attempt."""
 
     image: Image
+    """The trainer's image, with its registry; a digest is as good as a tag."""
     nodes: Annotated[int, Field(ge=1, le=256)] = 1
+    """Pods of the Job, which train together."""
     procs_per_node: Annotated[int, Field(ge=1, le=16)] = 1
+    """Training processes in each pod: one per GPU, or one."""
     resources: Resources = Field(default_factory=Resources)
-    batch_size: Annotated[int, Field(ge=1, le=65536)] = Field(
-        default=32, description="Requests in one global batch, over all processes."
-    )
+    """Requests and limits of each pod's container."""
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
+    """Requests in one global batch, over all processes."""
     learning_rate: Decimal = "0.003"
-    epochs: Annotated[int, Field(ge=1, le=16)] = Field(
-        default=1, description="Passes over the expert's rows. A foundation learns from a stream in one pass: 1."
-    )
+    """Step size of the optimizers, reached after a warm-up."""
+    epochs: Annotated[int, Field(ge=1, le=16)] = 1
+    """Passes over the expert's rows. A foundation learns from a stream in one pass: 1."""
     seed: Annotated[int, Field(ge=0, le=2147483647)] = 0
+    """Seed of initial weights and of every random choice. Another seed is another training."""
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    """Attempts of one run that may fail before it is given up; one that was pre-empted does not count."""
     active_deadline_seconds: Annotated[int, Field(ge=30, le=2592000)] = 14400
+    """Longest time of one attempt; the run fails when it is over."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2592000)] = 3600
+    """How long a finished Job, with its pods' logs, is kept."""
 
 
 class Calibration(Wire):
@@ -152,7 +170,9 @@ class Calibration(Wire):
     )
 
     min: Decimal = "0.8"
+    """The least ratio that may serve."""
     max: Decimal = "1.25"
+    """The largest ratio that may serve."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -164,16 +184,15 @@ class Calibration(Wire):
 class Gates(Wire):
     """What a landed version must satisfy before it may serve. Judged by the operator, never by the trainer."""
 
-    max_ne_increase: Decimal = Field(
-        default="0.005",
-        alias="maxNEIncrease",
-        description="Largest relative increase of normalised entropy against the serving version. Rejected "
-        "when the one-sided 95 % lower bound of its increase, paired on the same rows, is above this.",
-    )
+    max_ne_increase: Decimal = Field(default="0.005", alias="maxNEIncrease")
+    """Largest relative increase of normalised entropy against the serving version. A version is rejected when the
+    one-sided 95 % lower bound of its increase, paired on the same rows, is above this."""
     calibration: Calibration = Field(default_factory=Calibration)
+    """The allowed ratio of predicted to observed positives, judged where there are at least 1,600 positives."""
 
 
 class ModelRef(Wire):
     """A resource of the same namespace."""
 
     name: Name
+    """Its name."""

@@ -47,7 +47,9 @@ class Task(Wire):
     """A label that the surface's data carry, and its share in the ranking score."""
 
     name: Identifier
+    """The label's name in the data: the column label_<name>."""
     weight: Decimal = "1"
+    """The task's share in the ranking score, relative to the other tasks'."""
 
 
 class ExpertArchitecture(Wire):
@@ -58,11 +60,13 @@ class ExpertArchitecture(Wire):
     )
 
     layers: Annotated[int, Field(ge=1, le=8)] = 1
+    """HSTU blocks, one upon the other."""
     dim: Annotated[int, Field(ge=8, le=1024)] = 32
+    """Width of a token; a multiple of heads."""
     heads: Annotated[int, Field(ge=1, le=16)] = 2
-    history_length: Annotated[int, Field(ge=4, le=512)] = Field(
-        default=32, description="Recent events of this surface that the expert reads itself."
-    )
+    """Attention heads of each block."""
+    history_length: Annotated[int, Field(ge=4, le=512)] = 32
+    """Recent events of this surface that the expert reads itself."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -71,7 +75,13 @@ class ExpertArchitecture(Wire):
         return self
 
 
-Policy = Literal["FoundationMajor", "SpecChange"]
+Policy = Annotated[
+    Literal["FoundationMajor", "SpecChange"],
+    Field(
+        description="FoundationMajor: the foundation has a version that starts a new lineage. SpecChange: tasks, "
+        "architecture, training or data in the spec are not those that the version was trained from."
+    ),
+]
 
 
 def _both_policies() -> list[Policy]:
@@ -84,7 +94,8 @@ class Refresh(Wire):
     triggers: Annotated[
         list[Policy],
         Field(max_length=2, json_schema_extra={"x-kubernetes-list-type": "set"}),
-    ] = Field(default_factory=_both_policies, description="The first that holds is the reason.")
+    ] = Field(default_factory=_both_policies)
+    """What makes a version stale; the first that holds is the reason."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -97,7 +108,10 @@ class Step(Wire):
     """One step of a canary: a share of traffic, held until its analysis succeeds and at least for the pause."""
 
     set_weight: Annotated[int, Field(ge=1, le=100)]
+    """The canary's share of the traffic, in percent. With n replicas a share is expressed in n-ths; steps that come to
+    the same number of pods are one."""
     pause: Duration = "10s"
+    """The least time that this weight is held, from the moment that it has taken effect."""
 
 
 class AnalysisMetric(Wire):
@@ -121,9 +135,14 @@ class AnalysisMetric(Wire):
     )
 
     metric: Annotated[MetricName, Field(strict=False)]
+    """error-rate: requests answered with a 5xx status. slow-share: requests slower than spec.serving.sloMilliseconds.
+    fresh-tae-share: answered requests whose TAE came from the foundation and not from a fallback."""
     max: Decimal | None = None
+    """The largest share that passes; of error-rate and slow-share."""
     min: Decimal | None = None
+    """The least share that passes; of fresh-tae-share."""
     max_over_stable: Decimal | None = None
+    """How far the share may exceed the stable revision's in the same time; of error-rate and slow-share."""
 
     @model_validator(mode="after")
     def _one_bound(self) -> Self:
@@ -135,12 +154,15 @@ class AnalysisMetric(Wire):
 
 
 class RolloutRequest(Wire):
-    """A one-shot wish. Executed once, only while ``revision`` is what it names; its id is then remembered in status."""
+    """A one-shot action. It is executed once, and only if ``revision`` is the one that it can act on."""
 
     id: Annotated[str, Field(min_length=1, max_length=64)]
+    """Any text that was not used before: an id that is in status.handledRequests is not executed again."""
     action: Literal["Abort", "Promote", "Retry"]
+    """Abort: roll the canary back. Promote: skip the remaining steps and their analysis. Retry: forget that the
+    revision failed, so that it is tried again."""
     revision: Annotated[str, Field(min_length=1, max_length=16)]
-    """Abort and Promote: the running canary. Retry: the failed revision to try again."""
+    """Abort and Promote: the running canary, status.canary.revision. Retry: one of status.failedRevisions."""
 
 
 _DEFAULT_ANALYSIS: tuple[dict[str, str], ...] = (
@@ -162,6 +184,7 @@ class Rollout(Wire):
     steps: Annotated[list[Step], Field(min_length=1, max_length=16)] = Field(
         default_factory=lambda: [Step(set_weight=25), Step(set_weight=50)]
     )
+    """The canary's weights, in order and never falling. After the last one it is promoted."""
     analysis: Annotated[
         list[AnalysisMetric],
         Field(
@@ -169,10 +192,10 @@ class Rollout(Wire):
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["metric"]},
         ),
     ] = Field(default_factory=lambda: [AnalysisMetric.model_validate(m) for m in _DEFAULT_ANALYSIS])
-    progress_deadline_seconds: Annotated[int, Field(ge=30, le=604800)] = Field(
-        default=600,
-        description="A canary that neither becomes ready nor gathers enough samples for this long is rolled back.",
-    )
+    """What a step must pass, one entry per metric. An empty list passes a step when its pause is over."""
+    progress_deadline_seconds: Annotated[int, Field(ge=30, le=604800)] = 600
+    """A canary that neither becomes ready nor gathers enough samples for this long, beyond its pause, is rolled
+    back."""
     request: RolloutRequest | None = None
 
     @model_validator(mode="after")
@@ -189,12 +212,16 @@ class Rollout(Wire):
 class ExpertModelSpec(Wire):
     """What a surface's team wants of its expert."""
 
-    suspend: bool = Field(default=False, description="Start no training; what serves goes on serving.")
+    suspend: bool = False
+    """Start no training; what serves goes on serving."""
     foundation_ref: ModelRef
+    """The FoundationModel whose embeddings this expert reads. After a change the old pair serves until the new one is
+    promoted."""
     surface: Annotated[
         Identifier,
         Field(json_schema_extra=rules(("self == oldSelf", "surface is immutable: make another ExpertModel"))),
     ]
+    """The surface that it serves, as the data name it. Immutable."""
     tasks: Annotated[
         list[Task],
         Field(
@@ -203,10 +230,10 @@ class ExpertModelSpec(Wire):
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
         ),
     ]
+    """The labels that it predicts. The ranking score is the sum of predictions, each times its weight."""
     architecture: ExpertArchitecture = Field(default_factory=ExpertArchitecture)
-    data: Data | None = Field(
-        default=None, description="Where the surface's events are; absent: the foundation's data."
-    )
+    data: Data | None = None
+    """Where the surface's events are; absent: the foundation's data."""
     refresh: Refresh = Field(default_factory=Refresh)
     training: Training
     gates: Gates = Field(default_factory=Gates)
@@ -228,32 +255,52 @@ class RevisionStatus(Status):
     """
 
     revision: Annotated[str, Field(max_length=16)]
+    """Hash of expert artefact, foundation lineage and serving template; the label recast.dev/revision of its pods."""
     version: int
+    """Number of the expert's version."""
     digest: Digest
+    """Digest of its artefact."""
     path: Annotated[str, Field(max_length=512)]
+    """Folder of its artefact inside the models volume."""
     foundation: FoundationPin
+    """The foundation version that it reads."""
     serving: ExpertServing
+    """The serving template as it was when the revision began."""
     tasks: Annotated[list[Task], Field(default_factory=list, max_length=16)]
+    """The tasks as they were when the revision began."""
     models_claim: Annotated[str, Field(max_length=253)] = ""
     """The volume claim that holds the artefact, as it was when the revision began."""
     since: Timestamp
+    """Since when it has this role."""
     replicas: int = 0
+    """Pods of its Deployment."""
     ready_replicas: int = 0
+    """Those that are ready."""
 
 
 class MetricResult(Status):
     """One judgement with everything needed to repeat it by hand."""
 
     metric: Annotated[MetricName, Field(strict=False)]
+    """The metric of spec.rollout.analysis."""
     verdict: Annotated[Verdict, Field(strict=False)]
+    """Success, Failure, Inconclusive (too little to tell yet) or NoData (nothing was counted)."""
     value: Annotated[str, Field(max_length=24)] = ""
+    """The canary's share."""
     stable_value: Annotated[str, Field(max_length=24)] = ""
+    """The stable revision's share in the same time, where the two are compared."""
     bound: Annotated[str, Field(max_length=40)] = ""
+    """What it was judged against."""
     samples: int = 0
+    """Requests that the value rests on."""
     min_samples: int = 0
+    """Requests that Success needs."""
     query: Annotated[str, Field(max_length=1024)] = ""
+    """The PromQL query of the value."""
     time: Timestamp
+    """When it was judged."""
     message: Message = ""
+    """The same in words."""
 
 
 class CanaryStatus(RevisionStatus):
@@ -274,58 +321,87 @@ class CanaryStatus(RevisionStatus):
     measured_weight: Annotated[str, Field(max_length=8)] = ""
     """The canary's share of requests as Prometheus saw it, in percent."""
     progressed_at: Timestamp
+    """When it last moved on; the progress deadline counts from here."""
     results: Annotated[list[MetricResult], Field(default_factory=list, max_length=8)]
+    """The newest result of each metric in this step."""
     message: Message = ""
+    """What it waits for."""
 
 
 class FailedRevision(Status):
     """A revision that was rolled back. It is not tried again until a Retry asks for it."""
 
     revision: Annotated[str, Field(max_length=16)]
+    """The revision; name it in a Retry."""
     version: int
+    """Number of the expert's version."""
     foundation_version: int
+    """Number of the foundation version that it read."""
     image: Annotated[str, Field(max_length=512)] = ""
+    """Its serving image."""
     reason: Reason
+    """Why it was rolled back, as one word."""
     message: Message
+    """Why, with names and numbers, and what to do."""
     time: Timestamp
+    """When it was rolled back."""
     serving_changed: bool = False
     """Whether its serving template was another than stable's: then the failure says nothing of the models alone."""
     results: Annotated[list[MetricResult], Field(default_factory=list, max_length=8)]
+    """The last result of each metric."""
 
 
 class RefreshStatus(Status):
     """Why this expert is to be retrained, since when it waits, and towards which foundation version."""
 
     reason: Reason
+    """The policy that is violated."""
     message: Message = ""
+    """How it is violated."""
     since: Timestamp
+    """Since when it waits."""
     foundation_version: int
+    """The foundation version that it is to be trained with."""
 
 
 class ExpertSummary(Status):
     """Ready-made strings for printer columns."""
 
     stable: Short = ""
+    """The stable pair: expert version @ foundation version."""
     canary: Short = ""
+    """The canary's pair, where there is one."""
     weight: Short = ""
+    """The canary's share of ready pods."""
 
 
 class ExpertModelStatus(Status):
     """What the operator knows of an expert."""
 
     observed_generation: int = 0
+    """The metadata.generation that this status was made from."""
     conditions: Conditions
     last_number: int = 0
+    """The highest version number ever reserved: numbers only grow."""
     trained_inputs_hash: Annotated[str, Field(max_length=64)] = ""
+    """Inputs of the newest landed version."""
     run: RunStatus | None = None
     failures: Failures
     refresh: RefreshStatus | None = None
     latest: int | None = None
+    """The newest version that landed, whether or not it was accepted."""
     stable: RevisionStatus | None = None
+    """The revision that serves, or served all of the traffic last."""
     canary: CanaryStatus | None = None
     failed_revisions: Annotated[list[FailedRevision], Field(default_factory=list, max_length=16)]
-    handled_requests: Annotated[list[Annotated[str, Field(max_length=64)]], Field(default_factory=list, max_length=32)]
+    """Revisions that were rolled back, the newest last. None of them is tried again without a Retry."""
+    handled_requests: Annotated[
+        list[Annotated[str, Field(max_length=64, description="The id of a spec.rollout.request.")]],
+        Field(default_factory=list, max_length=32),
+    ]
+    """Requests that were executed or refused, the newest last."""
     replicas: int = 0
+    """Pods of all revisions, for the scale subresource."""
     selector: Annotated[str, Field(max_length=512)] = ""
     """Label selector of all of this expert's server pods, for the scale subresource."""
     summary: ExpertSummary = Field(default_factory=ExpertSummary)

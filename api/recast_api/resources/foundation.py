@@ -20,13 +20,17 @@ class Architecture(Wire):
     )
 
     layers: Annotated[int, Field(ge=1, le=64)] = 2
+    """HSTU blocks, one upon the other."""
     dim: Annotated[int, Field(ge=8, le=8192)] = 64
+    """Width of a token; a multiple of heads."""
     heads: Annotated[int, Field(ge=1, le=128)] = 2
+    """Attention heads of each block."""
     history_length: Annotated[int, Field(ge=4, le=65536)] = 128
+    """Events of a user that one request attends to, the newest."""
     tae_dim: Annotated[int, Field(ge=4, le=4096)] = 32
-    block: Literal["Research", "DLRMv3"] = Field(
-        default="DLRMv3", description="Which published form of the HSTU block: they differ and do not share weights."
-    )
+    """Width of the target-aware embedding that experts read."""
+    block: Literal["Research", "DLRMv3"] = "DLRMv3"
+    """Which published form of the HSTU block: they differ and do not share weights."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -38,11 +42,13 @@ class Architecture(Wire):
 class Fleet(Wire):
     """How the experts of this foundation follow a new version."""
 
-    pilots: Annotated[list[Name], Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "set"})] = Field(
-        default_factory=list,
-        description="Experts that try a candidate first and hold the rest back until they are promoted.",
-    )
+    pilots: Annotated[
+        list[Annotated[Name, Field(description="Name of an ExpertModel that reads this foundation.")]],
+        Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "set"}),
+    ] = Field(default_factory=list)
+    """Experts that try a candidate first and hold the rest back until they are promoted on it."""
     max_concurrent_refreshes: Annotated[int, Field(ge=1, le=256)] = 4
+    """Experts that may train and roll out at the same time; the others wait, and serve meanwhile."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -54,7 +60,8 @@ class Fleet(Wire):
 class FoundationModelSpec(Wire):
     """What a team wants of its foundation model."""
 
-    suspend: bool = Field(default=False, description="Start no training; what serves goes on serving.")
+    suspend: bool = False
+    """Start no training; what serves goes on serving."""
     architecture: Architecture = Field(default_factory=Architecture)
     storage: Storage
     data: Data
@@ -68,45 +75,68 @@ class FoundationVersionRef(Status):
     """A version of this foundation, by number, lineage and content."""
 
     version: int
+    """The version's number."""
     lineage: int
+    """Number of the first version of its lineage."""
     digest: Digest
+    """Digest of its artefact."""
     since: Timestamp
+    """Since when it has this role."""
+
+
+_ExpertName = Annotated[Short, Field(description="Name of an ExpertModel.")]
 
 
 class LineageStatus(Status):
     """One lineage that has servers, and who keeps it."""
 
     lineage: int
+    """Number of the lineage's first version."""
     version: int
+    """The version that its servers load."""
     replicas: int = 0
+    """Pods of its Deployment."""
     ready_replicas: int = 0
-    pinned_by: Annotated[list[Short], Field(default_factory=list, max_length=20)]
+    """Those that are ready."""
+    pinned_by: Annotated[list[_ExpertName], Field(default_factory=list, max_length=20)]
+    """Experts whose stable or canary revision reads it, the first twenty by name."""
     pins: int = 0
+    """How many experts read it."""
     unpinned_since: Timestamp | None = None
+    """Since when nobody reads it; its servers go shortly after."""
 
 
 class WaveStatus(Status):
     """Who refreshes now and who waits. The foundation alone grants slots, so that two experts never take one."""
 
-    granted: Annotated[list[Short], Field(default_factory=list, max_length=256)]
-    waiting: Annotated[list[Short], Field(default_factory=list, max_length=20)]
+    granted: Annotated[list[_ExpertName], Field(default_factory=list, max_length=256)]
+    """Experts that hold a slot."""
+    waiting: Annotated[list[_ExpertName], Field(default_factory=list, max_length=20)]
+    """Experts that wait for a slot, the next twenty in order."""
     waiting_total: int = 0
+    """How many experts wait."""
     experts: int = 0
+    """How many experts name this foundation in spec.foundationRef."""
     on_newest: int = 0
+    """How many of them serve on the candidate, or on the current version where there is no candidate."""
 
 
 class FoundationSummary(Status):
     """Ready-made strings for printer columns."""
 
     current: Short = ""
+    """The current version."""
     candidate: Short = ""
+    """The candidate, where there is one."""
     experts: Short = ""
+    """How many experts are on the newest version."""
 
 
 class FoundationModelStatus(Status):
     """What the operator knows of a foundation."""
 
     observed_generation: int = 0
+    """The metadata.generation that this status was made from."""
     conditions: Conditions
     last_number: int = 0
     """The highest version number ever reserved: numbers only grow."""
@@ -115,9 +145,13 @@ class FoundationModelStatus(Status):
     run: RunStatus | None = None
     failures: Failures
     latest: int | None = None
+    """The newest version that landed, whether or not it was accepted."""
     candidate: FoundationVersionRef | None = None
+    """The newest accepted version above the current one; it serves beside it until its pilots are promoted on it."""
     current: FoundationVersionRef | None = None
+    """The version that experts are to read."""
     lineages: Annotated[list[LineageStatus], Field(default_factory=list, max_length=16)]
+    """The lineages that have servers, the oldest first."""
     wave: WaveStatus = Field(default_factory=lambda: WaveStatus())
     summary: FoundationSummary = Field(default_factory=FoundationSummary)
 

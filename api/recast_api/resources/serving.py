@@ -11,29 +11,32 @@ from recast_api.resources.common import Resources
 
 
 class FoundationServing(Wire):
-    """The foundation's servers: one Deployment and one Service a lineage."""
+    """The foundation's servers: one Deployment and one Service per lineage."""
 
     image: Image
+    """The server's image, with its registry; a digest is as good as a tag."""
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Pods per lineage."""
     resources: Resources = Field(default_factory=Resources)
+    """Requests and limits of each pod's container."""
     termination_grace_period_seconds: Annotated[int, Field(ge=5, le=600)] = 30
+    """How long a pod that is to end may take to finish its requests."""
 
 
 class ExpertServing(Wire):
-    """An expert's servers: one Deployment a revision, all behind one Service."""
+    """An expert's servers: one Deployment per revision, all behind one Service."""
 
     image: Image
+    """The server's image, with its registry; a digest is as good as a tag."""
     replicas: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Pods that together serve all of the traffic. A canary's weight is a share of them."""
     resources: Resources = Field(default_factory=Resources)
-    slo_milliseconds: Annotated[int, Field(ge=1, le=60000)] = Field(
-        default=200,
-        description="A request slower than this counts as slow; a bucket edge of the latency histogram sits here.",
-    )
-    foundation_deadline_milliseconds: Annotated[int, Field(ge=1, le=60000)] = Field(
-        default=100, description="How long a request waits for its TAE before it falls back to the absent vector."
-    )
-    max_connection_age_seconds: Annotated[int, Field(ge=1, le=86400)] = Field(
-        default=30,
-        description="A kept-alive connection is closed after this, so that weights reach clients that never reconnect.",
-    )
+    """Requests and limits of each pod's container."""
+    slo_milliseconds: Annotated[int, Field(ge=1, le=60000)] = 200
+    """A request slower than this counts as slow; a bucket edge of the latency histogram sits here."""
+    foundation_deadline_milliseconds: Annotated[int, Field(ge=1, le=60000)] = 100
+    """How long a request waits for its TAE before it falls back to the absent vector."""
+    max_connection_age_seconds: Annotated[int, Field(ge=1, le=86400)] = 30
+    """A kept-alive connection is closed after this, so that weights reach clients that never reconnect."""
     termination_grace_period_seconds: Annotated[int, Field(ge=5, le=600)] = 30
+    """How long a pod that is to end may take to finish its requests."""

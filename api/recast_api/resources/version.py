@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from recast_api.base import Digest, Name, RelativePath, Short, Status, Timestamp, Wire, rules
+from recast_api.base import Digest, Identifier, Name, RelativePath, Short, Status, Timestamp, Wire, rules
 from recast_api.resources.common import Conditions, ObjectMeta
 
 Signed = Annotated[str, Field(max_length=24, pattern=r"^-?[0-9]+(\.[0-9]+)?(e-?[0-9]+)?$")]
@@ -17,33 +17,46 @@ class ModelReference(Wire):
     """The model a version belongs to. The UID tells a re-created model from the one that trained this."""
 
     kind: Literal["FoundationModel", "ExpertModel"]
+    """The model's kind."""
     name: Name
+    """The model's name."""
     uid: Annotated[str, Field(min_length=1, max_length=64)]
+    """The model's metadata.uid."""
 
 
 class FoundationPin(Wire):
     """The foundation version an expert was trained with: the other half of the pair."""
 
     name: Name
+    """Name of the FoundationModel."""
     version: Annotated[int, Field(ge=1)]
+    """Number of its version."""
     lineage: Annotated[int, Field(ge=1)]
+    """Number of the first version of that version's lineage."""
     digest: Digest
+    """Digest of that version's artefact."""
 
 
 class Baseline(Wire):
     """The version that served when this one was trained; the paired measurements compare with it."""
 
     version: Annotated[int, Field(ge=1)]
+    """Its number."""
     digest: Digest
+    """Digest of its artefact."""
 
 
 class Measurement(Wire):
     """Quality on the newest held-out window (frozen tail), for one surface and one task."""
 
     surface: Annotated[str, Field(min_length=1, max_length=40)]
+    """The surface whose rows were measured."""
     task: Annotated[str, Field(min_length=1, max_length=40)]
+    """The label that was predicted."""
     rows: Annotated[int, Field(ge=0)]
+    """Held-out rows with that label."""
     positives: Annotated[int, Field(ge=0)]
+    """Those whose label is 1."""
     ne: Signed
     """Normalised entropy: log loss over the log loss of the window's own base rate. Below 1 is better than the rate."""
     calibration: Signed
@@ -55,14 +68,18 @@ class Measurement(Wire):
     ne_increase_low: Signed | None = None
     """One-sided 95 % lower bound of the increase, resampled by user."""
     ne_increase_high: Signed | None = None
+    """One-sided 95 % upper bound of the increase, resampled by user."""
 
 
 class TrainingRunRef(Wire):
     """Which run made it: names the Job, so that admission can tie a version to the pod that lands it."""
 
     job_name: Annotated[str, Field(min_length=1, max_length=63)]
+    """The Job of the attempt that landed it."""
     attempt: Annotated[int, Field(ge=1)] = 1
+    """Which attempt that was."""
     inputs_hash: Annotated[str, Field(max_length=64)]
+    """Hash of everything that the run learned from: spec, data and foundation version."""
 
 
 _PAIR_MESSAGE = (
@@ -85,8 +102,11 @@ class ModelVersionSpec(Wire):
 
     model: ModelReference
     number: Annotated[int, Field(ge=1, le=999999)]
+    """The version's number; numbers of one model only grow."""
     lineage: Annotated[int, Field(ge=1, le=999999)]
+    """Number of the first version of the chain that this one continues; its own number where it starts one."""
     digest: Digest
+    """SHA-256 of the artefact's manifest, which has the digest of every file."""
     path: RelativePath
     """Folder of the artefact inside the model's storage."""
     watermark: Timestamp
@@ -96,7 +116,15 @@ class ModelVersionSpec(Wire):
     run: TrainingRunRef | None = None
     finite: bool = True
     """Whether every weight is finite."""
+    tasks: Annotated[list[Identifier], Field(default_factory=list, max_length=16)]
+    """What an expert's version was trained for, and so all that it can serve; empty: the tasks it was measured on."""
     measurements: Annotated[list[Measurement], Field(default_factory=list, max_length=256)]
+    """Quality on held-out rows, one entry per surface and task. The gates judge these."""
+
+    @property
+    def served_tasks(self) -> frozenset[str]:
+        """Names of the tasks that an expert's version can serve."""
+        return frozenset(self.tasks or (entry.task for entry in self.measurements))
 
     @model_validator(mode="after")
     def _pair(self) -> Self:
@@ -109,15 +137,20 @@ class VersionSummary(Status):
     """Ready-made strings for printer columns."""
 
     state: Short = ""
+    """Accepted, Rejected or Retired."""
     ne: Short = ""
+    """Mean normalised entropy, weighted by rows."""
     change: Short = ""
+    """Change of the mean against the baseline on the same rows."""
     used_by: int = 0
+    """How many experts read this foundation version, or whether its expert serves this version."""
 
 
 class ModelVersionStatus(Status):
     """The operator's verdict. No trainer can write this."""
 
     observed_generation: int = 0
+    """The metadata.generation that this status was made from."""
     conditions: Conditions
     summary: VersionSummary = Field(default_factory=VersionSummary)
 

@@ -17,6 +17,18 @@ app.kubernetes.io/component: operator
 {{ printf "%s-%s" .Release.Namespace .Release.Name | trunc 50 | trimSuffix "-" }}
 {{- end }}
 
+{{- /* There is no default image: whoever owned its name could push what this cluster then runs. */ -}}
+{{- define "recast.operatorImage" -}}
+{{- $image := .Values.operator.image -}}
+{{- if not $image -}}
+{{- fail (printf "operator.image is not set, and there is no default: name the image that you pushed, for example --set operator.image=registry.example.com/recast/operator:%s" .Chart.AppVersion) -}}
+{{- end -}}
+{{- if not (regexMatch "^(localhost|[^/]*[.:][^/]*)/[^/]" $image) -}}
+{{- fail (printf "operator.image %q names no registry, so that a node would pull it from a public one: begin with the registry's host, for example registry.example.com/%s" $image $image) -}}
+{{- end -}}
+{{- $image -}}
+{{- end }}
+
 {{- /* Exactly what operator/recast_operator/adapters does, and nothing else. */ -}}
 {{- define "recast.operatorRules" -}}
 # Models and versions: read; their metadata: finalizers and owner references, never a spec.
@@ -30,11 +42,11 @@ app.kubernetes.io/component: operator
 - apiGroups: [recast.dev]
   resources: [foundationmodels/finalizers, expertmodels/finalizers]
   verbs: [update]
-# Training: one Job and one headless Service an attempt.
+# Training: one Job and one headless Service per attempt.
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, delete]
-# Serving: one Deployment a revision or lineage, and their Services.
+# Serving: one Deployment per revision or lineage, and their Services.
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Heads:
+class QKV:
     """Queries, keys and values of one kind of row: (B, H, rows, d) float, padded rows zero. K and V share rows."""
 
     k: Tensor
@@ -29,7 +29,7 @@ class Heads:
 
 
 @dataclass(frozen=True)
-class Bias:
+class ScoreBias:
     """Additive terms of scores, or None for none."""
 
     history: Tensor | None = None  # broadcastable to (B, H, N, N): pairwise terms alone
@@ -38,7 +38,7 @@ class Bias:
 
 
 def hstu_attention(
-    history: Heads, candidates: Heads, *, scale: float, attn_norm_len: int, bias: Bias
+    history: QKV, candidates: QKV, *, scale: float, attn_norm_len: int, bias: ScoreBias
 ) -> tuple[Tensor | None, Tensor]:
     """Attended values of history (B, H, N, d) and candidates (B, H, M, d).
 

@@ -39,7 +39,7 @@ class _Unpack(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class Layout:
+class JaggedLayout:
     """Where the R real history rows of a batch lie among its B x N padded ones. Each row occurs once."""
 
     batch: int
@@ -47,7 +47,7 @@ class Layout:
     index: Tensor  # (R,) int64 into B * N
 
     @classmethod
-    def of(cls, lengths: Tensor, width: int) -> Layout:
+    def of(cls, lengths: Tensor, width: int) -> JaggedLayout:
         """The layout of left-aligned histories of these lengths (B,), padded to ``width``."""
         valid = torch.arange(width, device=lengths.device)[None, :] < lengths[:, None]
         return cls(lengths.shape[0], width, valid.reshape(-1).nonzero().squeeze(1))

@@ -18,3 +18,8 @@ def parse(text: str) -> datetime:
 def elapsed(since: str, now: datetime) -> float:
     """Seconds from ``since`` to ``now``; negative where ``since`` lies ahead."""
     return (now - parse(since)).total_seconds()
+
+
+def not_ahead(since: str, now: datetime) -> str:
+    """``since``, or ``now`` where that lies before it: the clock was set back, and no wait may grow by that."""
+    return since if elapsed(since, now) >= 0 else stamp(now)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from recast_api.resources import ExpertModelStatus, FoundationPin, RevisionStatus
-from recast_api.resources.expert import RefreshStatus
+from recast_api.resources import ExpertModelStatus, RevisionStatus
 from recast_operator.planning.child_changes import expert_children, owner_reference
-from recast_operator.planning.clock import elapsed, stamp
+from recast_operator.planning.clock import elapsed
 from recast_operator.planning.facts import ExpertFacts
-from recast_operator.planning.freshness import policies
-from recast_operator.planning.freshness.policies import Violation
+from recast_operator.planning.freshness import refresh
+from recast_operator.planning.freshness.refresh import RefreshInputs
 from recast_operator.planning.freshness.target import FoundationTarget, foundation_target
 from recast_operator.planning.plan import Event, Plan, SubmitRun, VersionWrite
 from recast_operator.planning.rollout import candidates, capacity, machine, request
@@ -22,10 +21,10 @@ from recast_operator.planning.snapshot import ObservedDeployment, ObservedExpert
 from recast_operator.planning.status import expert as status
 from recast_operator.planning.status.conditions import transitions
 from recast_operator.planning.status.pod_diagnosis import diagnose
-from recast_operator.planning.training import lifecycle
-from recast_operator.planning.training.inputs import TrainingInputs, expert_inputs, spec_part
-from recast_operator.planning.training.lifecycle import TrainingState
+from recast_operator.planning.training import known, lifecycle
+from recast_operator.planning.training.inputs import TrainingInputs, expert_inputs
 from recast_operator.planning.training.run_spec import expert_run
+from recast_operator.planning.training.state import remembered
 from recast_operator.planning.versions import retention, verdict
 from recast_operator.planning.versions.verdict import Judged
 
@@ -37,10 +36,11 @@ def plan_expert(observed: ObservedExpert, now: datetime) -> Plan[ExpertModelStat
     judged = verdict.judge_all(observed.model, observed.versions, observed.model.spec.gates)
     target = foundation_target(observed)
     inputs = _training_inputs(observed, target, judged, now)
-    training = lifecycle.advance(inputs, lifecycle.remembered(observed.model.status))
-    rollout = _roll_out(observed, judged, now)
-    freshness = _judge_freshness(observed, judged, target, inputs, training, rollout, now)
-    if freshness.violation is not None and target.granted and lifecycle.is_due(inputs, training):
+    training = lifecycle.advance(inputs, remembered(observed.model.status))
+    rollout = _roll_out(observed, known.asked_for(inputs), now)
+    stable, canary, blocked = rollout.state.stable, rollout.state.canary, rollout.blocked is not None
+    freshness = refresh.decide(RefreshInputs(observed, target, inputs, training, stable, canary, blocked))
+    if freshness.violation is not None and target.granted and known.is_due(inputs, training):
         training = lifecycle.reserve(inputs, training, observed.versions)
     return _plan(
         ExpertFacts(
@@ -67,6 +67,7 @@ def _plan(facts: ExpertFacts) -> Plan[ExpertModelStatus]:
     children = expert_children(facts.model, kept, pods, facts.observed.children)
     return Plan(
         status=new,
+        confirm=facts.training.confirm,
         versions=_version_writes(facts),
         apply=children.apply,
         scales=children.scales,
@@ -91,6 +92,8 @@ def _training_inputs(
         judged=judged,
         now=now,
         suspended=spec.suspend,
+        serving=observed.model.status.stable.version if observed.model.status.stable else 0,
+        absent_versions=observed.absent_versions,
     )
 
 
@@ -135,80 +138,6 @@ def _rollout_inputs(observed: ObservedExpert, now: datetime) -> RolloutInputs:
 
 def _endpoints(deployment: ObservedDeployment) -> Endpoints:
     return Endpoints(deployment.replicas, deployment.ready)
-
-
-@dataclass(frozen=True)
-class _Freshness:
-    violation: Violation | None
-    refresh: RefreshStatus | None
-
-
-@dataclass(frozen=True)
-class _Basis:
-    """The version that freshness is asked of: the canary's, else the stable one, else the newest accepted."""
-
-    number: int
-    foundation: FoundationPin | None
-
-
-def _basis(rollout: _Rollout, judged: tuple[Judged, ...]) -> _Basis | None:
-    revision = rollout.state.canary or rollout.state.stable
-    if revision is not None:
-        return _Basis(revision.version, revision.foundation)
-    newest = _newest_accepted(judged)
-    return _Basis(newest.number, newest.version.spec.foundation) if newest else None
-
-
-def _judge_freshness(
-    observed: ObservedExpert,
-    judged: tuple[Judged, ...],
-    target: FoundationTarget,
-    inputs: TrainingInputs,
-    training: TrainingState,
-    rollout: _Rollout,
-    now: datetime,
-) -> _Freshness:
-    """Stale or not, and whether a refresh is possible: only then does the expert ask for a slot."""
-    spec, basis = observed.model.spec, _basis(rollout, judged)
-    version = verdict.by_number(judged, basis.number) if basis else None
-    run = version.version.spec.run if version else None
-    violation = policies.evaluate(
-        policies.Freshness(
-            model=observed.model.metadata.name,
-            version=basis.number if basis else None,
-            foundation=basis.foundation if basis else None,
-            target=target.pin,
-            trained_spec=spec_part(run.inputs_hash) if run else "",
-            wanted_spec=spec_part(inputs.wanted or expert_inputs(spec, "")),
-            policies=frozenset(spec.refresh.triggers),
-        )
-    )
-    possible = training.run is not None or lifecycle.is_due(inputs, training) or _awaiting(rollout, judged, target)
-    if violation is None or target.version is None or not possible:
-        return _Freshness(violation, None)
-    before = observed.model.status.refresh
-    return _Freshness(
-        violation,
-        RefreshStatus(
-            reason=violation.reason,
-            message=violation.message,
-            since=before.since if before else stamp(now),
-            foundation_version=target.version.spec.number,
-        ),
-    )
-
-
-def _awaiting(rollout: _Rollout, judged: tuple[Judged, ...], target: FoundationTarget) -> bool:
-    """An accepted version newer than the stable one waits for its foundation's servers."""
-    newest, stable = _newest_accepted(judged), rollout.state.stable
-    if newest is None or rollout.blocked is not None or (stable is not None and newest.number <= stable.version):
-        return False
-    pin = newest.version.spec.foundation
-    return pin is not None and target.pin is not None and pin.digest == target.pin.digest
-
-
-def _newest_accepted(judged: tuple[Judged, ...]) -> Judged | None:
-    return max(verdict.accepted(judged), key=lambda entry: entry.number, default=None)
 
 
 def _version_writes(facts: ExpertFacts) -> tuple[VersionWrite, ...]:

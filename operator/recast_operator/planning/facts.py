@@ -26,7 +26,7 @@ from recast_operator.planning.freshness.target import FoundationTarget
 from recast_operator.planning.rollout.state import RolloutInputs, RolloutState
 from recast_operator.planning.snapshot import ObservedExpert, ObservedFoundation
 from recast_operator.planning.training.inputs import TrainingInputs
-from recast_operator.planning.training.lifecycle import TrainingState
+from recast_operator.planning.training.state import TrainingState
 from recast_operator.planning.versions.verdict import Judged
 
 
@@ -43,7 +43,7 @@ class FoundationFacts:
     wave: WaveStatus
     lineages: tuple[LineageStatus, ...]
     users: tuple[str, ...]
-    """Experts that read or pin this foundation."""
+    """Experts that read or pin this foundation, and those of which nobody can tell."""
 
     @property
     def model(self) -> FoundationModel:

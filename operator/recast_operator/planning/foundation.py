@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from recast_api.names import FINALIZER_IN_USE
 from recast_api.resources import FoundationModelStatus
-from recast_api.resources.foundation import FoundationVersionRef
 from recast_operator.planning.child_changes import foundation_children, owner_reference
 from recast_operator.planning.facts import FoundationFacts
 from recast_operator.planning.fleet import lineages
-from recast_operator.planning.fleet.lead import Lead, lead, members
+from recast_operator.planning.fleet.lead import lead
+from recast_operator.planning.fleet.members import members, unreadable
 from recast_operator.planning.fleet.wave import wave
 from recast_operator.planning.plan import Event, Plan, SubmitRun, VersionWrite
 from recast_operator.planning.snapshot import ObservedFoundation
 from recast_operator.planning.status import foundation as status
 from recast_operator.planning.status import messages
 from recast_operator.planning.status.conditions import transitions
-from recast_operator.planning.training import lifecycle
+from recast_operator.planning.training import known, lifecycle
 from recast_operator.planning.training.inputs import TrainingInputs, foundation_inputs
 from recast_operator.planning.training.run_spec import foundation_run
+from recast_operator.planning.training.state import remembered
 from recast_operator.planning.versions import retention, verdict
 from recast_operator.planning.versions.verdict import Judged
 
@@ -28,20 +30,20 @@ def plan_foundation(observed: ObservedFoundation, now: datetime) -> Plan[Foundat
     """Decide everything about a foundation."""
     judged = verdict.judge_all(observed.model, observed.versions, observed.model.spec.gates)
     inputs = _training_inputs(observed, judged, now)
-    training = lifecycle.advance(inputs, lifecycle.remembered(observed.model.status))
-    if lifecycle.is_due(inputs, training):
+    training = lifecycle.advance(inputs, remembered(observed.model.status))
+    if known.is_due(inputs, training):
         training = lifecycle.reserve(inputs, training, observed.versions)
-    leading = lead(observed, judged, now)
+    leading = lead(observed, inputs)
     return _plan(
         FoundationFacts(
             observed=observed,
             now=now,
             judged=leading.judged,
-            training_inputs=inputs,
+            training_inputs=replace(inputs, judged=leading.judged),
             training=training,
             lead=leading,
-            wave=wave(observed, leading),
-            lineages=lineages.lineages(observed, leading.judged, _leading(leading), now),
+            wave=wave(observed, leading.newest),
+            lineages=lineages.lineages(observed, leading.judged, leading.served, now),
             users=_users(observed),
         )
     )
@@ -50,14 +52,16 @@ def plan_foundation(observed: ObservedFoundation, now: datetime) -> Plan[Foundat
 def _plan(facts: FoundationFacts) -> Plan[FoundationModelStatus]:
     new = status.foundation_status(facts)
     children = foundation_children(facts.model, facts.lineages, facts.served, facts.observed.children)
+    gone = children.deletions if not unreadable(facts.observed) else ()
     return Plan(
         status=new,
+        confirm=facts.training.confirm,
         finalizers=_finalizers(facts),
         versions=_version_writes(facts),
         apply=children.apply,
         scales=children.scales,
         submit=_submit(facts),
-        deletions=(*facts.training.deletions, *children.deletions),
+        deletions=(*facts.training.deletions, *gone),
         events=_events(facts, new),
         requeue_after=_requeue(facts),
     )
@@ -75,17 +79,15 @@ def _training_inputs(observed: ObservedFoundation, judged: tuple[Judged, ...], n
         judged=judged,
         now=now,
         suspended=spec.suspend or meta.deletion_timestamp is not None,
+        serving=observed.model.status.current.version if observed.model.status.current else 0,
+        absent_versions=observed.absent_versions,
     )
-
-
-def _leading(state: Lead) -> tuple[FoundationVersionRef, ...]:
-    return tuple(ref for ref in (state.current, state.candidate) if ref is not None)
 
 
 def _users(observed: ObservedFoundation) -> tuple[str, ...]:
     reading = {expert.name for expert in members(observed)}
     pinning = {name for users in lineages.pins(observed).values() for name in users}
-    return tuple(sorted(reading | pinning))
+    return tuple(sorted(reading | pinning | set(unreadable(observed))))
 
 
 def _finalizers(facts: FoundationFacts) -> tuple[str, ...] | None:
@@ -101,7 +103,7 @@ def _finalizers(facts: FoundationFacts) -> tuple[str, ...] | None:
 
 
 def _version_writes(facts: FoundationFacts) -> tuple[VersionWrite, ...]:
-    retired = lineages.retired(facts.judged, facts.lead.current, facts.lineages)
+    retired = lineages.retired(facts.observed, facts.judged, facts.lead.current, facts.lineages)
     return retention.writes(
         facts.judged, owner_reference(facts.model), lineages.used_by(facts.observed), retired, facts.now
     )
@@ -131,6 +133,5 @@ def _events(facts: FoundationFacts, new: FoundationModelStatus) -> tuple[Event, 
 
 
 def _requeue(facts: FoundationFacts) -> float | None:
-    grace = [1.0 + lineages.UNPINNED_GRACE_SECONDS] if any(entry.unpinned_since for entry in facts.lineages) else []
-    retry = [facts.training.requeue] if facts.training.requeue is not None else []
-    return min([*grace, *retry], default=None)
+    waits = [facts.training.requeue, *(lineages.grace_left(entry, facts.now) for entry in facts.lineages)]
+    return min((wait for wait in waits if wait is not None), default=None)

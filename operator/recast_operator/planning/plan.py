@@ -81,6 +81,14 @@ class Plan(Generic[StatusT]):
 
     status: StatusT
     """The complete new status. Written with the snapshot's ``resourceVersion``; skipped where equal."""
+    confirm: tuple[str, ...] = ()
+    """Names of ModelVersions whose absence would decide something, but which only the watch says are absent.
+
+    Where not empty, nothing of this plan is executed. The controller reads each by GET: one that is there goes into the
+    store; the names of those that are not become ``absent_versions`` of the snapshot, which is then planned anew with
+    the same instant. It does so once a pass: a second plan that still asks (the version exists and cannot be read) is
+    executed, and concludes nothing either.
+    """
     finalizers: tuple[str, ...] | None = None
     """The complete new ``metadata.finalizers`` of the model, or None to leave them. Written before the status."""
     versions: tuple[VersionWrite, ...] = ()

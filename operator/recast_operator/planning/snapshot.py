@@ -226,6 +226,8 @@ class ObservedFoundation:
     children: Children = field(default_factory=Children)
     experts: tuple[FleetMember, ...] = ()
     """Experts of the namespace whose ``foundationRef`` names this one or that pin it, and all that cannot be read."""
+    absent_versions: frozenset[str] = frozenset()
+    """Names out of ``Plan.confirm`` that a GET in this pass has not found."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,8 @@ class ObservedExpert:
     """ModelVersions of the referenced and the pinned foundations."""
     samples: Mapping[str, Sample] = field(default_factory=dict)
     """Answers to ``questions.queries(observed, now)``, by query text. Absent ones read as no data."""
+    absent_versions: frozenset[str] = frozenset()
+    """Names out of ``Plan.confirm`` that a GET in this pass has not found."""
 
     @property
     def foundation(self) -> FoundationView | None:

@@ -213,7 +213,7 @@ async def _bounded_body(request: Request) -> bytes:
             413,
             "BodyTooLarge",
             f"the body has more than {schema.BODY_BYTES} bytes: send at most {schema.CANDIDATES} candidates"
-            f" and {schema.HISTORY_EVENTS} history events a request",
+            f" and {schema.HISTORY_EVENTS} history events per request",
             headers={"connection": "close"},
         )
     return b"".join(parts)

@@ -18,7 +18,7 @@ from recast_model.features import collate
 from recast_model.inference import score
 from recast_server.expert.ranker import Ranking
 from recast_server.expert.schema import CANDIDATES, HistoryEvent, RankRequest
-from recast_server.runtime.inputs import Event, Inputs
+from recast_server.runtime.inputs import Event, RequestEncoder
 
 
 class ExpertEngine:
@@ -37,7 +37,7 @@ class ExpertEngine:
         self._surface = config.surface
         self._history_length = config.history_length
         self._tasks = [task.name for task in config.tasks]
-        self._inputs = Inputs(loaded.items, loaded.history, config.surfaces, config.event_tasks)
+        self._encoder = RequestEncoder(loaded.items, loaded.history, config.surfaces, config.event_tasks)
         self.tae_dim = config.tae_dim
         # (T,) The weights of the resource as it is now, not as it was when the version trained: a team may change them.
         weights = {task.name: float(task.weight) for task in served.tasks}
@@ -48,16 +48,17 @@ class ExpertEngine:
         history = None
         if request.history is not None:
             history = [Event(event.item, event.surface, event.time, event.actions) for event in request.history]
-        asked = self._inputs.request(request.user, self._surface, time_ms, request.candidates, history)
+        asked = self._encoder.encode(request.user, self._surface, time_ms, request.candidates, history)
         batch = RequestBatch.from_arrays(collate([asked], self._history_length, surface_only=True))
         given = np.zeros((len(request.candidates), self.tae_dim), np.float32) if tae is None else tae
-        vectors = torch.from_numpy(np.ascontiguousarray(given, np.float32)).unsqueeze(0)  # (1, M, D)
+        # A copy, because the bytes of a reply cannot be written to.
+        vectors = torch.from_numpy(np.array(given, np.float32)).unsqueeze(0)  # (1, M, D)
         logits = score(self._model, batch, vectors, torch.tensor([tae is not None]))[0]  # (M, T)
         probabilities = torch.sigmoid(logits).double().numpy()
         return Ranking(
             scores=(probabilities @ self._weights).tolist(),
             probabilities={task: probabilities[:, column].tolist() for column, task in enumerate(self._tasks)},
-            unknown_items=Inputs.unknown(request.candidates, asked.candidates),
+            unknown_items=RequestEncoder.unknown_items(request.candidates, asked.candidates),
             tae=contract.TAE_ABSENT if tae is None else contract.TAE_FRESH,
         )
 

@@ -1,11 +1,13 @@
 """The ranker of a normal server: embeddings from the foundation, or none, then the expert's network.
 
 No embedding in time is no error: the network was trained to do without (its learned absent vector), the answer says
-``tae: absent`` and a counter tells the operator.
+``tae: absent`` and a counter tells the operator. Embeddings so large that the network overflows on them are treated
+alike: no score that is not finite is ever ranked.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_log = logging.getLogger("recast.ranker")
 LONGEST_SECONDS = 5.0
 """A request that waited this long for the model is answered 503: its client has given up."""
 
@@ -50,5 +53,14 @@ class ModelRanker:
         except TaeUnavailableError:
             tae = None  # counted by the client, with its code
         return await self._model_thread.run(
-            lambda: self._engine.rank(request, time_ms, tae), timeout_seconds=LONGEST_SECONDS
+            lambda: self._ranking(request, time_ms, tae), timeout_seconds=LONGEST_SECONDS
         )
+
+    def _ranking(self, request: RankRequest, time_ms: int, tae: NDArray[np.floating] | None) -> Ranking:
+        ranking = self._engine.rank(request, time_ms, tae)
+        if tae is not None and not ranking.finite:
+            _log.error("the foundation's embeddings give scores that are not finite; ranked without them")
+            ranking = self._engine.rank(request, time_ms, None)
+        if not ranking.finite:
+            raise ArithmeticError("the expert's scores are not finite")
+        return ranking

@@ -6,6 +6,7 @@ Wrap it to add rules of your own, for instance to pin or to filter items: ``main
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +23,11 @@ class Ranking:
     unknown_items: list[int]
     tae: str
     """``recast_api.server.TAE_FRESH`` or ``TAE_ABSENT``."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether every score is a number to rank by."""
+        return all(map(math.isfinite, self.scores))
 
 
 class Ranker(Protocol):

@@ -1,4 +1,4 @@
-"""An expert's server: the :class:`Part` that :mod:`recast_server.runtime.process` brings to life."""
+"""An expert's server: the :class:`ModelServer` that :mod:`recast_server.runtime.process` runs."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from recast_server.expert.ranker import Ranker
 from recast_server.expert.tae_client import GrpcTaeClient
 from recast_server.runtime.http import HttpServer, bind
 from recast_server.runtime.metrics import FoundationCalls, ScoringRequests
-from recast_server.runtime.process import Ports, Setting
+from recast_server.runtime.process import Ports, Runtime
 
 
-class ExpertPart:
+class ExpertServer:
     """Loads one expert version, meets its foundation and answers ``POST /v1/rank``."""
 
     def __init__(
         self,
         config: ExpertServerConfig,
         verify: Callable[[], Manifest],
-        setting: Setting,
+        runtime: Runtime,
         decorate: Callable[[Ranker], Ranker] | None,
     ) -> None:
-        self._config, self._verify, self._setting = config, verify, setting
+        self._config, self._verify, self._runtime = config, verify, runtime
         self._decorate = decorate or (lambda ranker: ranker)
-        self._metrics = ScoringRequests(setting.registry, config.slo_milliseconds / 1000)
-        self._calls = FoundationCalls(setting.registry)
+        self._metrics = ScoringRequests(runtime.registry, config.slo_milliseconds / 1000)
+        self._calls = FoundationCalls(runtime.registry)
         self._engine: Engine | None = None
         self._client: GrpcTaeClient | None = None
         self._server: HttpServer | None = None
 
     def load(self) -> None:
-        """See ``Part``."""
+        """See ``ModelServer``."""
         from recast_server.expert.engine import ExpertEngine  # imports PyTorch
 
         manifest = self._verify()
@@ -45,23 +45,24 @@ class ExpertPart:
         engine.warm_up()
         self._engine = engine
 
-    async def open(self, ports: Ports) -> int:
-        """See ``Part``. Raises ``RecastError`` (PairMismatch) where the foundation is another than the pair's."""
+    async def start(self, ports: Ports) -> int:
+        """See ``ModelServer``. Raises ``RecastError`` (``PairMismatch``) where another foundation answers."""
         assert self._engine is not None, "load comes first"
         config = self._config
         self._client = GrpcTaeClient(
             config.foundation_address,
             config.surface,
             config.foundation,
-            config.foundation_deadline_milliseconds / 1000,
-            self._calls,
+            tae_dim=self._engine.tae_dim,
+            deadline_seconds=config.foundation_deadline_milliseconds / 1000,
+            calls=self._calls,
         )
         await handshake(self._client, config.foundation, self._engine.tae_dim)
         identity = Identity(config.model, config.surface, config.revision, config.artifact.version, config.foundation)
         app = create_app(
             identity,
-            self._decorate(ModelRanker(self._engine, self._client, self._setting.model_thread)),
-            self._setting.health,
+            self._decorate(ModelRanker(self._engine, self._client, self._runtime.model_thread)),
+            self._runtime.health,
             self._metrics,
             config.max_connection_age_seconds,
         )
@@ -75,7 +76,7 @@ class ExpertPart:
         return self._server.port
 
     async def drain(self) -> None:
-        """See ``Part``."""
+        """See ``ModelServer``."""
         if self._server is not None:
             await self._server.drain()
         if self._client is not None:

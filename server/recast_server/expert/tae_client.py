@@ -6,11 +6,12 @@ the retry would take from a foundation in trouble.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -20,18 +21,19 @@ from recast_api.resources.version import FoundationPin
 from recast_server.expert.schema import HistoryEvent
 from recast_server.proto import foundation_pb2 as wire
 from recast_server.proto.foundation_pb2_grpc import FoundationStub
-from recast_server.runtime.metrics import GRPC_CODES, FoundationCalls
+from recast_server.runtime.metrics import PAIR_MISMATCH, FoundationCalls
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+T = TypeVar("T")
 _log = logging.getLogger("recast.tae")
 _DTYPES: dict[int, np.dtype[np.floating]] = {wire.FLOAT32: np.dtype("<f4"), wire.FLOAT16: np.dtype("<f2")}
 REPLY_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedFoundation:
     """The version that a foundation's server says it serves."""
 
     model: str
@@ -56,7 +58,7 @@ class TaeUnavailableError(Exception):
 class TaeClient(Protocol):
     """Where an expert gets its embeddings from."""
 
-    async def describe(self, timeout_seconds: float) -> Served:
+    async def describe(self, timeout_seconds: float) -> ServedFoundation:
         """Which version is served. Raises :class:`TaeUnavailableError`."""
         ...
 
@@ -72,12 +74,24 @@ class TaeClient(Protocol):
 
 
 class GrpcTaeClient:
-    """Calls the foundation lineage's headless Service, picking its addresses in turn."""
+    """Calls the foundation lineage's headless Service, picking its addresses in turn.
+
+    What it returns is what it was promised, whoever answered: the pinned version's embeddings, one finite row of
+    ``tae_dim`` numbers per candidate. Anything else is :class:`TaeUnavailableError`.
+    """
 
     def __init__(
-        self, address: str, surface: str, pin: FoundationPin, deadline_seconds: float, calls: FoundationCalls
+        self,
+        address: str,
+        surface: str,
+        pin: FoundationPin,
+        *,
+        tae_dim: int,
+        deadline_seconds: float,
+        calls: FoundationCalls,
     ) -> None:
-        self._surface, self._pin, self._deadline_seconds, self._calls = surface, pin, deadline_seconds, calls
+        self._surface, self._pin, self._tae_dim = surface, pin, tae_dim
+        self._deadline_seconds, self._calls = deadline_seconds, calls
         self._channel = grpc.aio.insecure_channel(
             f"dns:///{address}",
             options=[
@@ -95,16 +109,13 @@ class GrpcTaeClient:
         self._stub = FoundationStub(self._channel)
         self._mismatch_logged = ""
 
-    async def describe(self, timeout_seconds: float) -> Served:
+    async def describe(self, timeout_seconds: float) -> ServedFoundation:
         """See :class:`TaeClient`."""
-        try:
-            answer: wire.Description = await self._stub.Describe(
-                wire.DescribeRequest(), timeout=timeout_seconds, wait_for_ready=True
-            )
-        except grpc.aio.AioRpcError as error:
-            raise TaeUnavailableError(error.code().name, error.details() or "") from error
+        answer: wire.Description = await _answer(
+            self._stub.Describe(wire.DescribeRequest(), timeout=timeout_seconds, wait_for_ready=True)
+        )
         version = answer.version
-        return Served(version.model, version.number, version.lineage, version.digest, answer.dim)
+        return ServedFoundation(version.model, version.number, version.lineage, version.digest, answer.dim)
 
     async def tae(
         self, user: int, candidates: Sequence[int], time_ms: int, history: Sequence[HistoryEvent] | None
@@ -117,17 +128,18 @@ class GrpcTaeClient:
             candidates=candidates,
             history=None if history is None else _history(history),
         )
-        begin = time.monotonic()
+        begin, result = time.monotonic(), "UNKNOWN"
         try:
-            rows = self._rows(await self._stub.Tae(request, timeout=self._deadline_seconds), len(candidates))
-        except grpc.aio.AioRpcError as error:
-            code = error.code().name if error.code().name in GRPC_CODES else "UNKNOWN"
-            self._calls.observe(code, time.monotonic() - begin)
-            raise TaeUnavailableError(code, error.details() or "") from error
+            rows = self._rows(await _answer(self._stub.Tae(request, timeout=self._deadline_seconds)), len(candidates))
+            result = "OK"
         except TaeUnavailableError as error:
-            self._calls.observe(error.code, time.monotonic() - begin)
+            result = error.code
             raise
-        self._calls.observe("OK", time.monotonic() - begin)
+        except asyncio.CancelledError:
+            result = "CANCELLED"  # by our own caller, who no longer waits
+            raise
+        finally:
+            self._calls.observe(result, time.monotonic() - begin)
         return rows
 
     async def close(self) -> None:
@@ -136,26 +148,39 @@ class GrpcTaeClient:
 
     def _rows(self, reply: wire.TaeReply, count: int) -> NDArray[np.floating]:
         version = reply.version
-        served = Served(version.model, version.number, version.lineage, version.digest, reply.dim)
+        served = ServedFoundation(version.model, version.number, version.lineage, version.digest, reply.dim)
         if not served.is_pair_of(self._pin):
             text = mismatch(self._pin, served)
-            if text != self._mismatch_logged:  # once a version, not once a request
+            if text != self._mismatch_logged:  # once per version, not once per request
                 self._mismatch_logged = text
                 _log.error(text)
-            raise TaeUnavailableError("PAIR_MISMATCH", text)
+            raise TaeUnavailableError(PAIR_MISMATCH, text)
         dtype = _DTYPES.get(reply.scheme)
-        if dtype is None or reply.rows != count or len(reply.data) != count * reply.dim * dtype.itemsize:
+        shape, wanted = (reply.rows, reply.dim), (count, self._tae_dim)
+        if dtype is None or shape != wanted or len(reply.data) != count * self._tae_dim * dtype.itemsize:
             raise TaeUnavailableError(
-                "INTERNAL", f"{len(reply.data)} bytes in scheme {reply.scheme} are no {count} rows of {reply.dim}"
+                "INTERNAL",
+                f"asked for {count} rows of {self._tae_dim} numbers, the answer says {reply.rows} of {reply.dim} and"
+                f" holds {len(reply.data)} bytes in scheme {reply.scheme}",
             )
         rows: NDArray[np.floating] = np.frombuffer(reply.data, dtype)
         if not np.isfinite(rows).all():
             raise TaeUnavailableError("INTERNAL", "the embeddings are not finite")
-        return rows.reshape(count, reply.dim)
+        return rows.reshape(wanted)
 
 
-def mismatch(pin: FoundationPin, served: Served) -> str:
-    """The sentence that names both halves of a pair that is none."""
+async def _answer(call: Awaitable[T | None]) -> T:
+    try:
+        answer = await call
+    except grpc.aio.AioRpcError as error:
+        raise TaeUnavailableError(error.code().name, error.details() or "") from error
+    if answer is None:  # how gRPC says that it cannot parse the bytes
+        raise TaeUnavailableError("INTERNAL", "the answer is no message of this protocol")
+    return answer
+
+
+def mismatch(pin: FoundationPin, served: ServedFoundation) -> str:
+    """The sentence that names the pinned foundation and the one that answered instead."""
     return (
         f"this expert was trained with {pin.name} v{pin.version} (lineage {pin.lineage}, {pin.digest}), but its"
         f" foundation's Service answers with {served.model} v{served.version} (lineage {served.lineage},"

@@ -1,4 +1,4 @@
-"""A foundation's server: the :class:`Part` that :mod:`recast_server.runtime.process` brings to life."""
+"""A foundation's server: the :class:`ModelServer` that :mod:`recast_server.runtime.process` runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recast_api.server import FoundationServerConfig
 from recast_server.foundation.service import Engine, FoundationService
 from recast_server.proto.foundation_pb2_grpc import add_FoundationServicer_to_server
 from recast_server.runtime.metrics import FoundationCalls
-from recast_server.runtime.process import Ports, Setting
+from recast_server.runtime.process import Ports, Runtime
 
 CONNECTION_AGE_SECONDS = 60
 """After this a connection is told to go away, so that experts find replicas that were added since."""
@@ -20,17 +20,17 @@ CONNECTION_GRACE_SECONDS = 10
 DRAIN_SECONDS = 10.0
 
 
-class FoundationPart:
+class FoundationServer:
     """Loads one foundation version and answers TAE calls."""
 
-    def __init__(self, config: FoundationServerConfig, verify: Callable[[], Manifest], setting: Setting) -> None:
-        self._config, self._verify, self._setting = config, verify, setting
-        self._calls = FoundationCalls(setting.registry)
+    def __init__(self, config: FoundationServerConfig, verify: Callable[[], Manifest], runtime: Runtime) -> None:
+        self._config, self._verify, self._runtime = config, verify, runtime
+        self._calls = FoundationCalls(runtime.registry)
         self._engine: Engine | None = None
         self._server: grpc.aio.Server | None = None
 
     def load(self) -> None:
-        """See ``Part``."""
+        """See ``ModelServer``."""
         from recast_server.foundation.engine import FoundationEngine  # imports PyTorch
 
         manifest = self._verify()
@@ -39,10 +39,10 @@ class FoundationPart:
         engine.warm_up()
         self._engine = engine
 
-    async def open(self, ports: Ports) -> int:
-        """See ``Part``."""
+    async def start(self, ports: Ports) -> int:
+        """See ``ModelServer``."""
         assert self._engine is not None, "load comes first"
-        service = FoundationService(self._engine, self._setting.model_thread, self._calls)
+        service = FoundationService(self._engine, self._runtime.model_thread, self._calls)
         server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 0),
@@ -61,6 +61,6 @@ class FoundationPart:
         return int(port)
 
     async def drain(self) -> None:
-        """See ``Part``. Connections are told to go away; calls in flight are answered."""
+        """See ``ModelServer``. Connections are told to go away; calls in flight are answered."""
         if self._server is not None:
             await self._server.stop(DRAIN_SECONDS)

@@ -19,7 +19,7 @@ import numpy as np
 
 from recast_server.proto import foundation_pb2 as wire
 from recast_server.runtime.inputs import Event
-from recast_server.runtime.metrics import GRPC_CODES, FoundationCalls
+from recast_server.runtime.metrics import FoundationCalls
 from recast_server.runtime.model_thread import ExpiredError, ModelThread, QueueFullError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _log = logging.getLogger("recast.foundation")
 
 
 @dataclass(frozen=True)
-class Facts:
+class FoundationMetadata:
     """What is served, for the handshake."""
 
     model: str
@@ -57,14 +57,14 @@ class Engine(Protocol):
     """A loaded foundation. Called on the model thread only."""
 
     @property
-    def facts(self) -> Facts:
+    def metadata(self) -> FoundationMetadata:
         """What it is."""
         ...
 
     def tae(
         self, user: int, surface: str, time_ms: int, candidates: Sequence[int], history: Sequence[Event] | None
     ) -> NDArray[np.floating]:
-        """Embeddings (M, D), contiguous, of ``facts.dtype``."""
+        """Embeddings (M, D), contiguous, of ``metadata.dtype``."""
         ...
 
 
@@ -73,19 +73,19 @@ class FoundationService:
 
     def __init__(self, engine: Engine, model_thread: ModelThread, calls: FoundationCalls) -> None:
         self._engine, self._model_thread, self._calls = engine, model_thread, calls
-        self._facts = engine.facts
+        self._metadata = engine.metadata
 
     async def Describe(  # noqa: N802
         self, request: wire.DescribeRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> wire.Description:
         """Which version is served here."""
-        facts = self._facts
+        metadata = self._metadata
         return wire.Description(
-            version=facts.wire_version,
-            dim=facts.dim,
-            scheme=_SCHEMES[facts.dtype],
-            surfaces=facts.surfaces,
-            tasks=facts.tasks,
+            version=metadata.wire_version,
+            dim=metadata.dim,
+            scheme=_SCHEMES[metadata.dtype],
+            surfaces=metadata.surfaces,
+            tasks=metadata.tasks,
         )
 
     async def Tae(  # noqa: N802
@@ -111,15 +111,14 @@ class FoundationService:
             code, message = grpc.StatusCode.INTERNAL, "the foundation failed on the request; its log has the cause"
             _log.exception("TAE call failed", extra={"fields": {"candidates": len(request.candidates)}})
         finally:
-            assert code.name in GRPC_CODES
             self._calls.observe(code.name, time.monotonic() - begin)
         if reply is None:
             await context.abort(code, message)
         return reply
 
     def _problem(self, request: wire.TaeRequest) -> str:
-        if request.surface not in self._facts.surfaces:
-            return f"surface: this foundation was trained on {', '.join(self._facts.surfaces)}"
+        if request.surface not in self._metadata.surfaces:
+            return f"surface: this foundation was trained on {', '.join(self._metadata.surfaces)}"
         if not 1 <= len(request.candidates) <= CANDIDATES:
             return f"candidates: 1 to {CANDIDATES} are allowed, not {len(request.candidates)}"
         if len(request.history.events) > HISTORY_EVENTS:
@@ -138,7 +137,7 @@ class FoundationService:
             timeout_seconds=min(LONGEST_SECONDS, remaining_seconds or LONGEST_SECONDS),
         )
         return wire.TaeReply(
-            version=self._facts.wire_version,
+            version=self._metadata.wire_version,
             data=rows.tobytes(),
             rows=rows.shape[0],
             dim=rows.shape[1],

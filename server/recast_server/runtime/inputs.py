@@ -30,15 +30,15 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What a version knows: items, users' histories, and the names of surfaces and tasks in its order."""
+class RequestEncoder:
+    """Encodes with what a version knows: items, users' histories, and names of surfaces and tasks in its order."""
 
     items: ItemTable
     histories: HistorySnapshot
     surfaces: tuple[str, ...]
     tasks: tuple[str, ...]
 
-    def request(
+    def encode(
         self, user: int, surface: str, time_ms: int, candidates: Sequence[int], history: Sequence[Event] | None
     ) -> Request:
         """The request in dense indices. ``history`` stands in for the stored one; a user without one has none."""
@@ -50,7 +50,7 @@ class Inputs:
         return Request(user, self.surfaces.index(surface), time_ms, dense, events)
 
     @staticmethod
-    def unknown(candidates: Sequence[int], dense: Ints) -> list[int]:
+    def unknown_items(candidates: Sequence[int], dense: Ints) -> list[int]:
         """The candidates that the version never saw, each once, in the order asked."""
         return list(dict.fromkeys(candidates[int(row)] for row in np.flatnonzero(dense == UNKNOWN_ITEM)))
 

@@ -1,4 +1,4 @@
-"""One JSON object a line on standard error: ``{"time", "level", "event", ...}``.
+"""One JSON object per line on standard error: ``{"time", "level", "event", ...}``.
 
 Fields are passed as ``extra={"fields": {...}}``. Neither request bodies nor configuration are ever logged; identifiers
 of requests are.

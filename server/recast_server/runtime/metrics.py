@@ -6,6 +6,7 @@ first event.
 
 from __future__ import annotations
 
+import grpc
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 
 from recast_api import server as contract
@@ -13,19 +14,10 @@ from recast_api import server as contract
 # Seconds. The SLO's own edge is added, so that the share of slow requests is exact and not interpolated.
 EDGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
-GRPC_CODES = (
-    "OK",
-    "CANCELLED",
-    "DEADLINE_EXCEEDED",
-    "INTERNAL",
-    "INVALID_ARGUMENT",
-    "RESOURCE_EXHAUSTED",
-    "UNAVAILABLE",
-    "UNIMPLEMENTED",
-    "UNKNOWN",
-    "PAIR_MISMATCH",
-)
-"""Results of a TAE call that occur. ``PAIR_MISMATCH`` is ours: an answer came, from another version than the pair's."""
+PAIR_MISMATCH = "PAIR_MISMATCH"
+"""A result that gRPC has no code for: an answer came, from another version than the pair's."""
+RESULTS = (*(code.name for code in grpc.StatusCode), PAIR_MISMATCH)
+"""How a TAE call can end. A proxy between the servers may answer with any of gRPC's codes."""
 
 
 class FoundationCalls:
@@ -38,7 +30,7 @@ class FoundationCalls:
         self._seconds = Histogram(
             contract.FOUNDATION_SECONDS, "Wall time of TAE calls", buckets=EDGES, registry=registry
         )
-        for code in GRPC_CODES:
+        for code in RESULTS:
             self._total.labels(code)
 
     def observe(self, code: str, seconds: float) -> None:

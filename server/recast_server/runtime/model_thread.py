@@ -70,11 +70,6 @@ class ModelThread:
             self._wake.notify()
         return await asyncio.wrap_future(future)
 
-    @property
-    def waiting(self) -> int:
-        """How many pieces of work wait."""
-        return len(self._jobs)
-
     def alive(self, stuck_after_seconds: float) -> bool:
         """Whether the thread runs and has not been at one piece of work for longer than this."""
         busy_since = self._busy_since

@@ -1,6 +1,6 @@
 """The life of a server's process, the same for both kinds: load, announce, serve until SIGTERM, drain.
 
-A :class:`Part` is what differs: what to load on the model thread and which port to open for traffic.
+A :class:`ModelServer` is what differs: what to load on the model thread and which port to open for traffic.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ class Ports:
     admin: int = names.ADMIN_PORT
 
 
-class Part(Protocol):
-    """What one kind of server brings along."""
+class ModelServer(Protocol):
+    """One kind of server, as this module drives it."""
 
     def load(self) -> None:
         """Verifies, loads and warms up. Runs on the model thread."""
         ...
 
-    async def open(self, ports: Ports) -> int:
-        """Checks its surroundings, opens the traffic port and returns it. The requests may come now."""
+    async def start(self, ports: Ports) -> int:
+        """Checks its dependencies, opens the traffic port and returns it: requests may come from here on."""
         ...
 
     async def drain(self) -> None:
@@ -59,15 +59,15 @@ class Part(Protocol):
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a part is built from."""
+class Runtime:
+    """What every server of this process shares."""
 
     health: Health
     model_thread: ModelThread
     registry: CollectorRegistry
 
 
-async def live(make: Callable[[Setting], Part], ports: Ports) -> None:
+async def run_server(make: Callable[[Runtime], ModelServer], ports: Ports) -> None:
     """Runs a server until SIGTERM or SIGINT. Raises ``RecastError`` where it must not start."""
     begin = time.monotonic()
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
@@ -82,9 +82,9 @@ async def live(make: Callable[[Setting], Part], ports: Ports) -> None:
     admin = HttpServer(admin_app(health, registry), bind(ports.host, ports.admin))
     await admin.start()
     _log.info("starting", extra={"fields": {"adminPort": admin.port}})
-    part = make(Setting(health, model_thread, registry))
+    server = make(Runtime(health, model_thread, registry))
     try:
-        port = await _unless(stop, _start(part, model_thread, ports))
+        port = await _unless(stop, _start(server, model_thread, ports))
         if port is not None:
             health.phase = Phase.SERVING
             seconds = round(time.monotonic() - begin, 2)
@@ -92,20 +92,20 @@ async def live(make: Callable[[Setting], Part], ports: Ports) -> None:
             await stop.wait()
         health.phase = Phase.DRAINING
         _log.info("draining")
-        await part.drain()
+        await server.drain()
     finally:
         model_thread.close()
         await admin.stop()
     _log.info("stopped")
 
 
-async def _start(part: Part, model_thread: ModelThread, ports: Ports) -> int:
+async def _start(server: ModelServer, model_thread: ModelThread, ports: Ports) -> int:
     def load() -> None:
         limit_threads(model_threads())
-        part.load()
+        server.load()
 
     await model_thread.run(load)
-    port = await part.open(ports)
+    port = await server.start(ports)
     # What exists now lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()

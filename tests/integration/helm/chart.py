@@ -13,6 +13,7 @@ from dev.cluster import assets
 
 CHART = Path(__file__).resolve().parents[3] / "helm" / "recast"
 RELEASE, NAMESPACE = "recast", "recast-system"
+IMAGE = "registry.example.com/recast/operator:0.1.0"
 
 Objects = list[dict[str, Any]]
 
@@ -26,8 +27,9 @@ def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def template(values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    """``helm template`` with the given values on top of the chart's."""
-    flags = [flag for key, value in values.items() for flag in ("--set-json", f"{key}={json.dumps(value)}")]
+    """``helm template`` with the given values on top of the chart's, and an image where none of them names one."""
+    chosen = {"operator.image": IMAGE, **values}
+    flags = [flag for key, value in chosen.items() for flag in ("--set-json", f"{key}={json.dumps(value)}")]
     return helm("template", RELEASE, str(CHART), "--namespace", NAMESPACE, *flags)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from chart import NAMESPACE, rendered
 from installed import APPLY, WORKLOADS, Connect, Installed, install
 
 from dev.cluster.controlplane import ControlPlane
+from dev.cluster.ports import held
 
 pytestmark = pytest.mark.integration
 
@@ -27,12 +27,6 @@ MODELS = f"/apis/recast.dev/v1alpha1/namespaces/{WORKLOADS}"
 @pytest.fixture(scope="module")
 def installed(admin: httpx.Client, connect: Connect) -> Installed:
     return install(admin, connect)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _await_answer(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -73,17 +67,18 @@ def operator(
     )
     deployment = next(found for found in objects if found["kind"] == "Deployment")
     given = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
-    port = _free_port()
     arguments = [argument for argument in given if not argument.startswith("--metrics-port")]
-    command = [sys.executable, "-m", "recast_operator.entry", "--kubeconfig", str(kubeconfig), f"--metrics-port={port}"]
+    command = [sys.executable, "-m", "recast_operator.entry", "--kubeconfig", str(kubeconfig), *arguments]
     log = tmp_path / "operator.log"
-    with log.open("wb") as stream, subprocess.Popen([*command, *arguments], stderr=stream, stdout=stream) as process:
-        try:
-            _await_answer(f"http://127.0.0.1:{port}/readyz", process, log)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(30)
+    with held() as port, log.open("wb") as stream:
+        told = [*command, f"--metrics-port={port}"]
+        with subprocess.Popen(told, stderr=stream, stdout=stream) as process:
+            try:
+                _await_answer(f"http://127.0.0.1:{port}/readyz", process, log)
+                yield f"http://127.0.0.1:{port}"
+            finally:
+                process.terminate()
+                process.wait(30)
 
 
 def test_the_operator_works_with_the_charts_permissions(operator: str, installed: Installed) -> None:

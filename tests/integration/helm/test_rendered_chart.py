@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import yaml
-from chart import CHART, NAMESPACE, Objects, helm, rendered, template
+from chart import CHART, IMAGE, NAMESPACE, RELEASE, Objects, helm, rendered, template
 
 from recast_operator import entry
 
 pytestmark = pytest.mark.integration
 
+DIGEST = "registry.example.com/recast/operator@sha256:0123"
 CRDS = Path(__file__).resolve().parents[3] / "crds"
 
 
@@ -25,7 +26,8 @@ def _rules(objects: Objects) -> list[dict[str, Any]]:
 
 
 def test_helm_finds_nothing_to_complain_about() -> None:
-    answer = helm("lint", "--strict", str(CHART), "--set-json", 'workloadNamespaces=["demo"]')
+    flags = ("--set-json", 'workloadNamespaces=["demo"]', "--set", f"operator.image={IMAGE}")
+    answer = helm("lint", "--strict", str(CHART), *flags)
     assert answer.returncode == 0, answer.stdout + answer.stderr
 
 
@@ -123,7 +125,7 @@ def test_values_reach_the_operator() -> None:
         rendered(
             operator__prometheusUrl="http://prometheus.mon.svc:9090",
             operator__resyncSeconds=17,
-            operator__image="x/operator@sha256:0123",
+            operator__image=DIGEST,
             operator__imagePullSecrets=["pull"],
             operator__priorityClassName="high",
             operator__nodeSelector={"pool": "system"},
@@ -132,7 +134,7 @@ def test_values_reach_the_operator() -> None:
         "Deployment",
     )[0]["spec"]["template"]["spec"]
     container = pod["containers"][0]
-    assert container["image"] == "x/operator@sha256:0123"
+    assert container["image"] == DIGEST
     assert "--prometheus-url=http://prometheus.mon.svc:9090" in container["args"]
     assert "--resync-seconds=17" in container["args"]
     assert pod["imagePullSecrets"] == [{"name": "pull"}]
@@ -147,7 +149,8 @@ def test_two_releases_share_no_cluster_scoped_name() -> None:
         for found in rendered(crds={"enabled": False})
         if "namespace" not in found["metadata"]
     }
-    other = helm("template", "recast", str(CHART), "--namespace", "elsewhere", "--set", "crds.enabled=false")
+    flags = ("--namespace", "elsewhere", "--set", f"crds.enabled=false,operator.image={IMAGE}")
+    other = helm("template", "recast", str(CHART), *flags)
     second = {
         (found["kind"], found["metadata"]["name"])
         for found in yaml.safe_load_all(other.stdout)
@@ -157,12 +160,33 @@ def test_two_releases_share_no_cluster_scoped_name() -> None:
     assert first & second == set()
 
 
+def test_without_an_image_the_chart_says_what_to_set() -> None:
+    answer = helm("template", RELEASE, str(CHART))
+    assert answer.returncode != 0
+    assert "operator.image is not set" in answer.stderr
+    assert "--set operator.image=registry.example.com/recast/operator:0.1.0" in answer.stderr
+
+
+@pytest.mark.parametrize("image", ["recast/operator:0.1.0", "operator:0.1.0", "operator", "recast/operator@sha256:01"])
+def test_an_image_that_a_node_would_look_for_on_a_public_registry_is_refused(image: str) -> None:
+    answer = template({"operator.image": image})
+    assert answer.returncode != 0
+    assert f'operator.image "{image}" names no registry' in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "image", [IMAGE, DIGEST, "localhost/operator:1", "registry:5000/operator", "10.0.0.1/operator:1"]
+)
+def test_an_image_with_a_registry_is_taken_as_it_is_written(image: str) -> None:
+    pod = _of(rendered(operator__image=image), "Deployment")[0]["spec"]["template"]["spec"]
+    assert [container["image"] for container in pod["containers"]] == [image]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [
         ("operater", {}, "operater"),
         ("operator.replicas", 2, "replicas"),
-        ("operator.image", "", "image"),
         ("operator.image", "a b", "image"),
         ("operator.imagePullPolicy", "Sometimes", "imagePullPolicy"),
         ("operator.prometheusUrl", "prometheus:9090", "prometheusUrl"),

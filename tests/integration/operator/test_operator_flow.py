@@ -61,7 +61,7 @@ async def test_the_demo_plays_from_two_kinds_of_yaml_to_a_rolled_back_canary(
     assert state["jobs"] == sorted(set(world.recorder.jobs_created))
     failed = world.model("ExpertModel", "reels")["status"]["failedRevisions"]
     assert [(item["version"], item["reason"], item["image"]) for item in failed] == [
-        (2, "AnalysisFailed", "recast/bad-server:0.1.0")
+        (2, "AnalysisFailed", "recast.invalid/bad-server:0.1.0")
     ]
     judged = {item["metric"]: item for item in failed[0]["results"]}["error-rate"]
     assert (judged["verdict"], judged["value"], judged["samples"]) == ("Failure", "0.2000", 1000)

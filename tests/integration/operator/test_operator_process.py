@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import yaml
 
 from dev.cluster import assets
 from dev.cluster.controlplane import ControlPlane
+from dev.cluster.ports import held
 from tests.integration.conftest import CRDS
 from tests.integration.operator.world import EXAMPLES
 
@@ -30,10 +30,11 @@ def plane() -> Iterator[ControlPlane]:
         yield made
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that the operator's process can be told."""
+    with held() as number:
+        yield number
 
 
 def wait(what: str, condition: Callable[[], bool], log: Path, seconds: float = 60) -> None:
@@ -43,12 +44,14 @@ def wait(what: str, condition: Callable[[], bool], log: Path, seconds: float = 6
         time.sleep(0.1)
 
 
-def test_the_process_waits_works_notices_an_outage_and_ends_cleanly(plane: ControlPlane, tmp_path: Path) -> None:
+def test_the_process_waits_works_notices_an_outage_and_ends_cleanly(
+    plane: ControlPlane, port: int, tmp_path: Path
+) -> None:
     def kubectl(*arguments: str, text: str = "") -> str:
         command = [str(assets.binaries() / "kubectl"), f"--kubeconfig={plane.kubeconfig}", *arguments]
         return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
 
-    port, log = free_port(), tmp_path / "operator.log"
+    log = tmp_path / "operator.log"
 
     def code(path: str) -> int:
         try:
@@ -98,11 +101,13 @@ def test_the_process_waits_works_notices_an_outage_and_ends_cleanly(plane: Contr
         process.wait()
 
 
-def test_a_signal_ends_it_also_while_it_still_waits_for_the_definitions(plane: ControlPlane, tmp_path: Path) -> None:
+def test_a_signal_ends_it_also_while_it_still_waits_for_the_definitions(
+    plane: ControlPlane, port: int, tmp_path: Path
+) -> None:
     log = tmp_path / "operator.log"
     command = [
         sys.executable, "-m", "recast_operator.entry", "--namespace=demo", f"--kubeconfig={plane.kubeconfig}",
-        f"--metrics-port={free_port()}",
+        f"--metrics-port={port}",
     ]  # fmt: skip
     paths = os.pathsep.join([str(ROOT / part) for part in ("api", "operator")])
     with log.open("w") as stream:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from dev.cluster.ports import held
 from recast_api import names
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -136,10 +137,16 @@ async def test_under_load_a_server_leaves_without_a_failed_request(world: Any, p
     assert expert.lines("stopped")
 
 
-def test_an_expert_whose_foundation_is_out_of_reach_starts_degraded_and_recovers(world: Any, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port on which nobody listens, until the test starts a foundation there."""
+    with held() as number:
+        yield number
+
+
+def test_an_expert_whose_foundation_is_out_of_reach_starts_degraded_and_recovers(
+    world: Any, port: int, tmp_path: Path
+) -> None:
     hasty = tmp_path / "hasty.py"  # the same server with a second of patience instead of thirty
     hasty.write_text(
         "import sys\n"

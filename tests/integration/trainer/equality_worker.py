@@ -16,8 +16,8 @@ from recast_model.embeddings import TableOptimizer
 from recast_model.foundation import FoundationModel
 from recast_model.losses import foundation_loss
 from recast_trainer.evaluation.scoring import score_foundation
-from recast_trainer.training.distributed import process_group
 from recast_trainer.training.loop import global_batches
+from recast_trainer.training.process_group import join_process_group
 from recast_trainer.training.step import Learner
 from recast_trainer.training.stream import open_stream
 
@@ -29,7 +29,7 @@ def main(data: Path, optimizer: str, steps: int, size: int, target: Path) -> Non
         stream.dataset.tasks, dropout=0.0,
     )  # fmt: skip
     sgd = optimizer == "SGD"
-    with process_group() as group:
+    with join_process_group() as group:
         torch.manual_seed(0)
         table = TableOptimizer("SGD", 0.1) if sgd else TableOptimizer(learning_rate=0.03)
         model = FoundationModel(config, torch.from_numpy(stream.items.content_matrix()), table)
@@ -39,10 +39,10 @@ def main(data: Path, optimizer: str, steps: int, size: int, target: Path) -> Non
         before = {name: value.clone() for name, value in model.state_dict().items()}
         requests = torch.arange(len(stream.table)).numpy()
         for chunk in list(global_batches(requests, size))[:steps]:
-            _, batch = stream.share(chunk, config.history_length, group)
+            _, batch = stream.shard(chunk, config.history_length, group)
             learner.step(lambda batch=batch: foundation_loss(model(batch), batch).total)
         scored, tae = score_foundation(model, stream, requests[:100], group)
-        if group.leads:
+        if group.is_leader:
             moved = {f"moved.{name}": value - before[name] for name, value in model.state_dict().items()}
             outputs = {"logits": torch.from_numpy(scored.logits), "tae": torch.from_numpy(tae)}
             save_file({name: value.contiguous() for name, value in (outputs | moved).items()}, target)

@@ -13,8 +13,8 @@ from trainer_support import order, write_synthetic
 
 from recast_api.run import TrainingRun
 from recast_trainer.run import foundation_config
-from recast_trainer.training.distributed import Group
-from recast_trainer.training.loop import FoundationRun, Trained
+from recast_trainer.training.loop import FoundationTrainer, TrainedFoundation
+from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.stream import Stream, open_stream
 
 
@@ -35,21 +35,23 @@ def stream(run: TrainingRun) -> Stream:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(run: TrainingRun, stream: Stream, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Path]:
+def uninterrupted(
+    run: TrainingRun, stream: Stream, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TrainedFoundation, Path]:
     folder = tmp_path_factory.mktemp("whole")
     return start(run, stream, folder).train(), folder
 
 
-def start(run: TrainingRun, stream: Stream, folder: Path) -> FoundationRun:
+def start(run: TrainingRun, stream: Stream, folder: Path) -> FoundationTrainer:
     config = replace(foundation_config(run, stream), dropout=0.2)  # so that equality says something of randomness
-    return FoundationRun(stream, config, run.optimization, Group(), folder, "same")
+    return FoundationTrainer(stream, config, run.optimization, ProcessGroup(), folder, "same")
 
 
-def state(trained: Trained) -> dict[str, torch.Tensor]:
+def state(trained: TrainedFoundation) -> dict[str, torch.Tensor]:
     return trained.model.state_dict()
 
 
-def same(one: tuple[Trained, Path], other: tuple[Trained, Path]) -> None:
+def same(one: tuple[TrainedFoundation, Path], other: tuple[TrainedFoundation, Path]) -> None:
     assert state(one[0]).keys() == state(other[0]).keys()
     for name, value in state(one[0]).items():
         assert torch.equal(value, state(other[0])[name]), name
@@ -61,7 +63,7 @@ def same(one: tuple[Trained, Path], other: tuple[Trained, Path]) -> None:
 
 @pytest.mark.parametrize("segment", [1, 4])
 def test_a_run_killed_between_two_segments_ends_in_the_same_bits(
-    run: TrainingRun, stream: Stream, uninterrupted: tuple[Trained, Path], tmp_path: Path, segment: int
+    run: TrainingRun, stream: Stream, uninterrupted: tuple[TrainedFoundation, Path], tmp_path: Path, segment: int
 ) -> None:
     dying = start(run, stream, tmp_path)
     report = dying._progress
@@ -78,7 +80,7 @@ def test_a_run_killed_between_two_segments_ends_in_the_same_bits(
 
 
 def test_a_run_killed_while_it_learns_repeats_the_segment_without_doubling_a_row(
-    run: TrainingRun, stream: Stream, uninterrupted: tuple[Trained, Path], tmp_path: Path
+    run: TrainingRun, stream: Stream, uninterrupted: tuple[TrainedFoundation, Path], tmp_path: Path
 ) -> None:
     dying = start(run, stream, tmp_path)
     step = dying.learner.step
@@ -99,7 +101,7 @@ def test_a_run_killed_while_it_learns_repeats_the_segment_without_doubling_a_row
 def test_a_run_killed_while_it_writes_a_checkpoint_resumes_from_the_one_before(
     run: TrainingRun,
     stream: Stream,
-    uninterrupted: tuple[Trained, Path],
+    uninterrupted: tuple[TrainedFoundation, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     call: str,

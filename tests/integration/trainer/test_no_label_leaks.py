@@ -12,11 +12,11 @@ from recast_api.run import RecastError
 from recast_trainer.evaluation.scoring import score_foundation
 from recast_trainer.run import foundation_config
 from recast_trainer.tae.log import TaeIndex, TaeRows, concatenate, read
-from recast_trainer.training.distributed import Group
-from recast_trainer.training.loop import FoundationRun
+from recast_trainer.training.loop import FoundationTrainer
+from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.stream import Stream, open_stream
 
-Log = tuple[Stream, FoundationRun, TaeRows]
+Log = tuple[Stream, FoundationTrainer, TaeRows]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Log:
     write_memorisable(root / "data" / "set")
     run = order(root, optimization={"batchSize": 8, "learningRate": "0.01"})
     stream = open_stream(root / "data" / "set", run.data)
-    trainer = FoundationRun(stream, foundation_config(run, stream), run.optimization, Group(), root / "work")
+    trainer = FoundationTrainer(stream, foundation_config(run, stream), run.optimization, ProcessGroup(), root / "work")
     trainer.train()
     parts = read(root / "work" / "tae", "feed", "prequential")
     return stream, trainer, concatenate([rows for _, rows in parts], 8)
@@ -54,7 +54,7 @@ def labels_of(stream: Stream, rows: TaeRows) -> np.ndarray:
 def test_the_log_holds_nothing_of_the_labels_and_tae_made_after_learning_hold_them(trained: Log) -> None:
     stream, trainer, rows = trained
     learned = np.concatenate([stream.requests(segment) for segment in range(trainer.split.learn)])
-    scored, tae = score_foundation(trainer.model, stream, learned, Group())
+    scored, tae = score_foundation(trainer.model, stream, learned, ProcessGroup())
     assert scored.row_ids.tolist() == rows.row_ids.tolist()
     # 700 test rows: the standard deviation of the AUC of a coin flip is 0.022.
     assert abs(probe_auc(rows.tae, labels_of(stream, rows)) - 0.5) < 0.08

@@ -17,11 +17,10 @@ from recast_model.batch import RequestBatch
 from recast_model.features import Request, collate
 from recast_model.inference import embed
 from recast_trainer import cli
-from recast_trainer.failures import TERMINATION_LOG_ENV
 from recast_trainer.publishing.version import ApiError
 from recast_trainer.run import execute
 from recast_trainer.tae import log as tae_log
-from recast_trainer.training.distributed import Group
+from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.stream import open_stream
 
 
@@ -63,7 +62,7 @@ class World:
         self.em1 = self.land(expert_order(root, reference(self.fm1)))
 
     def land(self, run: TrainingRun) -> Manifest:
-        manifest = execute(run, Group(), lambda: self.api)
+        manifest = execute(run, ProcessGroup(), lambda: self.api)
         assert manifest is not None
         return manifest
 
@@ -191,7 +190,7 @@ def test_an_order_that_cannot_be_met_ends_early_with_words_for_the_user(
     world: World, change: dict[str, Any], reason: str, says: str
 ) -> None:
     with pytest.raises(RecastError) as caught:
-        execute(expert_order(world.root, reference(world.fm1), 8, **change), Group(), None)
+        execute(expert_order(world.root, reference(world.fm1), 8, **change), ProcessGroup(), None)
     assert caught.value.termination.reason == reason
     assert says in caught.value.termination.message
     assert not caught.value.termination.retryable
@@ -216,20 +215,20 @@ def test_a_damaged_foundation_is_found_before_anything_is_trained(
         pin["digest"] = world.fm2.digest
     run = expert_order(world.root, pin, 9).model_copy(update={"models_root": str(tmp_path / "models")})
     with pytest.raises(RecastError) as caught:
-        execute(run, Group(), None)
+        execute(run, ProcessGroup(), None)
     assert caught.value.termination.reason == reason
 
 
 def test_a_corrupt_segment_becomes_a_termination_message_that_names_it_and_a_failed_exit(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, tmp_path: Path
 ) -> None:
     shutil.copytree(world.root / "data", tmp_path / "data")
     segment = sorted((tmp_path / "data" / "set" / "segments").iterdir())[2]
     segment.write_bytes(segment.read_bytes()[:100])
     file, log = tmp_path / "run.json", tmp_path / "termination"
     file.write_text(order(tmp_path).model_dump_json(by_alias=True, exclude_none=True))
-    monkeypatch.setenv(TERMINATION_LOG_ENV, str(log))
-    assert cli.main(["run", "--no-publish", "--file", str(file)]) == 1
+    log.touch()
+    assert cli.main(["run", "--no-publish", "--file", str(file)], termination_log=log) == 1
     message = TerminationMessage.decode(log.read_text())
     assert message is not None
     assert (message.reason, message.retryable) == ("CorruptSegment", False)
@@ -242,9 +241,9 @@ def test_an_order_that_is_none_is_a_failed_exit_with_the_reason(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "log"
-    monkeypatch.setenv(TERMINATION_LOG_ENV, str(log))
+    log.touch()
     monkeypatch.setenv("RECAST_RUN", text)
-    assert cli.main(["run"]) == 1
+    assert cli.main(["run"], termination_log=log) == 1
     message = TerminationMessage.decode(log.read_text())
     assert message is not None
     assert message.reason == "BadRun"

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, Field
 
+from recast_api.base import Wire
 from recast_api.crd import FOLDERS, main, render
 from recast_api.resources import KINDS
 from recast_api.structural import structural
@@ -74,6 +75,35 @@ def test_every_list_string_and_map_is_bounded_so_that_rules_and_objects_stay_sma
         or ("additionalProperties" in node and "maxProperties" not in node)
     ]
     assert unbounded == []
+
+
+def test_every_field_and_every_item_of_a_list_or_map_says_what_it_is() -> None:
+    assert [where for where, node in _nodes() if not node.get("description", "").strip()] == []
+
+
+def test_a_field_is_described_by_its_own_words_and_else_by_its_types() -> None:
+    class Part(Wire):
+        """A part."""
+
+    class Whole(Wire):
+        """A whole."""
+
+        plain: Part
+        told: Part
+        """The first part."""
+        many: Annotated[list[Part], Field(default_factory=list, max_length=2)]
+        """All parts.
+
+        Only the first paragraph is for users.
+        """
+
+    fields = structural(Whole)["properties"]
+    assert [fields[name]["description"] for name in ("plain", "told", "many")] == [
+        "A part.",
+        "The first part.",
+        "All parts.",
+    ]
+    assert fields["many"]["items"]["description"] == "A part."
 
 
 def test_no_spec_holds_a_floating_point_number() -> None:

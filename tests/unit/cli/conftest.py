@@ -23,7 +23,7 @@ def expert() -> Expert:
             "surface": name,
             "tasks": [{"name": "click"}],
             "training": TRAINING,
-            "serving": {"image": "recast/server:1", "replicas": 4},
+            "serving": {"image": "recast.invalid/server:1", "replicas": 4},
         }
         return ExpertModel.model_validate(
             {"metadata": {"name": name, "generation": generation}, "spec": spec, "status": status}
@@ -39,7 +39,7 @@ def foundation() -> Foundation:
             "storage": CLAIM,
             "data": {**CLAIM, "path": "stream"},
             "training": TRAINING,
-            "serving": {"image": "recast/server:1"},
+            "serving": {"image": "recast.invalid/server:1"},
             "fleet": {"pilots": ["reels"], "maxConcurrentRefreshes": 2},
         }
         return FoundationModel.model_validate(

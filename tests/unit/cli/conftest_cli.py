@@ -8,7 +8,7 @@ DIGEST = "sha256:" + "ab" * 32
 T0 = "2026-03-01T12:00:00Z"
 T1 = "2026-03-01T12:01:00Z"
 CLAIM = {"persistentVolumeClaim": {"claimName": "models"}}
-TRAINING = {"image": "recast/trainer:1"}
+TRAINING = {"image": "recast.invalid/trainer:1"}
 
 
 def condition(kind: str, status: str, reason: str, message: str = "") -> dict[str, Any]:
@@ -20,7 +20,7 @@ def pin(version: int) -> dict[str, Any]:
 
 
 def revision(name: str, version: int, foundation: int, **more: Any) -> dict[str, Any]:
-    serving = {"image": "recast/server:1", "replicas": 4}
+    serving = {"image": "recast.invalid/server:1", "replicas": 4}
     base = {"revision": name, "version": version, "digest": DIGEST, "path": f"em/reels/u/v{version}", "since": T0}
     return {**base, "foundation": pin(foundation), "serving": serving, "replicas": 4, "readyReplicas": 4, **more}
 

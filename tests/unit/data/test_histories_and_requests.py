@@ -109,7 +109,6 @@ def test_a_snapshot_answers_as_the_log_does_at_its_instant(
     for user in range(1, 6):
         (start,), (length,) = log.window(np.array([user]), np.array([0]), np.array([START + time]), limit)
         assert snapshot.lookup(user).times.tolist() == log.events.times[start : start + length].tolist()
-        assert snapshot.known(user) == (length > 0)
 
 
 def test_the_trainers_batch_is_the_servers_batch() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from dev.demo import facts, questions, reconcile, render, scenario, target, volumes
+from dev.demo import facts, install, questions, reconcile, render, scenario, target, volumes
 from dev.demo.traffic import Counts, reports
+from recast_api.names import RUN_AS_USER
 from recast_api.resources import ExpertModel, FoundationModel
 from recast_cli.world import World, parse
 
@@ -108,18 +109,18 @@ def test_every_example_is_valid_names_no_namespace_and_only_known_images(path: P
             assert document["spec"]["storageClassName"] == "shared"
 
 
-@pytest.mark.parametrize("telling", scenario.SCENARIOS.values(), ids=lambda telling: telling.name)
-def test_every_file_of_a_scenario_exists(telling: scenario.Scenario) -> None:
-    names = [*telling.first_files, f"{telling.foundation}-v2.yaml", f"{telling.worse}-worse.yaml"]
-    names += [f"{telling.pilot}-bad-image.yaml", *([telling.stream_job] if telling.stream_job else [])]
-    assert [name for name in names if not telling.file(name).exists()] == []
+@pytest.mark.parametrize("chosen", scenario.SCENARIOS.values(), ids=lambda chosen: chosen.name)
+def test_every_file_of_a_scenario_exists(chosen: scenario.Scenario) -> None:
+    names = [*chosen.first_files, f"{chosen.foundation}-v2.yaml", f"{chosen.worse}-worse.yaml"]
+    names += [f"{chosen.pilot}-bad-image.yaml", *([chosen.stream_job] if chosen.stream_job else [])]
+    assert [name for name in names if not chosen.file(name).exists()] == []
 
 
 def test_an_image_that_the_cluster_lacks_is_named_with_what_to_do() -> None:
     with pytest.raises(
-        render.UnknownImageError, match=r"no image for recast/trainer: known are server; .*TRAINER_IMAGE"
+        render.UnknownImageError, match=r"no image for recast.invalid/trainer: known are server; .*TRAINER_IMAGE"
     ):
-        render.render("image: recast/trainer:0.1.0", {"server": "x"})
+        render.render("image: recast.invalid/trainer:0.1.0", {"server": "x"})
 
 
 def test_the_worse_example_differs_from_the_good_one_only_in_its_learning_rate() -> None:
@@ -158,6 +159,13 @@ def test_another_cluster_needs_images_that_it_can_pull(monkeypatch: pytest.Monke
         target.TargetError, match=r"CONTEXT=prod also needs OPERATOR_IMAGE, .*STORAGE_CLASS, PROMETHEUS"
     ):
         target.choose({"CONTEXT": "prod"})
+
+
+def test_the_demos_namespaces_are_marked_as_its_own_and_enforce_pod_security() -> None:
+    labels = install._namespace("x")["metadata"]["labels"]  # type: ignore[index]
+    assert labels[target.OWN_LABEL] == "true"
+    modes = ("enforce", "warn", "audit")
+    assert {labels[f"pod-security.kubernetes.io/{mode}"] for mode in modes} == {"restricted"}
 
 
 def executable(path: Path) -> Path:
@@ -227,12 +235,20 @@ def test_nothing_is_true_of_an_empty_world() -> None:
     assert not facts.observed(None)
 
 
+def test_the_job_that_writes_the_data_runs_as_the_user_of_its_image() -> None:
+    chosen = scenario.SYNTHETIC
+    assert chosen.stream_job is not None
+    pod = yaml.safe_load(chosen.file(chosen.stream_job).read_text())["spec"]["template"]["spec"]
+    wanted = dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), RUN_AS_USER)
+    assert wanted.items() <= pod["securityContext"].items()
+
+
 def test_the_questions_come_from_the_same_stream_as_the_jobs_data() -> None:
-    telling = scenario.SYNTHETIC
-    assert telling.stream_job is not None
-    job = yaml.safe_load(telling.file(telling.stream_job).read_text())
+    chosen = scenario.SYNTHETIC
+    assert chosen.stream_job is not None
+    job = yaml.safe_load(chosen.file(chosen.stream_job).read_text())
     (container,) = job["spec"]["template"]["spec"]["containers"]
-    assert container["command"][3:-2] == ["synthetic", *telling.data_arguments]
+    assert container["command"][3:-2] == ["synthetic", *chosen.data_arguments]
 
 
 def test_questions_are_sorted_by_surface_and_the_newest_are_kept() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dev import bootstrap, launch
+from dev import launch, venv
 from dev.launch import Preparation, PreparationError, Task
 
 GOOD, BAD = ("platform",), ("no_such_module_at_all",)
@@ -100,12 +100,12 @@ def test_a_tier_that_cannot_run_is_named_at_the_end_of_a_persons_run_and_fails_c
 
 @pytest.mark.parametrize("uv", ["/usr/bin/uv", None])
 def test_the_environment_is_made_from_the_constraints_with_and_without_uv(uv: str | None) -> None:
-    install = bootstrap.commands(uv)[-1]
+    install = venv.commands(uv)[-1]
     assert install[install.index("-c") + 1] == "constraints.txt"
-    assert install[-1] == f".[{bootstrap.EXTRAS}]"
+    assert install[-1] == f".[{venv.EXTRAS}]"
     assert (install[0] == uv) is (uv is not None)
 
 
 def test_constraints_hold_names_and_versions_and_no_addresses() -> None:
-    lines = (bootstrap.REPOSITORY / "constraints.txt").read_text().splitlines()
+    lines = (venv.REPOSITORY / "constraints.txt").read_text().splitlines()
     assert all("==" in line and "/" not in line and "@" not in line for line in lines if not line.startswith("#"))

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from dev.cluster import assets, bootstrap, components, golang, layout
+from dev.cluster import addons, assets, components, golang, layout, oci
 from dev.cluster.discovery import targets
 from dev.cluster.paths import content_hash
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> layout.Layout:
-    return layout.Layout(state=tmp_path, id="0123abcd", slot=7)
+def here(tmp_path: Path) -> layout.ClusterLayout:
+    return layout.ClusterLayout(state=tmp_path, id="0123abcd", slot=7)
 
 
 def pod(**changes: object) -> dict[str, object]:
@@ -53,7 +53,7 @@ def test_a_taken_subnet_is_stepped_over(tmp_path: Path, monkeypatch: pytest.Monk
     assert layout.load(tmp_path).slot == (wanted.slot + 1) % 256
 
 
-def test_the_names_of_interfaces_fit_the_kernels_limit(here: layout.Layout) -> None:
+def test_the_names_of_interfaces_fit_the_kernels_limit(here: layout.ClusterLayout) -> None:
     assert len(here.link) <= 15
 
 
@@ -79,13 +79,17 @@ def test_other_pods_are_left_alone(silent: dict[str, object]) -> None:
     assert targets([silent]) == []
 
 
-def test_prometheus_lets_no_pod_override_the_labels_that_say_which_it_is(here: layout.Layout, tmp_path: Path) -> None:
+def test_prometheus_lets_no_pod_override_the_labels_that_say_which_it_is(
+    here: layout.ClusterLayout, tmp_path: Path
+) -> None:
     components.prometheus(here, tmp_path)
     config = json.loads((tmp_path / "prometheus.json").read_text())
     assert [job["honor_labels"] for job in config["scrape_configs"]] == [False]
 
 
-def test_components_start_after_what_they_need_and_so_stop_before_it(here: layout.Layout, tmp_path: Path) -> None:
+def test_components_start_after_what_they_need_and_so_stop_before_it(
+    here: layout.ClusterLayout, tmp_path: Path
+) -> None:
     parts = components.node(here, tmp_path, tmp_path)
     seen: set[str] = set()
     for part in parts:
@@ -93,12 +97,12 @@ def test_components_start_after_what_they_need_and_so_stop_before_it(here: layou
         seen.add(part.name)
 
 
-def test_no_component_is_told_to_listen_on_every_address(here: layout.Layout, tmp_path: Path) -> None:
+def test_no_component_is_told_to_listen_on_every_address(here: layout.ClusterLayout, tmp_path: Path) -> None:
     for part in components.node(here, tmp_path, tmp_path):
         assert not [word for word in part.argv if "0.0.0.0" in word or "[::]" in word], part.name
 
 
-def test_the_kubelet_trusts_nobody_without_asking_the_apiserver(here: layout.Layout, tmp_path: Path) -> None:
+def test_the_kubelet_trusts_nobody_without_asking_the_apiserver(here: layout.ClusterLayout, tmp_path: Path) -> None:
     components.kubelet(here, tmp_path)
     config = json.loads((tmp_path / "kubelet.json").read_text())
     assert config["authentication"]["anonymous"] == {"enabled": False}
@@ -107,8 +111,8 @@ def test_the_kubelet_trusts_nobody_without_asking_the_apiserver(here: layout.Lay
     socket.inet_aton(config["address"])
 
 
-def test_the_marker_that_disruptive_tests_look_for_carries_the_clusters_id(here: layout.Layout) -> None:
-    (marker,) = [item for item in bootstrap.objects(here)["items"] if item["metadata"]["name"] == bootstrap.MARKER]
+def test_the_marker_that_disruptive_tests_look_for_carries_the_clusters_id(here: layout.ClusterLayout) -> None:
+    (marker,) = [item for item in addons.objects(here)["items"] if item["metadata"]["name"] == addons.MARKER]
     assert marker["metadata"]["namespace"] == "kube-system"
     assert marker["data"]["id"] == here.id
 
@@ -129,6 +133,12 @@ def test_go_is_the_machines_own_or_the_fetched_one_where_that_is_missing_or_too_
     command.chmod(0o755)
     monkeypatch.setattr(golang, "own", lambda: str(command) if own else None)
     assert golang.go() == str(command if own == "go1.26.2" else fetched)
+
+
+def test_of_every_image_the_newest_two_are_kept_whatever_registry_they_were_named_for() -> None:
+    refs = ["old.local/torch:1", "new.invalid/torch:2", "new.invalid/server:1", "new.invalid/torch:3"]
+    entries = [{"annotations": {"org.opencontainers.image.ref.name": ref}} for ref in refs]
+    assert oci._newest(entries) == entries[1:]
 
 
 def test_of_what_was_built_for_earlier_versions_one_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

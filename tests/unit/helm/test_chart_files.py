@@ -26,12 +26,26 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> set[str]:
     return found
 
 
-def test_chart_distribution_and_default_image_have_one_version() -> None:
+def test_chart_and_distribution_have_one_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == project["version"]
-    assert values["operator"]["image"].endswith(f":{project['version']}")
+
+
+FOR_USERS = [
+    path
+    for place in ("examples", "helm", "docs", "README.md", "CONTRIBUTING.md")
+    for path in ([ROOT / place] if (ROOT / place).is_file() else sorted((ROOT / place).rglob("*")))
+    if path.is_file() and path.suffix in (".yaml", ".md", "") and "crds" not in path.parts
+]
+IMAGE = re.compile(r"""(?:\bimage["']?\s*[:=]\s*|\bARG BASE=)["']?([^\s"',}]+/[^\s"',}]+)""")
+OWNED_BY_NO_STRANGER = re.compile(r"recast\.invalid/|([\w-]+\.)*example\.com/|\$\{?REGISTRY\}?/")
+
+
+def test_no_file_for_users_names_an_image_that_a_stranger_could_push() -> None:
+    named = {(path, image) for path in FOR_USERS for image in IMAGE.findall(path.read_text())}
+    assert {path.name for path, _ in named} >= {"reels.yaml", "Dockerfile", "README.md"}
+    assert {(str(path), image) for path, image in named if not OWNED_BY_NO_STRANGER.match(image)} == set()
 
 
 def test_every_value_is_used_by_a_template() -> None:
@@ -62,6 +76,11 @@ def test_every_value_is_explained_by_a_comment_near_it() -> None:
 @pytest.mark.parametrize("name", [names.TRAINER_SERVICE_ACCOUNT, names.SERVER_SERVICE_ACCOUNT])
 def test_the_chart_makes_the_service_accounts_that_pods_are_given(name: str) -> None:
     assert f"name: {name}\n" in (CHART / "templates" / "workloads.yaml").read_text()
+
+
+def test_the_operator_runs_as_the_user_of_its_image() -> None:
+    text = (CHART / "templates" / "deployment.yaml").read_text()
+    assert re.findall(r"runAs(?:User|Group): (\d+)", text) == [str(names.RUN_AS_USER)] * 2
 
 
 def test_the_constraints_hold_versions_only_and_no_addresses() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from recast_api import names
+
 ROOT = Path(__file__).resolve().parents[3]
 RUN_BY_PODS = ("operator", "trainer", "server")
 BUILD_TOOLS = re.compile(r"\b(gcc|g\+\+|make|build-essential|python3-dev|python3-pip|pip install|uv pip)\b")
@@ -31,9 +33,14 @@ def test_no_stage_stands_on_anything_but_an_argument_or_another_stage(name: str)
 def test_the_final_stage_installs_nothing_and_runs_as_a_number(name: str) -> None:
     final = _stages(name)[-1]
     assert not BUILD_TOOLS.search(final)
-    assert re.search(r"^USER 65532:65532$", final, flags=re.MULTILINE)
+    assert re.search(rf"^USER {names.RUN_AS_USER}:{names.RUN_AS_USER}$", final, flags=re.MULTILINE)
     assert re.search(r'^ENTRYPOINT \["python", "-m", "recast_\w+(\.\w+)*"\]$', final, flags=re.MULTILINE)
     assert "org.opencontainers.image.title=" in final
+
+
+def test_the_base_image_knows_the_user_by_number() -> None:
+    base = "\n".join(_stages("base"))
+    assert re.findall(r"recast:x:(\d+):", base) == [str(names.RUN_AS_USER)] * 2  # in /etc/passwd and /etc/group
 
 
 @pytest.mark.parametrize("name", RUN_BY_PODS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 
@@ -65,18 +65,18 @@ def content() -> torch.Tensor:
 def foundation(block: Block = "DLRMv3", optimizer: TableOptimizer | None = None, **changes: object) -> FoundationModel:
     torch.manual_seed(1)
     model = FoundationModel(foundation_config(block, **changes), content(), optimizer)
-    stir(model)
+    randomize(model)
     return model.eval()
 
 
 def expert(block: Block = "DLRMv3", optimizer: TableOptimizer | None = None, **changes: object) -> ExpertModel:
     torch.manual_seed(2)
     model = ExpertModel(expert_config(block, **changes), content(), optimizer)
-    stir(model)
+    randomize(model)
     return model.eval()
 
 
-def stir(model: FoundationModel | ExpertModel) -> None:
+def randomize(model: FoundationModel | ExpertModel) -> None:
     """Give tables and biases, which start at zero, values: a zero would hide a wrong term."""
     with torch.no_grad():
         for _, table in model.tables():
@@ -109,6 +109,12 @@ def batch(size: int = 5, candidates: int = 4, history: int = HISTORY, seed: int 
         labels=integers(0, 2, size, candidates, len(TASKS)).float(),
         label_mask=integers(0, 4, size, candidates, len(TASKS)) > 0,
     )
+
+
+def only(values: RequestBatch, place: int) -> RequestBatch:
+    """The one request at a place, with the same padding."""
+    present = {entry.name: getattr(values, entry.name) for entry in fields(values)}
+    return RequestBatch(**{name: value[place : place + 1] for name, value in present.items() if value is not None})
 
 
 def widen(values: RequestBatch, extra: int) -> RequestBatch:

@@ -7,22 +7,22 @@ from typing import get_args
 
 import pytest
 import torch
-from model_builders import HISTORY, batch, foundation, widen
+from model_builders import HISTORY, batch, foundation, only, widen
 from torch import Tensor
 
 from recast_model.config import Block
-from recast_model.hstu import HstuLayer, Sequence
-from recast_model.ops.jagged import Layout
+from recast_model.hstu import HstuLayer, TokenRows
+from recast_model.ops.jagged import JaggedLayout
 
 both_forms = pytest.mark.parametrize("block", get_args(Block))
 
 
-def block_rows(seed: int, lengths: list[int], width: int, dim: int = 16, candidates: int = 3) -> Sequence:
+def block_rows(seed: int, lengths: list[int], width: int, dim: int = 16, candidates: int = 3) -> TokenRows:
     g = torch.Generator().manual_seed(seed)
     sizes = torch.tensor(lengths)
-    layout = Layout.of(sizes, width)
+    layout = JaggedLayout.of(sizes, width)
     times = torch.randint(0, 86_400_000, (len(lengths), width), generator=g).sort(1).values
-    return Sequence(
+    return TokenRows(
         history=torch.randn(int(sizes.sum()), dim, generator=g),
         candidates=torch.randn(len(lengths), candidates, dim, generator=g),
         layout=layout,
@@ -90,7 +90,7 @@ def test_a_candidate_sees_every_event_of_its_own_history_and_of_no_other(block: 
 def test_padding_does_not_change_a_result(block: Block) -> None:
     model, one = foundation(block, history_length=40), batch()
     torch.testing.assert_close(model.tae(one), model.tae(widen(one, 20)), atol=1e-6, rtol=1e-5)
-    alone = model.tae(one.slice(2, 3))
+    alone = model.tae(only(one, 2))
     torch.testing.assert_close(model.tae(one)[2:3], alone, atol=1e-6, rtol=1e-5)
 
 
@@ -99,7 +99,7 @@ def test_padding_does_not_change_a_result(block: Block) -> None:
 def test_the_divisor_is_the_configured_constant_and_never_the_batch(block: Block) -> None:
     rows = block_rows(0, [3], 3)
     wide = replace(
-        rows, layout=Layout.of(rows.lengths, 9), history_times=torch.nn.functional.pad(rows.history_times, (0, 6))
+        rows, layout=JaggedLayout.of(rows.lengths, 9), history_times=torch.nn.functional.pad(rows.history_times, (0, 6))
     )
     same, padded = layer(block)(rows, last=False), layer(block)(wide, last=False)
     torch.testing.assert_close(same, padded, atol=1e-6, rtol=1e-5)
@@ -129,7 +129,7 @@ def test_a_history_of_one_event_is_normed_as_fully_as_a_long_one(block: Block, n
 
 @torch.no_grad()
 def test_the_op_agrees_with_one_masked_matrix_over_all_rows() -> None:
-    from recast_model.ops.hstu_attention import Bias, Heads, hstu_attention
+    from recast_model.ops.hstu_attention import QKV, ScoreBias, hstu_attention
 
     g = torch.Generator().manual_seed(5)
     n, m, length, d = 6, 3, 4, 5
@@ -140,7 +140,7 @@ def test_the_op_agrees_with_one_masked_matrix_over_all_rows() -> None:
     hq, hk, hv, cq, ck, cv = rows(n), rows(n), rows(n), rows(m), rows(m), rows(m)
     for part in (hq, hk, hv):
         part[:, :, length:] = 0
-    attended, out = hstu_attention(Heads(hk, hv, hq), Heads(ck, cv, cq), scale=0.5, attn_norm_len=7, bias=Bias())
+    attended, out = hstu_attention(QKV(hk, hv, hq), QKV(ck, cv, cq), scale=0.5, attn_norm_len=7, bias=ScoreBias())
     q, k, v = torch.cat([hq, cq], 2), torch.cat([hk, ck], 2), torch.cat([hv, cv], 2)
     place = torch.arange(n + m)
     past = place[None, :] < n

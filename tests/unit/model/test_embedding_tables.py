@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from recast_api.run import RecastError
-from recast_model.distributed import gather_rows
+from recast_model.distributed import gather_rows, sum_gradients, sum_over_ranks
 from recast_model.embeddings import EmbeddingTable, TableOptimizer
 
 ROWS, DIM = 40, 8
@@ -46,6 +46,36 @@ def test_rowwise_adagrad_agrees_with_a_dense_reference() -> None:
         weight = weight - 0.1 * gradient / (squares.sqrt() + ADAGRAD.eps)[:, None]
     torch.testing.assert_close(one.weight, weight, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(one.optimizer_state()["momentum1"].flatten(), squares, atol=1e-5, rtol=1e-5)
+
+
+def test_the_first_two_adagrad_updates_are_those_worked_out_by_hand() -> None:
+    one = EmbeddingTable("items", 3, 4, ADAGRAD).train()
+    one.weight[2] = torch.tensor([1.0, -1.0, 0.0, 0.0])
+    (one(torch.tensor([2])) * torch.tensor([3.0, 4.0, 0.0, 5.0])).sum().backward()
+    one.step()  # squares: (9 + 16 + 25) / 4 = 12.5, one number per row; step: 0.1 * gradient / sqrt(12.5)
+    expected = torch.tensor([1.0, -1.0, 0.0, 0.0]) - torch.tensor([0.3, 0.4, 0.0, 0.5]) / 12.5**0.5
+    torch.testing.assert_close(one.weight[2], expected)
+    # Twice in one batch, and once more in another lookup: one gradient (6, 0, 0, 0), whose square is 36 / 4.
+    (one(torch.tensor([2, 2])) * torch.tensor([[1.0, 2.0, 0.0, 0.0], [2.0, -1.0, 0.0, 0.0]])).sum().backward()
+    (one(torch.tensor([[2]])) * torch.tensor([3.0, -1.0, 0.0, 0.0])).sum().backward()
+    one.step()
+    torch.testing.assert_close(one.weight[2], expected - torch.tensor([0.6 / (12.5 + 9) ** 0.5, 0.0, 0.0, 0.0]))
+    torch.testing.assert_close(one.optimizer_state()["momentum1"].flatten(), torch.tensor([0.0, 0.0, 21.5]))
+    assert not one.weight[:2].any()
+
+
+def test_adagrads_defaults_are_a_rate_of_a_twentieth_and_an_eps_of_a_hundred_millionth() -> None:
+    one = EmbeddingTable("items", 2, 4, TableOptimizer()).train()
+    (one(torch.tensor([1])) * 1e-8).sum().backward()
+    one.step()  # sqrt(1e-16) + 1e-8: eps halves the step
+    torch.testing.assert_close(one.weight[1], torch.full((4,), -0.05 / 2))
+
+
+def test_plain_gradient_descent_moves_by_rate_times_gradient() -> None:
+    one = EmbeddingTable("items", 2, 4, SGD).train()
+    (one(torch.tensor([1])) * torch.tensor([3.0, -4.0, 0.0, 1.0])).sum().backward()
+    one.step()
+    torch.testing.assert_close(one.weight[1], torch.tensor([-0.3, 0.4, 0.0, -0.1]))
 
 
 def test_sgd_shows_the_scale_of_a_gradient_that_adagrad_hides() -> None:
@@ -87,6 +117,15 @@ def test_gradients_of_strided_ids_reach_the_right_rows() -> None:
     assert moved.nonzero().flatten().tolist() == list(range(1, 20, 2))
 
 
+def test_strided_ids_and_gradients_are_packed_before_the_fused_update_reads_them() -> None:
+    one, packed = table(SGD), table(SGD)
+    ids, gradients = torch.arange(1, 21), torch.arange(20 * DIM).view(DIM, 20).float().t()
+    one._update(ids[::2], gradients[::2])
+    packed._update(ids[::2].clone(), gradients[::2].clone(memory_format=torch.contiguous_format))
+    assert torch.equal(one.weight, packed.weight)
+    assert (one.weight != table(SGD).weight).any(1).nonzero().flatten().tolist() == list(range(1, 21, 2))
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_a_gradient_that_is_not_finite_stops_the_update_and_leaves_the_table_alone(bad: float) -> None:
     one = table()
@@ -112,6 +151,40 @@ def test_the_padding_row_stays_zero() -> None:
 def test_an_id_outside_the_table_is_named() -> None:
     with pytest.raises(IndexError, match=r"rows 0\.\.39, asked for 40"):
         table()(torch.tensor([1, 40]))
+
+
+@pytest.mark.parametrize("place", [-1, -40])
+def test_a_negative_id_does_not_count_from_the_end(place: int) -> None:
+    with pytest.raises(IndexError, match=r"rows 0\.\.39"):
+        table()(torch.tensor([1, place]))
+
+
+def test_no_ids_at_all_are_no_error() -> None:
+    assert table()(torch.empty(2, 0, dtype=torch.int64)).shape == (2, 0, DIM)
+
+
+def test_a_lookup_without_gradient_leaves_nothing_to_update_and_a_discarded_one_neither() -> None:
+    one = table()
+    before = one.weight.clone()
+    with torch.no_grad():
+        assert not one(torch.tensor([1])).requires_grad
+    one(torch.tensor([2])).sum().backward()
+    one.discard()
+    one.step()
+    assert torch.equal(one.weight, before)
+
+
+def test_a_table_without_an_optimiser_cannot_be_stepped() -> None:
+    with pytest.raises(RuntimeError, match='table "items" was made without an optimiser'):
+        table(None).step()
+
+
+def test_an_optimiser_state_of_another_table_does_not_fit() -> None:
+    with pytest.raises(ValueError, match='state of table "items" does not fit'):
+        table().load_optimizer_state({})
+    with pytest.raises(ValueError, match="does not fit"):
+        table().load_optimizer_state({"momentum1": torch.zeros(ROWS + 1)})
+    assert table(SGD).optimizer_state() == {}
 
 
 def test_evaluation_leaves_nothing_to_update() -> None:
@@ -153,8 +226,27 @@ def _rank(rank: int, folder: str) -> None:
         mine = ids[:2] if rank == 0 else ids[2:]  # uneven shares with common rows
         learn(one, mine, target)
     torch.save(one.weight, f"{folder}/{rank}.pt")
-    gathered, _ = gather_rows(torch.arange(rank), torch.zeros(rank, 2))
-    assert gathered.tolist() == [0]
+    ids, values = gather_rows(torch.arange(rank) + 5, torch.full((rank, 2), 7.0))
+    assert ids.tolist() == [5]
+    assert values.tolist() == [[7.0, 7.0]]
+    assert len(gather_rows(torch.empty(0, dtype=torch.int64), torch.zeros(0, 2))[0]) == 0
+    mine = torch.tensor([1.0, 10.0]) * (rank + 1)
+    assert sum_over_ranks(mine).tolist() == [3.0, 30.0]
+    assert mine.tolist() == [rank + 1, 10 * (rank + 1)]  # the argument is left as it was
+    with_gradient, without, frozen = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
+    frozen.requires_grad_(False)
+    with_gradient.grad = torch.tensor([1.0, 2.0]) * (rank + 1)
+    without.grad = None if rank else torch.tensor([4.0, 5.0])
+    sum_gradients([frozen, with_gradient, without])
+    assert frozen.grad is None
+    assert with_gradient.grad.tolist() == [3.0, 6.0]
+    assert without.grad is not None
+    assert without.grad.tolist() == [4.0, 5.0]
+    bad = table()
+    (bad(torch.tensor([rank + 1])) * (float("inf") if rank else 1.0)).sum().backward()
+    with pytest.raises(RecastError, match="not finite"):  # on both, though one gradient alone is bad
+        bad.step()
+    assert torch.equal(bad.weight, table().weight)
     dist.destroy_process_group()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -68,9 +69,9 @@ def test_every_parameter_of_the_foundation_learns(block: Block) -> None:
 
 @both_forms
 def test_every_parameter_of_an_expert_learns_and_nothing_reaches_the_foundation(block: Block) -> None:
-    lender, reader = foundation(block, TableOptimizer()).train(), expert(block, TableOptimizer()).train()
+    source, reader = foundation(block, TableOptimizer()).train(), expert(block, TableOptimizer()).train()
     one = batch(size=24, seed=7)
-    tae = lender(one).tae
+    tae = source(one).tae
     assert tae.requires_grad
     present = torch.arange(24) % 3 > 0
     logits = reader(one, tae, present)
@@ -78,8 +79,8 @@ def test_every_parameter_of_an_expert_learns_and_nothing_reaches_the_foundation(
     still = [n for n, p in reader.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # One surface's expert still meets every surface and task in shared vocabularies; this batch holds them all.
     assert still == []
-    assert all(p.grad is None for p in lender.parameters())
-    assert all(out.grad is None for _, table in lender.tables() for _, out in table._pending)
+    assert all(p.grad is None for p in source.parameters())
+    assert all(out.grad is None for _, table in source.tables() for _, out in table._pending)
 
 
 @torch.no_grad()
@@ -102,14 +103,6 @@ def test_a_missing_tae_that_is_not_a_number_does_not_poison_gradients() -> None:
     present = torch.arange(5) > 0
     expert_loss(model(one, tae, present), one, model.config.task_columns).total.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-
-
-@torch.no_grad()
-def test_the_score_is_the_weighted_sum_of_probabilities() -> None:
-    model = expert()
-    logits = torch.tensor([[[0.0, 0.0], [2.0, -2.0]]])
-    p = torch.sigmoid(torch.tensor([2.0, -2.0]))
-    torch.testing.assert_close(model.score(logits), torch.tensor([[0.75, float(p[0] + 0.5 * p[1])]]))
 
 
 @torch.no_grad()
@@ -152,10 +145,13 @@ def test_a_masked_candidate_weighs_nothing_and_the_loss_is_a_mean_over_labels() 
     mask = one.candidate_mask.clone()
     mask[:, 2:] = False
     half = replace(one, candidate_mask=mask)
-    loss = foundation_loss(model(half), half)
+    output = model(half)
+    loss = foundation_loss(output, half)
     assert one.label_mask is not None
     assert int(loss.valid) == int(one.label_mask[:, :2].sum())
-    expected = (loss.main_sum + 0.2 * loss.aux_sum) / loss.valid
+    assert one.labels is not None
+    aux = masked_bce_sum(output.aux_logits, one.labels, one.label_mask & mask[..., None])
+    expected = (loss.main_sum + 0.2 * aux.detach()) / loss.valid
     torch.testing.assert_close(loss.total.detach(), expected)
 
 
@@ -166,6 +162,12 @@ def test_alignment_logits_come_from_the_heads_of_the_requests_own_surface() -> N
     model.align[1] += 1
     moved = (model(one).aux_logits != before).any(-1).any(-1)
     assert torch.equal(moved, one.surfaces == 1)
+
+
+def test_the_alignment_loss_moves_the_embedding_and_not_its_own_heads_alone() -> None:
+    model, one = foundation(optimizer=TableOptimizer()).train(), batch()
+    moved = torch.autograd.grad(model(one).aux_logits.sum(), list(model.embed.parameters()))
+    assert all(gradient.abs().sum() > 0 for gradient in moved)
 
 
 @pytest.mark.parametrize("config", [foundation_config(), expert_config(), foundation_config("Research")])
@@ -179,6 +181,29 @@ def test_a_configuration_with_other_fields_is_refused_by_name() -> None:
     del values["attn_norm_len"]
     with pytest.raises(RecastError, match="attn_norm_len"):
         FoundationConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("make", [foundation_config, expert_config])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dim": 10, "heads": 3}, "dim 10 is not a multiple of heads 3"),
+        ({"dim": 10, "heads": 2}, "dim 10 is not a multiple of 4: the embedding tables need it"),
+        ({"attn_norm_len": 0}, "attn_norm_len must be at least 1, not 0"),
+        ({"block": "Softmax"}, 'block "Softmax" is neither Research nor DLRMv3'),
+        ({"tasks": ()}, "at least one task"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused_before_it_is(
+    make: Callable[..., object], changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        make(**changes)
+
+
+def test_an_experts_tasks_are_columns_of_the_foundations_in_the_experts_order() -> None:
+    config = expert_config(surface="ads", tasks=(ExpertTask("purchase"), ExpertTask("click")))
+    assert (config.surface_index, config.task_columns) == (2, (2, 0))
 
 
 def test_an_expert_configuration_names_what_the_foundation_lacks() -> None:
@@ -207,7 +232,7 @@ def test_a_saved_foundation_answers_as_before(tmp_path: Path) -> None:
     assert loaded.items.index(np.array([10, 59, 60])).tolist() == [1, 50, 0]
     assert len(loaded.history.lookup(3)) == 3
     assert len(loaded.history.lookup(4)) == 0
-    assert loaded.history.known(8)
+    assert len(loaded.history.lookup(8)) == 1
     assert loaded.config.surfaces == SURFACES
 
 

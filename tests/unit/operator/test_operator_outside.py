@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import ssl
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 from aiohttp import ClientSession, web
-from aiohttp.test_utils import TestServer, unused_port
+from aiohttp.test_utils import TestServer
 
+from dev.cluster.ports import held
 from recast_operator.adapters import errors
 from recast_operator.adapters.credentials import Credentials, from_kubeconfig, in_cluster
 from recast_operator.adapters.kube import FOUNDATIONS, PODS, HttpRequester, Kube, Request, error_of
@@ -22,6 +24,13 @@ from recast_operator.liveness import Liveness, serve
 from recast_operator.metrics import Metrics
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port on which nobody listens, unless the test does."""
+    with held() as number:
+        yield number
 
 
 def vector(*values: str) -> dict[str, Any]:
@@ -69,8 +78,8 @@ async def test_queries_are_asked_at_the_plans_time_and_each_once() -> None:
     assert "parse error" in samples["bad"].error
 
 
-async def test_a_prometheus_that_is_not_there_is_no_data_and_never_an_error() -> None:
-    gone = Prometheus(f"http://127.0.0.1:{unused_port()}")
+async def test_a_prometheus_that_is_not_there_is_no_data_and_never_an_error(port: int) -> None:
+    gone = Prometheus(f"http://127.0.0.1:{port}")
     sample = await gone.sample("up", NOW)
     await gone.close()
     assert sample.value is None
@@ -105,11 +114,9 @@ def test_a_write_that_names_another_objects_uid_is_a_conflict_and_no_mistake_in_
     assert type(error_of(422, json.dumps({"message": words}), "PATCH /x")) is errors.Conflict
 
 
-async def test_a_write_that_got_no_answer_has_an_unknown_outcome_and_a_read_has_none() -> None:
+async def test_a_write_that_got_no_answer_has_an_unknown_outcome_and_a_read_has_none(port: int) -> None:
     counted: list[tuple[str, str]] = []
-    requester = HttpRequester(
-        Credentials(f"http://127.0.0.1:{unused_port()}"), lambda verb, code: counted.append((verb, code))
-    )
+    requester = HttpRequester(Credentials(f"http://127.0.0.1:{port}"), lambda verb, code: counted.append((verb, code)))
     for method, unknown in (("GET", False), ("POST", True)):
         with pytest.raises(errors.Transient) as caught:
             await requester.send(Request(method, "/x", body={} if unknown else None))
@@ -270,12 +277,11 @@ def test_one_pass_that_hangs_is_seen_although_others_are_finished() -> None:
     assert liveness.problems() == ["reels: a pass has not ended for 12s (limit 10s)"]
 
 
-async def test_health_readiness_and_metrics_are_served() -> None:
+async def test_health_readiness_and_metrics_are_served(port: int) -> None:
     clock, metrics = Clock(), Metrics()
     liveness = Liveness(clock, 10, lambda: 0.0)
     metrics.pass_ended("ExpertModel", "Conflict", 0.02)
     metrics.gauge("recast_operator_queue_depth", "Depth.", lambda: 3)
-    port = unused_port()
     runner = await serve(port, liveness, metrics)
 
     async def get(path: str) -> tuple[int, str]:

@@ -54,7 +54,7 @@ def submission(nodes: int = 2, **training: Any) -> SubmitRun:
             architecture=Architecture(),
         ),
         training=Training(
-            image="recast/trainer:0.1.0",
+            image="recast.invalid/trainer:0.1.0",
             nodes=nodes,
             procs_per_node=2,
             resources=Resources(requests={"cpu": "500m", "memory": "1Gi"}, limits={"memory": "2Gi"}),

@@ -27,10 +27,11 @@ from recast_api.run import TerminationMessage, TrainingRun
 from recast_operator.planning.expert import plan_expert
 from recast_operator.planning.foundation import plan_foundation
 from recast_operator.planning.plan import Event, Plan
-from recast_operator.planning.projections import fleet_member, foundation_view
+from recast_operator.planning.projections import fleet_member, foundation_view, unreadable_member
 from recast_operator.planning.rollout import verdict as analysis
 from recast_operator.planning.snapshot import (
     Children,
+    FleetMember,
     ObservedDeployment,
     ObservedExpert,
     ObservedFoundation,
@@ -134,6 +135,10 @@ class Cluster:
         self.error_share: dict[str, float] = {}
         """By image: the share of requests that fail."""
         self.unpullable: set[str] = set()
+        self.unseen: set[str] = set()
+        """ModelVersions that exist and that the watch has not shown yet."""
+        self.unreadable: set[str] = set()
+        """Models that this operator cannot read."""
         self.requests_per_second = 200.0
         self.train_seconds = 20
         self.ready_seconds = 4
@@ -214,22 +219,27 @@ class Cluster:
         model = self.fm(name)
         return ObservedFoundation(
             model=model,
-            versions=tuple(entry for entry in self.versions.values() if entry.spec.model.name == name),
+            versions=self._seen(name),
             children=self._children(model.metadata.uid),
-            experts=tuple(fleet_member(entry) for entry in self.models.values() if isinstance(entry, ExpertModel)),
+            experts=tuple(self._member(entry) for entry in self.models.values() if isinstance(entry, ExpertModel)),
         )
 
     def observe_expert(self, name: str) -> ObservedExpert:
         model = self.em(name)
         bare = ObservedExpert(
             model=model,
-            versions=tuple(entry for entry in self.versions.values() if entry.spec.model.name == name),
+            versions=self._seen(name),
             children=self._children(model.metadata.uid),
             foundations={
                 entry.metadata.name: foundation_view(entry, name)
                 for entry in self.models.values()
-                if isinstance(entry, FoundationModel)
+                if isinstance(entry, FoundationModel) and entry.metadata.name not in self.unreadable
             },
+            unreadable_foundations=frozenset(
+                entry.metadata.name
+                for entry in self.models.values()
+                if isinstance(entry, FoundationModel) and entry.metadata.name in self.unreadable
+            ),
             foundation_names=tuple(
                 entry.metadata.name for entry in self.models.values() if isinstance(entry, FoundationModel)
             ),
@@ -239,6 +249,15 @@ class Cluster:
         )
         samples = {query: self._answer(query) for query in analysis.queries(bare, self.now)}
         return replace(bare, samples=samples)
+
+    def _seen(self, model: str) -> tuple[ModelVersion, ...]:
+        found = (entry for name, entry in self.versions.items() if name not in self.unseen)
+        return tuple(entry for entry in found if entry.spec.model.name == model)
+
+    def _member(self, model: ExpertModel) -> FleetMember:
+        if model.metadata.name not in self.unreadable:
+            return fleet_member(model)
+        return unreadable_member(model.model_dump(mode="json", by_alias=True))
 
     def _answer(self, query: str) -> Sample:
         """Requests go to revisions in proportion to their ready pods."""
@@ -261,9 +280,16 @@ class Cluster:
     # ---- what the controller does
 
     def plan(self, name: str) -> Plan[Any]:
+        plan = self._plan(name, frozenset())
+        if not plan.confirm:
+            return plan
+        self.unseen -= set(plan.confirm)
+        return self._plan(name, frozenset(plan.confirm) - set(self.versions))
+
+    def _plan(self, name: str, absent: frozenset[str]) -> Plan[Any]:
         if isinstance(self.models[name], FoundationModel):
-            return plan_foundation(self.observe_foundation(name), self.now)
-        return plan_expert(self.observe_expert(name), self.now)
+            return plan_foundation(replace(self.observe_foundation(name), absent_versions=absent), self.now)
+        return plan_expert(replace(self.observe_expert(name), absent_versions=absent), self.now)
 
     def execute(self, name: str, plan: Plan[Any], *, crash_after: int | None = None) -> bool:
         """Carry out a plan; stop after so many writes, as a crash would. True where anything was written."""
@@ -336,7 +362,7 @@ class Cluster:
     def settle(self, limit: int = 40) -> None:
         """Reconcile everything at this instant until nobody wants to write."""
         for _ in range(limit):
-            wrote = [self.reconcile(name) for name in sorted(self.models)]
+            wrote = [self.reconcile(name) for name in sorted(set(self.models) - self.unreadable)]
             if not any(wrote):
                 return
         raise AssertionError(f"not settled after {limit} rounds: the operator keeps on writing")
@@ -377,6 +403,7 @@ class Cluster:
             ),
             baseline=Baseline(version=run.baseline.version, digest=run.baseline.digest) if run.baseline else None,
             run=TrainingRunRef(job_name=run.job_name, attempt=run.attempt, inputs_hash=run.inputs_hash),
+            tasks=[task.name for task in run.expert.tasks] if run.expert else [],
             measurements=measurements,
         )
         meta = {"name": name, "namespace": run.namespace, "uid": f"uid-{name}", "generation": 1}

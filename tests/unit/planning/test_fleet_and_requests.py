@@ -6,6 +6,7 @@ import pytest
 from planning_simulator import Cluster, expert, foundation
 
 from recast_api.resources import CanaryStatus, FailedRevision, FoundationPin, RolloutRequest
+from recast_operator.planning.fleet.lineages import UNPINNED_GRACE_SECONDS
 from recast_operator.planning.rollout.request import decide
 from recast_operator.planning.status import messages
 
@@ -73,16 +74,18 @@ def serving(**fleet: Any) -> Cluster:
     return cluster
 
 
-def test_slots_go_to_pilots_first_and_then_by_age_and_name() -> None:
-    cluster = Cluster(
-        foundation(fleet={"maxConcurrentRefreshes": 1, "pilots": ["reels"]}),
-        expert("ads"),
-        expert("feed"),
-        expert("reels"),
-    )
+def test_slots_go_to_pilots_first_then_to_who_has_waited_longest() -> None:
+    cluster = Cluster(foundation(fleet={"maxConcurrentRefreshes": 1, "pilots": ["reels"]}), expert("zoo"))
+    cluster.until(lambda c: c.em("zoo").status.run is not None)
+    for name in ("feed", "ads", "reels"):  # each asks later than the one before
+        cluster.models[name] = expert(name)
+        cluster.run(3)
+    waits = {name: cluster.em(name).status.refresh.since for name in ("feed", "ads", "reels")}
+    assert waits["feed"] < waits["ads"] < waits["reels"]
+    assert cluster.fm().status.wave.waiting == ["reels", "feed", "ads"]
     cluster.until(lambda c: all(c.em(name).status.stable for name in ("ads", "feed", "reels")))
     granted = [event.message for _, event in cluster.events if event.reason == "SlotGranted"]
-    assert [text.split()[0] for text in granted] == ["reels", "ads", "feed"]
+    assert [text.split()[0] for text in granted] == ["zoo", "reels", "feed", "ads"]
 
 
 def test_a_slot_is_held_until_the_canary_is_promoted() -> None:
@@ -132,9 +135,18 @@ def test_a_lineage_is_kept_for_an_expert_that_was_pointed_elsewhere_but_still_re
         )
     )
     cluster.run(60)
-    kept = {entry.lineage: entry.pinned_by for entry in cluster.fm().status.lineages}
-    assert kept[1] == ["ads"]
+    kept = {entry.lineage: (entry.pinned_by, entry.pins) for entry in cluster.fm().status.lineages}
+    assert kept == {1: (["ads"], 1), 2: (["feed", "reels"], 2)}
     assert cluster.ready("fm-home-fm-l1") == 1
+    del cluster.models["ads"]
+    cluster.settle()
+    assert cluster.plan("home-fm").requeue_after == UNPINNED_GRACE_SECONDS
+    cluster.run(UNPINNED_GRACE_SECONDS - 1)
+    assert cluster.plan("home-fm").requeue_after == 1
+    assert cluster.ready("fm-home-fm-l1") == 1, "another expert may be about to pin it"
+    cluster.run(1)
+    assert "fm-home-fm-l1" not in cluster.deployments
+    assert cluster.versions["fm-home-fm-v1"].status.summary.state == "Retired"
 
 
 def test_an_abort_returns_all_traffic_to_stable_and_is_remembered() -> None:

@@ -7,50 +7,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from planning_simulator import START, Cluster, expert, foundation, measured
+from planning_simulator import START, Cluster, expert, foundation
+from run_values import WANTED, attempt_seen, failed, inputs, remembered_run, run, state_of
 
-from recast_api.resources import ModelVersion, RunStatus, Training
+from recast_api.resources import ModelVersion, Training
 from recast_api.run import TerminationMessage
 from recast_operator.planning.plan import Plan
 from recast_operator.planning.snapshot import DISRUPTED, ObservedPod, ObservedRun
-from recast_operator.planning.training.lifecycle import TrainingInputs, TrainingState, advance, is_due, reserve
-
-WANTED = "aaaa.11"
-
-
-def inputs(*jobs: ObservedRun, **changes: Any) -> TrainingInputs:
-    base = TrainingInputs(
-        "FoundationModel", "home-fm", "uid", Training(image="t:1", max_attempts=3), WANTED, jobs, (), START
-    )
-    return replace(base, **changes)
-
-
-def run(**changes: Any) -> RunStatus:
-    fields: dict[str, Any] = {
-        "number": 4,
-        "job_name": "fm-home-fm-r4-a1",
-        "inputs_hash": WANTED,
-        "started_at": "2026-11-21T03:00:00Z",
-        "state": "Running",
-    }
-    return RunStatus(**(fields | changes))
-
-
-def attempt_seen(
-    state: str = "Running", attempt: int = 1, pods: tuple[ObservedPod, ...] = (), **changes: Any
-) -> ObservedRun:
-    return ObservedRun(f"fm-home-fm-r4-a{attempt}", 4, attempt, "uid", state=state, pods=pods, **changes)  # type: ignore[arg-type]
-
-
-def failed(reason: str = "CorruptSegment", *, retryable: bool = False, **changes: Any) -> ObservedRun:
-    said = TerminationMessage(reason=reason, retryable=retryable, message="segment 12 has no footer; restore it")
-    return attempt_seen(
-        "Failed", pods=(ObservedPod("p", gone=True, termination=said.encode(), exit_code=1),), **changes
-    )
-
-
-def state_of(current: RunStatus | None = None, **changes: Any) -> TrainingState:
-    return replace(TrainingState(current, 4, "old.11", ()), **changes)
+from recast_operator.planning.training.attempts import backoff_seconds
+from recast_operator.planning.training.known import is_due
+from recast_operator.planning.training.lifecycle import advance, reserve
 
 
 def test_a_reservation_that_is_observed_is_submitted_until_its_job_is_seen() -> None:
@@ -124,6 +90,46 @@ def test_back_off_doubles_and_is_capped() -> None:
         after = advance(at, state_of(run(attempt=attempt, job_name=f"fm-home-fm-r4-a{attempt}")))
         delays.append(after.requeue)
     assert delays == [10, 20, 40, 80, 160, 300, 300, 300]
+    assert backoff_seconds(10_000) == 300
+
+
+def test_disruptions_let_the_delay_grow_and_end_the_run_after_the_thirtieth() -> None:
+    state, now, delays = state_of(run()), START, []
+    while state.run is not None and len(delays) < 100:
+        attempt = state.run.attempt
+        disrupted = attempt_seen("Failed", attempt=attempt, reason=DISRUPTED)
+        state = advance(inputs(disrupted, now=now), state)
+        if state.run is None:
+            break
+        delays.append(state.requeue)
+        assert state.run.preemptions == attempt
+        now += timedelta(seconds=state.requeue or 0)
+        state = advance(inputs(disrupted, now=now), state)  # the next attempt is reserved
+        state = advance(inputs(attempt_seen(attempt=attempt + 1), now=now), state)  # and runs
+    assert delays == [10, 20, 40, 80, 160, *[300] * 24]
+    (failure,) = state.failures
+    assert failure.reason == "DisruptedTooOften"
+    for words in ("pre-empted or evicted 30 times", "a higher priority", "raise spec.training.maxAttempts"):
+        assert words in failure.message
+    assert not is_due(inputs(), state)
+    assert is_due(inputs(wanted="aaaa.22"), state), "what the message says to do helps"
+
+
+def test_an_error_of_its_own_after_many_disruptions_still_has_all_its_attempts() -> None:
+    often = run(attempt=31, preemptions=29, job_name="fm-home-fm-r4-a31")
+    after = advance(inputs(failed(retryable=True, attempt=31)), state_of(often))
+    assert after.run is not None
+    assert after.run.state == "BackingOff"
+    last = run(attempt=32, preemptions=29, job_name="fm-home-fm-r4-a32")
+    assert advance(inputs(failed(retryable=True, attempt=32)), state_of(last)).run is None
+
+
+def test_a_clock_that_was_set_back_does_not_hold_the_next_attempt_for_longer_than_any_delay() -> None:
+    waiting = state_of(run(state="BackingOff", retry_at="2026-11-21T03:05:00Z"))
+    assert advance(inputs(now=START), waiting).requeue == 300
+    after = advance(inputs(now=START - timedelta(seconds=1)), waiting)
+    assert after.run is not None
+    assert (after.run.state, after.run.attempt) == ("Reserved", 2)
 
 
 def test_attempts_are_used_up_but_pre_emption_uses_none() -> None:
@@ -209,25 +215,34 @@ def test_a_run_stuck_on_its_image_is_named_and_gives_way_to_a_corrected_spec() -
     assert [(entry.kind, entry.name) for entry in after.deletions] == [("Job", "fm-home-fm-r4-a1")]
 
 
+def test_a_run_that_waits_for_room_does_not_give_way_to_a_changed_spec() -> None:
+    waiting = attempt_seen("Admitted", pods=(ObservedPod("p", unschedulable="0/3 nodes are available"),))
+    after = advance(inputs(waiting, wanted="bbbb.11"), state_of(run()))
+    assert (after.run, after.deletions, after.note_reason) == (run(), (), "InsufficientCapacity")
+
+
+def test_a_disruption_ends_no_run_even_where_fewer_attempts_are_allowed_by_now() -> None:
+    third = run(attempt=3, job_name="fm-home-fm-r4-a3")
+    fewer = inputs(attempt_seen("Failed", attempt=3, reason=DISRUPTED), training=Training(image="t", max_attempts=1))
+    after = advance(fewer, state_of(third))
+    assert after.run is not None
+    assert (after.run.state, after.failures) == ("BackingOff", ())
+
+
+def test_the_newest_sixteen_failures_are_remembered_one_for_each_inputs() -> None:
+    memory = tuple(remembered_run(f"{number}.x")[1] for number in range(16))
+    full = advance(inputs(failed()), state_of(run(), failures=memory)).failures
+    assert [entry.inputs_hash for entry in full] == [*(f"{number}.x" for number in range(1, 16)), WANTED]
+    again = advance(inputs(failed()), state_of(run(), failures=(remembered_run(WANTED)[1], memory[0]))).failures
+    assert [(entry.inputs_hash, entry.message[:10]) for entry in again] == [("0.x", "m"), (WANTED, "segment 12")]
+
+
 @pytest.mark.parametrize("state", ["Reserved", "BackingOff", "Running"])
 def test_suspend_starts_nothing(state: str) -> None:
     suspended = inputs(suspended=True) if state != "Running" else inputs(attempt_seen(), suspended=True)
     after = advance(suspended, state_of(run(state=state, retry_at="2026-11-21T03:00:00Z")))
     assert not after.submit
     assert not is_due(inputs(suspended=True), state_of())
-
-
-def test_a_version_that_landed_wins_over_a_job_that_failed() -> None:
-    cluster = Cluster(foundation())
-    cluster.until(lambda c: bool(c.jobs))
-    cluster.run(2)
-    sim = cluster.jobs["fm-home-fm-r1-a1"]
-    cluster.land(sim.run, [measured(0.7)])
-    sim.observed = replace(sim.observed, state="Failed", pods=())
-    cluster.settle()
-    assert cluster.fm().status.run is None
-    assert cluster.fm().status.failures == []
-    assert cluster.fm().status.latest == 1
 
 
 def test_the_run_handed_to_a_pod_names_the_pair_that_serves_as_its_baseline() -> None:

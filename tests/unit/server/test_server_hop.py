@@ -18,7 +18,7 @@ from recast_api.run import RecastError
 from recast_server.expert.handshake import handshake
 from recast_server.expert.schema import HistoryEvent
 from recast_server.expert.tae_client import GrpcTaeClient, TaeUnavailableError
-from recast_server.foundation.service import Facts, FoundationService
+from recast_server.foundation.service import FoundationMetadata, FoundationService
 from recast_server.proto.foundation_pb2_grpc import add_FoundationServicer_to_server
 from recast_server.runtime.inputs import Event
 from recast_server.runtime.metrics import FoundationCalls
@@ -27,12 +27,12 @@ from recast_server.runtime.model_thread import ModelThread
 DIGEST = "sha256:" + "ab" * 32
 OTHER = "sha256:" + "cd" * 32
 PIN = FoundationPin(name="home-fm", version=3, lineage=3, digest=DIGEST)
-FACTS = Facts("home-fm", 3, 3, DIGEST, 4, np.dtype(np.float16), ("feed", "reels"), ("click",))
+METADATA = FoundationMetadata("home-fm", 3, 3, DIGEST, 4, np.dtype(np.float16), ("feed", "reels"), ("click",))
 
 
 class FakeEngine:
     def __init__(self) -> None:
-        self.facts = FACTS
+        self.metadata = METADATA
         self.calls: list[tuple[Any, ...]] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -65,6 +65,7 @@ class Hop:
         options = {
             "surface": "reels",
             "pin": PIN,
+            "tae_dim": 4,
             "deadline_seconds": 5.0,
             "calls": FoundationCalls(CollectorRegistry()),
         }
@@ -80,7 +81,8 @@ async def hop() -> AsyncIterator[Hop]:
     add_FoundationServicer_to_server(FoundationService(engine, thread, FoundationCalls(server_registry)), server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
-    client = GrpcTaeClient(address, "reels", PIN, 5.0, FoundationCalls(registry))
+    calls = FoundationCalls(registry)
+    client = GrpcTaeClient(address, "reels", PIN, tae_dim=4, deadline_seconds=5.0, calls=calls)
     yield Hop(engine, registry, server_registry, address, client, lambda: server.stop(None))
     engine.gate.set()
     await client.close()

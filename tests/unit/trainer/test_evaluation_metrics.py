@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from recast_trainer.evaluation.measure import ALL, Scored, decimal, measurements
-from recast_trainer.evaluation.metrics import RunningEntropy, paired_increase, quality
+from recast_api.resources.version import Measurement
+from recast_trainer.evaluation.measure import ALL, ScoredRows, decimal, headline, measurements
+from recast_trainer.evaluation.metrics import RunningNE, paired_increase, quality
 
 
 def logit(p: float) -> float:
@@ -88,6 +89,50 @@ def test_the_one_sided_bounds_miss_the_truth_about_one_time_in_twenty() -> None:
     assert misses <= 9  # binomial(60, 0.05) exceeds 9 with probability 0.1 %
 
 
+def two_kinds_of_users(users: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Half of the users are better off by a little, half worse: the ratio depends on how many of a kind are drawn."""
+    owner = np.repeat(np.arange(users), 2)
+    labels = np.tile([1.0, 0.0], users)
+    ours = np.where(owner % 2 == 0, 0.9, 1.3) * (2 * labels - 1)
+    return owner, ours, 1.1 * (2 * labels - 1), labels
+
+
+def test_the_bounds_are_the_5th_and_95th_percentile_of_users_drawn_with_replacement() -> None:
+    users = 400
+    owner, ours, theirs, labels = two_kinds_of_users(users)
+    found = paired_increase(owner, ours, theirs, labels)
+    assert found is not None
+    loss = {kind: math.log1p(math.exp(-logit)) for kind, logit in (("worse", 0.9), ("better", 1.3), ("base", 1.1))}
+
+    def ratio(worse: int) -> float:
+        return (worse * loss["worse"] + (users - worse) * loss["better"]) / (users * loss["base"]) - 1
+
+    # How many of the worse kind are drawn is binomial, so the chance of a ratio at most this is a sum of binomials.
+    def chance(bound: float) -> float:
+        count = sum(math.comb(users, k) for k in range(users + 1) if ratio(k) <= bound + 1e-12)
+        return count / 2**users
+
+    assert found.mean == pytest.approx(ratio(users // 2), rel=1e-9)
+    assert 0.03 < chance(found.low) < 0.08  # 1,000 draws find a twentieth to within two hundredths
+    assert 0.93 < chance(found.high) < 0.97
+    assert found.baseline_ne == pytest.approx(loss["base"] / math.log(2), rel=1e-9)
+
+
+def test_with_two_users_the_bounds_are_those_of_the_four_ways_to_draw_them() -> None:
+    owner, ours, theirs, labels = two_kinds_of_users(2)
+    found = paired_increase(owner, ours, theirs, labels)
+    assert found is not None
+    loss = [math.log1p(math.exp(-logit)) / math.log1p(math.exp(-1.1)) - 1 for logit in (1.3, 0.9)]
+    assert (found.low, found.high) == (pytest.approx(loss[0]), pytest.approx(loss[1]))
+
+
+def test_the_same_seed_gives_the_same_bounds_and_another_seed_others() -> None:
+    users, truth, labels = stream(4, users=50, rows=500)
+    noisy = truth + np.random.default_rng(2).normal(0, 0.3, len(truth))
+    found = [paired_increase(users, noisy, truth, labels, seed=seed) for seed in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
+
+
 def test_rows_of_one_user_are_resampled_together_so_the_bounds_are_as_wide_as_users_differ() -> None:
     users = np.repeat(np.arange(20), 100)
     truth = np.repeat(np.random.default_rng(3).normal(0, 1, 20), 100)
@@ -103,13 +148,13 @@ def test_a_single_user_gives_no_bounds() -> None:
     assert paired_increase(np.zeros(4, np.int64), np.zeros(4), np.zeros(4), np.array([0.0, 1, 0, 1])) is None
 
 
-def scored(seed: int = 5) -> Scored:
+def scored(seed: int = 5) -> ScoredRows:
     users, truth, labels = stream(seed, rows=900)
     surfaces = np.arange(900) % 3
     labels2 = np.stack([labels, np.where(surfaces == 2, 0.0, 1 - labels)], axis=1)
     mask = np.ones((900, 2), dtype=bool)
     logits = np.stack([truth, -truth], axis=1)
-    return Scored(np.arange(900), users, surfaces, np.arange(900) + 1, labels2, mask, logits)
+    return ScoredRows(np.arange(900), users, surfaces, np.arange(900) + 1, labels2, mask, logits)
 
 
 def test_measurements_cover_each_surface_and_all_and_leave_out_a_task_without_positives() -> None:
@@ -126,9 +171,45 @@ def test_measurements_cover_each_surface_and_all_and_leave_out_a_task_without_po
     assert by_key["feed", "like"].ne_increase is None  # the baseline lacks this task
 
 
-def test_logits_that_are_not_finite_give_no_measurement_rather_than_a_wrong_one() -> None:
+def test_a_measurement_is_of_its_own_surfaces_rows_whose_label_is_known() -> None:
+    logits = np.array([[logit(0.8)], [logit(0.4)], [logit(0.3)], [5.0], [-5.0]])
+    labels = np.array([[1.0], [1.0], [0.0], [1.0], [0.0]])
+    mask = np.array([[True], [True], [True], [False], [True]])
+    base = np.zeros(5)
+    rows = ScoredRows(
+        np.arange(5), np.array([1, 2, 3, 4, 5]), np.array([0, 0, 0, 0, 1]), np.ones(5), labels, mask, logits
+    )
+    (feed,) = measurements(rows, ["feed"], ["click"], {"click": base})
+    loss = -(math.log(0.8) + math.log(0.4) + math.log(0.7)) / 3
+    entropy = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))
+    assert (feed.surface, feed.task, feed.rows, feed.positives) == ("feed", "click", 3, 2)
+    assert feed.ne == f"{loss / entropy:.6f}"
+    assert feed.calibration == f"{(0.8 + 0.4 + 0.3) / 2:.6f}"
+    assert feed.baseline_ne == f"{math.log(2) / entropy:.6f}"
+    assert feed.ne_increase == f"{loss / math.log(2) - 1:.6f}"
+    assert feed.ne_increase_low is not None
+    assert feed.ne_increase_high is not None
+    assert float(feed.ne_increase_low) < float(feed.ne_increase) < float(feed.ne_increase_high)
+    # Two surfaces: the second has one class alone, and all together are those of both.
+    both = measurements(rows, ["feed", "reels"], ["click"])
+    assert [(item.surface, item.rows) for item in both] == [("feed", 3), (ALL, 4)]
+    assert both[0].ne_increase is None
+
+
+def test_the_headline_weighs_tasks_by_their_rows() -> None:
+    made = [
+        Measurement(surface="feed", task="click", rows=30, positives=3, ne="0.8", calibration="1"),
+        Measurement(surface="feed", task="like", rows=10, positives=3, ne="0.4", calibration="1"),
+        Measurement(surface="all", task="like", rows=10, positives=3, ne="0.5", calibration="1"),
+    ]
+    assert headline(made) == "feed 0.7000  all 0.5000"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_give_no_measurement_rather_than_a_wrong_one(bad: float) -> None:
     rows = scored()
-    rows.logits[3, 0] = np.nan
+    rows.logits[3, 0] = bad
+    rows.labels[3, 0] = 1.0
     assert {item.task for item in measurements(rows, ["feed"], ["click", "like"])} == {"like"}
 
 
@@ -140,12 +221,27 @@ def test_every_measured_number_fits_the_apis_decimal_string(value: float) -> Non
     assert "+" not in text
 
 
+def test_entropy_so_far_is_the_mean_over_tasks_weighted_by_their_rows() -> None:
+    counted = RunningNE(4)
+    logits = np.zeros((4, 4))
+    logits[:, 0] = [logit(0.8), logit(0.4), logit(0.3), 9.0]
+    labels = np.array([[1.0, 0, 1, 0], [1, 1, 1, 0], [0, 0, 1, 0], [0, 1, 1, 0]])
+    mask = np.array([[True] * 4, [True] * 4, [True, False, True, True], [False, False, True, True]])
+    counted.add(logits, labels, mask)
+    first = -(math.log(0.8) + math.log(0.4) + math.log(0.7)) / 3
+    entropy = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))
+    assert counted.mean() == pytest.approx(
+        (3 * first / entropy + 2 * 1.0) / 5
+    )  # the last two tasks have one class alone
+    assert counted.sums[:, :2].tolist() == [[3, 2], [2, 1], [4, 4], [4, 0]]
+
+
 def test_entropy_counted_in_parts_equals_entropy_of_the_whole() -> None:
     rows = scored()
-    whole, parts = RunningEntropy(2), RunningEntropy(2)
+    whole, parts = RunningNE(2), RunningNE(2)
     whole.add(rows.logits, rows.labels, rows.mask)
     for start in range(0, 900, 70):
         piece = slice(start, start + 70)
         parts.add(rows.logits[piece], rows.labels[piece], rows.mask[piece])
     assert parts.mean() == pytest.approx(whole.mean())
-    assert math.isnan(RunningEntropy(2).mean())
+    assert math.isnan(RunningNE(2).mean())

@@ -11,8 +11,8 @@ import torch
 
 from recast_api.run import RecastError, TerminationMessage
 from recast_trainer.clock import duration_ms, from_rfc3339, to_rfc3339
-from recast_trainer.failures import TERMINATION_LOG_ENV, describe, report
-from recast_trainer.training.checkpoint import KEEP, TENSORS, Checkpoints, Cursor
+from recast_trainer.failures import describe, report
+from recast_trainer.training.checkpoint import KEEP, TENSORS, Checkpoints, Progress
 
 
 @pytest.mark.parametrize(
@@ -37,26 +37,29 @@ def test_every_failure_has_a_reason_and_says_whether_the_same_run_may_succeed(
     assert TerminationMessage.decode(message.encode()) == message
 
 
-def test_a_symptom_never_overwrites_the_cause_that_a_peer_in_the_same_pod_wrote(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_symptom_never_overwrites_the_cause_that_a_peer_in_the_same_pod_wrote(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.touch()
-    monkeypatch.setenv(TERMINATION_LOG_ENV, str(log))
     lost, cause = RuntimeError("gloo: connection closed by peer"), RecastError("SegmentCorrupt", "segment 3")
     for error in (lost, cause, lost):
-        report(error)
+        report(error, log)
     found = TerminationMessage.decode(log.read_text())
     assert found is not None
     assert found.reason == "SegmentCorrupt"
 
 
 def test_a_pod_whose_termination_log_cannot_be_written_still_reports(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(TERMINATION_LOG_ENV, str(tmp_path / "missing" / "log"))
-    report(RecastError("DataMissing", "no folder x"))
-    assert "DataMissing: no folder x" in capsys.readouterr().err
+    report(RecastError("DataMissing", "no folder x"), tmp_path)  # a folder: writing to it fails
+    said = capsys.readouterr().err
+    assert "DataMissing: no folder x" in said
+    assert f"cannot write {tmp_path}" in said
+
+
+def test_outside_a_pod_no_termination_log_is_made(tmp_path: Path) -> None:
+    report(RecastError("DataMissing", "no folder x"), tmp_path / "termination-log")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("text", ["2026-11-21T12:34:56.789Z", "1999-12-31T23:59:59.001Z"])
@@ -66,8 +69,8 @@ def test_instants_survive_the_way_to_the_wire_and_back(text: str) -> None:
     assert duration_ms("2d") == 172_800_000
 
 
-def cursor(segment: int, fingerprint: str = "f") -> Cursor:
-    return Cursor(fingerprint, segment, segment * 10, segment * 3_600_000, [1, 2], [[1.0, 2.0, 0.5]])
+def progress(segment: int, fingerprint: str = "f") -> Progress:
+    return Progress(fingerprint, segment, segment * 10, segment * 3_600_000, [1, 2], [[1.0, 2.0, 0.5]])
 
 
 def tensors(value: float) -> dict[str, torch.Tensor]:
@@ -77,10 +80,10 @@ def tensors(value: float) -> dict[str, torch.Tensor]:
 def test_the_newest_checkpoint_comes_back_exactly_and_only_the_last_two_are_kept(tmp_path: Path) -> None:
     store = Checkpoints(tmp_path)
     for segment in range(1, 6):
-        store.save(cursor(segment), tensors(segment / 3))
+        store.save(progress(segment), tensors(segment / 3))
     found = store.load("f")
     assert found is not None
-    assert found[0] == cursor(5)
+    assert found[0] == progress(5)
     assert all(torch.equal(found[1][name], value) for name, value in tensors(5 / 3).items())
     assert len(list(tmp_path.iterdir())) == KEEP
 
@@ -88,15 +91,15 @@ def test_the_newest_checkpoint_comes_back_exactly_and_only_the_last_two_are_kept
 def test_a_checkpoint_of_another_configuration_or_none_at_all_starts_afresh(tmp_path: Path) -> None:
     store = Checkpoints(tmp_path / "none")
     assert store.load("f") is None
-    store.save(cursor(1), tensors(1))
+    store.save(progress(1), tensors(1))
     assert store.load("g") is None
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "flip"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, damage: str) -> None:
     store = Checkpoints(tmp_path)
-    store.save(cursor(1), tensors(1))
-    path = store.save(cursor(2), tensors(2)) / TENSORS
+    store.save(progress(1), tensors(1))
+    path = store.save(progress(2), tensors(2)) / TENSORS
     data = path.read_bytes()
     if damage == "remove":
         path.unlink()
@@ -111,16 +114,16 @@ def test_a_crash_in_the_middle_of_writing_a_checkpoint_keeps_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Checkpoints(tmp_path)
-    store.save(cursor(1), tensors(1))
+    store.save(progress(1), tensors(1))
     for name in ("fsync", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(os, name, lambda *_: (_ for _ in ()).throw(OSError("died")))
             with pytest.raises(OSError, match="died"):
-                store.save(cursor(2), tensors(2))
+                store.save(progress(2), tensors(2))
         found = store.load("f")
         assert found is not None
         assert found[0].segment == 1
-    store.save(cursor(2), tensors(2))
+    store.save(progress(2), tensors(2))
     found = store.load("f")
     assert found is not None
     assert found[0].segment == 2

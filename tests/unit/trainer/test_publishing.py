@@ -1,4 +1,4 @@
-"""Landing: a crash leaves nothing or a whole version, and the apiserver's answers lead where they should."""
+"""TrainingResult: a crash leaves nothing or a whole version, and the apiserver's answers lead where they should."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recast_api.manifest import MANIFEST, Manifest, describe_files, load_verifie
 from recast_api.resources.version import Measurement, ModelVersion
 from recast_api.run import RecastError, TrainingRun
 from recast_trainer.publishing.artifact import land, landed
-from recast_trainer.publishing.version import ATTEMPTS, ApiError, publish
+from recast_trainer.publishing.version import ATTEMPTS, ApiError, model_version, publish
 
 
 class CrashError(Exception):
@@ -187,3 +187,13 @@ def test_the_apiservers_answer_decides_between_retry_refusal_and_success(
         assert caught.value.termination.reason == reason
         assert caught.value.termination.retryable == (reason == "ApiUnavailable")
     assert api.creates == creates
+
+
+def test_an_experts_version_says_what_it_was_trained_for_and_a_foundations_says_nothing(tmp_path: Path) -> None:
+    write(tmp_path)
+    told = manifest(["model.safetensors"], tmp_path)
+    assert model_version(run(), told).spec.tasks == []
+    pin = {"name": "home-fm", "version": 1, "lineage": 1, "digest": told.digest}
+    trained = Manifest.model_validate(told.wire() | {"kind": "ExpertModel", "tasks": ["click", "like"], "foundation": pin})
+    expert = run().model_copy(update={"kind": "ExpertModel"})
+    assert model_version(expert, trained).spec.tasks == ["click", "like"]

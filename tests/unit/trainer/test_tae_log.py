@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from recast_api.run import RecastError
@@ -49,6 +49,8 @@ def test_writing_a_segment_again_replaces_it_so_that_no_row_is_doubled(tmp_path:
 
 
 @given(st.integers(0, 1000), st.integers(0, 1000))
+@example(500, 500)
+@example(500, 501)
 def test_the_guard_refuses_exactly_the_rows_whose_cursor_is_at_or_past_their_label(cursor: int, available: int) -> None:
     one = rows(range(1), cursor, available)
     if cursor < available:
@@ -58,6 +60,12 @@ def test_the_guard_refuses_exactly_the_rows_whose_cursor_is_at_or_past_their_lab
         guard(one.cursor, one.available_at, one.row_ids, "test")
     assert caught.value.termination.reason == "TaeLeak"
     assert not caught.value.termination.retryable
+
+
+def test_one_leaking_row_among_good_ones_is_found_and_named() -> None:
+    cursor = np.array([99, 200, 150, 199])
+    with pytest.raises(RecastError, match=r"1 of 4 TAE rows .*row 11: model cursor 200 ms, label available 200 ms"):
+        guard(cursor, np.full(4, 200), np.arange(10, 14), "test")
 
 
 def test_a_leaking_row_can_neither_be_written_nor_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,12 +126,28 @@ def test_vectors_that_are_not_finite_are_never_logged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("similarities", "first"),
-    [([], 0), ([0.95, 0.99], 0), ([0.2, 0.95], 1), ([0.95, 0.5, 0.95, 1.0], 2), ([0.99, 0.1], 2)],
+    [
+        ([], 0),
+        ([0.9], 0),
+        ([0.9, 0.8999, 0.9], 2),
+        ([0.8999], 1),
+        ([0.95, 0.99], 0),
+        ([0.2, 0.95], 1),
+        ([0.95, 0.5, 0.95, 1.0], 2),
+        ([0.99, 0.1], 2),
+    ],
 )
 def test_a_segment_is_burned_in_when_it_and_all_later_ones_resemble_the_final_version(
     similarities: list[float], first: int
 ) -> None:
     assert first_usable(similarities) == first
+
+
+def test_similarity_is_the_mean_cosine() -> None:
+    probe = np.array([[3.0, 4.0], [1.0, 0.0], [2.0, 0.0], [0.0, 0.0]], np.float32)
+    final = np.array([[4.0, 3.0], [-5.0, 0.0], [2.0, 2.0], [1.0, 1.0]], np.float32)
+    assert similarity(probe, final) == pytest.approx((24 / 25 - 1 + 0.5**0.5 + 0) / 4)
+    assert similarity(probe[:0], final[:0]) == 0
 
 
 def test_similarity_is_one_for_a_scaled_copy_and_zero_for_orthogonal_vectors() -> None:

@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser("export-requests", help="write sample requests as JSON lines, for a traffic client")
     export.add_argument("folder", type=Path)
-    export.add_argument("--out", type=Path, required=True, help="file of one request a line")
+    export.add_argument("--out", type=Path, required=True, help="file to write, one request per line")
     export.add_argument("--count", type=int, default=2000, help="requests at most, the newest; default: 2000")
     export.set_defaults(run=_export)
     return parser

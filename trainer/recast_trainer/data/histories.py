@@ -72,7 +72,7 @@ class EventLog:
         return np.where(rank >= 0, starts[safe], 0), np.where(rank >= 0, past, 0)
 
     def _build_index(self) -> tuple[Ints, Ints, Ints, Ints]:
-        """Groups (G, 2), their starts (G,), the distinct instants, and one ascending key a event: (group, instant)."""
+        """Groups (G, 2), their starts (G,), the distinct instants, and per event an ascending key (group, instant)."""
         surfaces = self.events.surfaces if self.by_surface else np.zeros_like(self._users)
         groups, starts = _groups(self._users, surfaces)
         instants = np.unique(self._available)

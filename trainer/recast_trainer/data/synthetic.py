@@ -1,12 +1,12 @@
 """A generated stream of several surfaces with a known p(y | x), so that a model's gain has an upper bound.
 
-A user has one common taste that drifts and a private taste a surface; ``rho`` is the share of the common one. An item
+A user has one common taste that drifts and a private taste per surface; ``rho`` is the share of the common one. An item
 has a taste vector: most of it shows in its content, a hidden residual does not. A surface turns item vectors by its own
 rotation and has its own base rates. A label is drawn from
 
     p = sigmoid(base(surface, task) + strength(task) * <taste(user, surface, t), rotated item> + appeal(item, task))
 
-With a common taste, what a user did on a large surface says much about a small one: that is what a foundation can lend
+With a common taste, what a user did on a large surface says much about a small one: that is what a foundation can give
 its experts, and it fades as ``rho`` goes to 0. All is drawn from one seed; the same seed gives the same bytes.
 """
 
@@ -27,7 +27,7 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class SurfaceTruth:
+class SyntheticSurface:
     """One surface: its share of requests, its tasks with their base rates, and how long its labels take."""
 
     name: str
@@ -37,9 +37,9 @@ class SurfaceTruth:
 
 
 SURFACES = (
-    SurfaceTruth("reels", 0.5, {"click": 0.30, "long_view": 0.15}, 60),
-    SurfaceTruth("feed", 0.35, {"click": 0.22, "long_view": 0.10}, 120),
-    SurfaceTruth("ads", 0.15, {"click": 0.12, "purchase": 0.05}, 600),
+    SyntheticSurface("reels", 0.5, {"click": 0.30, "long_view": 0.15}, 60),
+    SyntheticSurface("feed", 0.35, {"click": 0.22, "long_view": 0.10}, 120),
+    SyntheticSurface("ads", 0.15, {"click": 0.12, "purchase": 0.05}, 600),
 )
 TASK_STRENGTH = {"click": 1.0, "long_view": 0.9, "purchase": 1.1}
 
@@ -67,7 +67,7 @@ class SyntheticConfig:
     """Time in which a taste forgets itself to 1/e."""
     born_later: float = 0.15
     """Share of items that first appear during the stream."""
-    surfaces: tuple[SurfaceTruth, ...] = SURFACES
+    surfaces: tuple[SyntheticSurface, ...] = SURFACES
 
     def __post_init__(self) -> None:
         if not 0 <= self.rho <= 1:

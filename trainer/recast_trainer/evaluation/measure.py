@@ -17,7 +17,7 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredRows:
     """Predictions and labels of R rows for T tasks."""
 
     row_ids: Ints  # (R,)
@@ -28,20 +28,20 @@ class Scored:
     mask: NDArray[np.bool_]  # (R, T) whether the label is known
     logits: Floats  # (R, T)
 
-    def select(self, keep: NDArray[np.bool_]) -> Scored:
+    def select(self, keep: NDArray[np.bool_]) -> ScoredRows:
         """The rows where ``keep`` (R,) holds."""
-        return Scored(**{entry.name: getattr(self, entry.name)[keep] for entry in fields(Scored)})
+        return ScoredRows(**{entry.name: getattr(self, entry.name)[keep] for entry in fields(ScoredRows)})
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Scored]) -> Scored:
+    def concatenate(cls, parts: Sequence[ScoredRows]) -> ScoredRows:
         """The rows of several parts, in order; at least one."""
         return cls(**{entry.name: np.concatenate([getattr(p, entry.name) for p in parts]) for entry in fields(cls)})
 
 
 def measurements(
-    scored: Scored, surfaces: Sequence[str], tasks: Sequence[str], baseline: Mapping[str, Floats] | None = None
+    scored: ScoredRows, surfaces: Sequence[str], tasks: Sequence[str], baseline: Mapping[str, Floats] | None = None
 ) -> list[Measurement]:
-    """One measurement a surface and task that has both classes, then each task over all surfaces.
+    """One measurement per surface and task that has both classes, then each task over all surfaces.
 
     ``baseline`` holds the baseline's logits (R,) by task; a task that it lacks is measured without comparison.
     """
@@ -61,7 +61,7 @@ def measurements(
     return result
 
 
-def _measure(surface: str, task: str, column: int, scored: Scored, baseline: Floats | None) -> Measurement | None:
+def _measure(surface: str, task: str, column: int, scored: ScoredRows, baseline: Floats | None) -> Measurement | None:
     logits, labels = scored.logits[:, column], scored.labels[:, column]
     ours = quality(logits, labels)
     if ours is None or not math.isfinite(ours.ne) or not math.isfinite(ours.calibration):

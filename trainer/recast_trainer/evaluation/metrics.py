@@ -30,7 +30,7 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class Increase:
+class PairedIncrease:
     """Relative increase of normalised entropy over a baseline on the same rows, with one-sided 95 % bounds."""
 
     baseline_ne: float
@@ -69,7 +69,7 @@ def quality(logits: Floats, labels: Floats) -> Quality | None:
 
 def paired_increase(
     users: Ints, logits: Floats, baseline_logits: Floats, labels: Floats, *, seed: int = 0, resamples: int = RESAMPLES
-) -> Increase | None:
+) -> PairedIncrease | None:
     """Compare two versions on the same rows, resampling users with replacement: rows of one user are not independent.
 
     The entropy of the base rate cancels in the ratio, so the bounds are those of ``sum(loss) / sum(baseline) - 1``.
@@ -88,11 +88,11 @@ def paired_increase(
         weights = np.bincount(random.integers(0, len(unique), len(unique)), minlength=len(unique))
         ratios[index] = (weights @ loss) / (weights @ base) - 1.0
     low, high = np.quantile(ratios, [0.05, 0.95])
-    return Increase(theirs.ne, float(loss.sum() / base.sum() - 1.0), float(low), float(high))
+    return PairedIncrease(theirs.ne, float(loss.sum() / base.sum() - 1.0), float(low), float(high))
 
 
-class RunningEntropy:
-    """Normalised entropy so far, a task at a time, in sums that a checkpoint can hold."""
+class RunningNE:
+    """Normalised entropy so far, per task, in sums that a checkpoint can hold."""
 
     def __init__(self, tasks: int) -> None:
         self.sums: Floats = np.zeros((tasks, 3), dtype=np.float64)  # rows, positives, loss

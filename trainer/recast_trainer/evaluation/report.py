@@ -13,15 +13,15 @@ from recast_api.run import DataRef, Optimization, RecastError
 from recast_model.artifact import load_expert, load_foundation
 from recast_model.config import ExpertConfig, ExpertTask
 from recast_trainer import clock
-from recast_trainer.evaluation.measure import Scored, measurements
+from recast_trainer.evaluation.measure import ScoredRows, measurements
 from recast_trainer.evaluation.scoring import absent, computed, score_expert, score_foundation
 from recast_trainer.tae import log as tae_log
-from recast_trainer.training.distributed import Group
-from recast_trainer.training.expert import ExpertRun, find_examples
+from recast_trainer.training.expert import ExpertTrainer, find_examples
+from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.stream import Ints, Stream, open_stream
 
-ALONE = Group()
-EVERYTHING = DataRef(path="x")  # the window of a data set that is given by its folder
+SINGLE_PROCESS = ProcessGroup()
+WHOLE_DATA_SET = DataRef(path="x")  # the window of a data set that is given by its folder
 
 
 def open_manifest(folder: Path) -> Manifest:
@@ -35,26 +35,26 @@ def open_manifest(folder: Path) -> Manifest:
 
 def evaluate(artifact: Path, foundation: Path | None, data: Path) -> list[Measurement]:
     """Measure a version on all requests after its watermark, print a table and return it."""
-    manifest, stream = open_manifest(artifact), open_stream(data, EVERYTHING)
+    manifest, stream = open_manifest(artifact), open_stream(data, WHOLE_DATA_SET)
     if manifest.kind == "FoundationModel":
         bundle = load_foundation(artifact, manifest)
         requests = _after(stream, clock.from_rfc3339(manifest.watermark))
-        scored, _ = score_foundation(bundle.model, stream.read_by(bundle.items), requests, ALONE)
+        scored, _ = score_foundation(bundle.model, stream.with_items(bundle.items), requests, SINGLE_PROCESS)
         found = measurements(scored, bundle.config.surfaces, bundle.config.tasks)
     else:
         if foundation is None:
             raise RecastError("BadRun", "an expert is measured with its foundation: give --foundation")
         expert = load_expert(artifact, manifest)
-        lender_manifest = open_manifest(foundation)
-        if manifest.foundation is None or manifest.foundation.digest != lender_manifest.digest:
+        foundation_manifest = open_manifest(foundation)
+        if manifest.foundation is None or manifest.foundation.digest != foundation_manifest.digest:
             raise RecastError("PairMismatch", f"{artifact} was trained with another foundation than {foundation}")
-        lender = load_foundation(foundation, lender_manifest)
-        tae = computed(lender.model, stream.read_by(lender.items), ALONE)
-        watermark = max(clock.from_rfc3339(m.watermark) for m in (manifest, lender_manifest))
+        source = load_foundation(foundation, foundation_manifest)
+        tae = computed(source.model, stream.with_items(source.items), SINGLE_PROCESS)
+        watermark = max(clock.from_rfc3339(m.watermark) for m in (manifest, foundation_manifest))
         own = stream.table.on_surface(expert.config.surface_index)
         requests = np.intersect1d(own, _after(stream, watermark))
-        read = stream.read_by(expert.items, by_surface=True)
-        found = _own(score_expert(expert.model, read, requests, tae, ALONE), expert.config)
+        read = stream.with_items(expert.items, by_surface=True)
+        found = _own(score_expert(expert.model, read, requests, tae, SINGLE_PROCESS), expert.config)
     print(f"{'surface':16}{'task':16}{'rows':>9}{'NE':>9}{'calibration':>13}")
     for item in found:
         print(
@@ -69,9 +69,9 @@ def compare(foundation: Path, data: Path, *, epochs: int, batch_size: int, seed:
 
     Both have the same architecture, data, order and seed. The base rate has NE 1 by definition.
     """
-    manifest, data_stream = open_manifest(foundation), open_stream(data, EVERYTHING)
+    manifest, data_stream = open_manifest(foundation), open_stream(data, WHOLE_DATA_SET)
     bundle = load_foundation(foundation, manifest)
-    stream = data_stream.read_by(bundle.items, by_surface=True)
+    stream = data_stream.with_items(bundle.items, by_surface=True)
     settings = Optimization(batch_size=batch_size, learning_rate="0.003", epochs=epochs, seed=seed)
     rows = []
     for surface in bundle.config.surfaces:
@@ -82,12 +82,12 @@ def compare(foundation: Path, data: Path, *, epochs: int, batch_size: int, seed:
             surfaces=bundle.config.surfaces, event_tasks=bundle.config.tasks,
             tasks=tuple(ExpertTask(task) for task in tasks),
         )  # fmt: skip
-        found = find_examples(stream, foundation / tae_log.FOLDER, surface, config.tae_dim, ALONE.device)
-        results: list[Scored] = []
+        found = find_examples(stream, foundation / tae_log.FOLDER, surface, config.tae_dim, SINGLE_PROCESS.device)
+        results: list[ScoredRows] = []
         for source in (found.tae, absent(config.tae_dim)):
             print(f"{surface}: {'with' if not results else 'without'} TAE", flush=True)
-            model = ExpertRun(stream, config, settings, ALONE, replace(found, tae=source)).train()
-            results.append(score_expert(model, stream, found.held_out, source, ALONE))
+            model = ExpertTrainer(stream, config, settings, SINGLE_PROCESS, replace(found, tae=source)).train()
+            results.append(score_expert(model, stream, found.held_out, source, SINGLE_PROCESS))
         without = {task: results[1].logits[:, column] for column, task in enumerate(tasks)}
         rows += _own(results[0], config, without)
     print(f"\n{'surface':12}{'task':12}{'rows':>8}{'base rate':>11}{'without':>9}{'with TAE':>9}  change [95 % bounds]")
@@ -110,6 +110,6 @@ def _after(stream: Stream, watermark: int) -> Ints:
     return found
 
 
-def _own(scored: Scored, config: ExpertConfig, baseline: dict[str, np.ndarray] | None = None) -> list[Measurement]:
+def _own(scored: ScoredRows, config: ExpertConfig, baseline: dict[str, np.ndarray] | None = None) -> list[Measurement]:
     alone = replace(scored, surfaces=np.zeros_like(scored.surfaces))
     return measurements(alone, [config.surface], [task.name for task in config.tasks], baseline)

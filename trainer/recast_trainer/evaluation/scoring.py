@@ -12,9 +12,9 @@ from recast_model.batch import RequestBatch
 from recast_model.expert import ExpertModel
 from recast_model.foundation import FoundationModel
 from recast_model.inference import TAE_DTYPE, embed, embed_and_predict, score
-from recast_trainer.evaluation.measure import Scored
+from recast_trainer.evaluation.measure import ScoredRows
 from recast_trainer.tae.log import TaeIndex
-from recast_trainer.training.distributed import Group
+from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.stream import Ints, Stream
 
 MICRO_BATCH = 64
@@ -24,8 +24,8 @@ TaeSource = Callable[[RequestBatch, Ints], tuple[torch.Tensor, torch.Tensor]]
 
 
 def score_foundation(
-    model: FoundationModel, stream: Stream, requests: Ints, group: Group
-) -> tuple[Scored, NDArray[np.float16]]:
+    model: FoundationModel, stream: Stream, requests: Ints, group: ProcessGroup
+) -> tuple[ScoredRows, NDArray[np.float16]]:
     """Predictions and TAE (R, D) of the requests' rows, the work shared by the group, the result on every process."""
 
     def one(batch: RequestBatch, _: Ints) -> torch.Tensor:
@@ -37,7 +37,7 @@ def score_foundation(
     return _scored(stream, requests, found[:, size:]), found[:, :size].astype(np.float16)
 
 
-def score_expert(model: ExpertModel, stream: Stream, requests: Ints, tae: TaeSource, group: Group) -> Scored:
+def score_expert(model: ExpertModel, stream: Stream, requests: Ints, tae: TaeSource, group: ProcessGroup) -> ScoredRows:
     """Predictions of an expert's tasks; ``stream`` is read by the expert's items and surface histories."""
 
     def one(batch: RequestBatch, index: Ints) -> torch.Tensor:
@@ -62,7 +62,7 @@ def logged(index: TaeIndex, device: torch.device) -> TaeSource:
     return source
 
 
-def computed(model: FoundationModel, stream: Stream, group: Group) -> TaeSource:
+def computed(model: FoundationModel, stream: Stream, group: ProcessGroup) -> TaeSource:
     """TAE made now by a foundation, for rows that it never learned; ``stream`` is read by the foundation's items."""
 
     def source(_: RequestBatch, index: Ints) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,10 +86,14 @@ def absent(size: int) -> TaeSource:
 
 
 def _rows(
-    one: Callable[[RequestBatch, Ints], torch.Tensor], stream: Stream, requests: Ints, history_length: int, group: Group
+    one: Callable[[RequestBatch, Ints], torch.Tensor],
+    stream: Stream,
+    requests: Ints,
+    history_length: int,
+    group: ProcessGroup,
 ) -> NDArray[np.float32]:
     """``one`` (B, M, K) over micro-batches of this process's share, then all shares joined: (R, K)."""
-    share = group.share(requests)
+    share = group.shard(requests)
     parts = []
     for start in range(0, len(share), MICRO_BATCH):
         index = share[start : start + MICRO_BATCH]
@@ -98,16 +102,18 @@ def _rows(
     width = torch.zeros(1, dtype=torch.int64)
     if parts:
         width[0] = parts[0].shape[1]
-    width = group.largest(width)
+    width = group.maximum(width)
     mine = torch.cat(parts) if parts else torch.empty(0, int(width))
     _, joined = group.gather(torch.zeros(len(mine), dtype=torch.int64), mine)
     return joined.numpy()
 
 
-def _scored(stream: Stream, requests: Ints, logits: NDArray[np.float32], columns: list[int] | None = None) -> Scored:
+def _scored(
+    stream: Stream, requests: Ints, logits: NDArray[np.float32], columns: list[int] | None = None
+) -> ScoredRows:
     rows = stream.table.rows.take(stream.rows_of(requests))
     chosen = slice(None) if columns is None else columns
-    return Scored(
+    return ScoredRows(
         row_ids=rows.row_ids,
         users=rows.users,
         surfaces=rows.surfaces,

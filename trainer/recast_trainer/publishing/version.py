@@ -56,6 +56,7 @@ def model_version(run: TrainingRun, manifest: Manifest) -> ModelVersion:
             baseline=manifest.baseline,
             run=TrainingRunRef(job_name=run.job_name, attempt=run.attempt, inputs_hash=run.inputs_hash),
             finite=manifest.finite,
+            tasks=manifest.tasks if run.kind == "ExpertModel" else [],
             measurements=manifest.measurements,
         ),
     )

@@ -1,8 +1,8 @@
 """The TAE log on disk, and the leak guard at its door.
 
-A foundation writes one Parquet file a segment, before it trains on that segment. Every row carries the *cursor* of the
-model that made it: the availability time up to which that model had learned labels. :func:`guard` refuses a row whose
-cursor is at or past the time its own label became available: such a vector may hold the answer.
+A foundation writes one Parquet file per segment, before it trains on that segment. Every row carries the *cursor* of
+the model that made it: the availability time up to which that model had learned labels. :func:`guard` refuses a row
+whose cursor is at or past the time its own label became available: such a vector may hold the answer.
 
 Files are named by segment and phase and replaced whole, so a resumed run rewrites the files after its checkpoint with
 the same bytes: no row is lost, none doubled.

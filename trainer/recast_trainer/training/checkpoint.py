@@ -1,8 +1,8 @@
-"""Atomic checkpoints: a folder a checkpoint, complete when it has its name, the last two kept.
+"""Atomic checkpoints: one folder per checkpoint, complete when it has its name; the last two are kept.
 
-``state.json`` holds the cursor, the metric state and the SHA-256 of ``tensors.safetensors``; nothing that is loaded can
-run code. Randomness needs no state of its own: the loop derives it from (seed, step, rank).
-A crash at any point leaves the previous checkpoint; a file damaged later is found by its hash and passed over.
+``state.json`` holds the :class:`Progress` and the SHA-256 of ``tensors.safetensors``; nothing that is loaded can run
+code. Randomness needs no state of its own: the loop derives it from (seed, step, rank). A crash at any point leaves the
+previous checkpoint; a file damaged later is found by its hash and passed over.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STATE = "state.json"
 
 
 @dataclass(frozen=True)
-class Cursor:
+class Progress:
     """Where a run stands. All that follows is a function of this, the tensors and the data."""
 
     fingerprint: str
@@ -48,14 +48,14 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def save(self, cursor: Cursor, tensors: Mapping[str, torch.Tensor]) -> Path:
+    def save(self, progress: Progress, tensors: Mapping[str, torch.Tensor]) -> Path:
         """Write one checkpoint whole and drop all but the newest :data:`KEEP`."""
-        final = self.folder / f"{cursor.segment:06d}"
+        final = self.folder / f"{progress.segment:06d}"
         temporary = final.with_name(final.name + ".incomplete")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary / TENSORS)
-        state = {"cursor": asdict(cursor), "sha256": sha256_file(temporary / TENSORS)}
+        state = {"progress": asdict(progress), "sha256": sha256_file(temporary / TENSORS)}
         (temporary / STATE).write_text(json.dumps(state))
         sync_tree(temporary)
         shutil.rmtree(final, ignore_errors=True)
@@ -64,15 +64,15 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
         return final
 
-    def load(self, fingerprint: str) -> tuple[Cursor, dict[str, torch.Tensor]] | None:
+    def load(self, fingerprint: str) -> tuple[Progress, dict[str, torch.Tensor]] | None:
         """The newest checkpoint that is whole and of this configuration, or None."""
         for folder in reversed(self._complete()):
             try:
                 state: dict[str, Any] = json.loads((folder / STATE).read_text())
-                cursor = Cursor(**state["cursor"])
-                if cursor.fingerprint != fingerprint or sha256_file(folder / TENSORS) != state["sha256"]:
+                progress = Progress(**state["progress"])
+                if progress.fingerprint != fingerprint or sha256_file(folder / TENSORS) != state["sha256"]:
                     continue
-                return cursor, load_file(folder / TENSORS)
+                return progress, load_file(folder / TENSORS)
             except (OSError, ValueError, KeyError, TypeError):
                 continue
         return None

@@ -22,8 +22,8 @@ from recast_model.expert import ExpertModel
 from recast_model.losses import expert_loss
 from recast_trainer.evaluation.scoring import TaeSource, logged
 from recast_trainer.tae import log as tae_log
-from recast_trainer.training.distributed import Group
 from recast_trainer.training.loop import global_batches
+from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.step import Learner
 from recast_trainer.training.stream import Ints, Stream
 
@@ -79,11 +79,11 @@ def _covered(stream: Stream, requests: Ints, parts: list[tuple[int, tae_log.TaeR
     return requests[whole]
 
 
-class ExpertRun:
+class ExpertTrainer:
     """One expert from its examples. ``stream`` is read by the foundation's items, with per-surface histories."""
 
     def __init__(
-        self, stream: Stream, config: ExpertConfig, optimization: Optimization, group: Group, examples: Examples
+        self, stream: Stream, config: ExpertConfig, optimization: Optimization, group: ProcessGroup, examples: Examples
     ) -> None:
         self.stream, self.config, self.group = stream, config, group
         self.optimization, self.examples = optimization, examples
@@ -110,7 +110,7 @@ class ExpertRun:
     def _learn(self, requests: Ints) -> float:
         sums = torch.zeros(2, dtype=torch.float64)  # log loss, labels
         for chunk in global_batches(requests, self.optimization.batch_size):
-            index, batch = self.stream.share(chunk, self.config.history_length, self.group)
+            index, batch = self.stream.shard(chunk, self.config.history_length, self.group)
             self.learner.step(lambda batch=batch, index=index: self._loss(batch, index, sums))  # type: ignore[misc]
         return float(sums[0] / sums[1].clamp(min=1))
 
@@ -121,4 +121,4 @@ class ExpertRun:
         return found.total
 
     def _progress(self, what: str, loss: float, seconds: float) -> None:
-        self.group.say(f"{what}  log loss {loss:.4f}  {self.learner.steps} steps  {seconds:.0f} s")
+        self.group.log(f"{what}  log loss {loss:.4f}  {self.learner.steps} steps  {seconds:.0f} s")

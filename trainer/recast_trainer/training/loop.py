@@ -21,12 +21,12 @@ from recast_model.embeddings import TableOptimizer
 from recast_model.foundation import FoundationModel
 from recast_model.losses import foundation_loss
 from recast_trainer.evaluation.burnin import similarity
-from recast_trainer.evaluation.measure import Scored
-from recast_trainer.evaluation.metrics import RunningEntropy
+from recast_trainer.evaluation.measure import ScoredRows
+from recast_trainer.evaluation.metrics import RunningNE
 from recast_trainer.evaluation.scoring import score_foundation
 from recast_trainer.tae import log as tae_log
-from recast_trainer.training.checkpoint import Checkpoints, Cursor
-from recast_trainer.training.distributed import Group
+from recast_trainer.training.checkpoint import Checkpoints, Progress
+from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.split import Split, split
 from recast_trainer.training.step import Learner
 from recast_trainer.training.stream import Ints, Stream
@@ -36,7 +36,7 @@ PROBES = 64
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedFoundation:
     """A foundation at the end of its stream."""
 
     model: FoundationModel
@@ -44,12 +44,12 @@ class Trained:
     """ms; labels available up to here were learned, none later."""
     similarities: list[float]
     """For each learned segment, how like the final version the model was that embedded it."""
-    tail: Scored
+    tail: ScoredRows
     finite: bool
     split: Split
 
 
-class FoundationRun:
+class FoundationTrainer:
     """One run over a stream; ``folder`` holds its checkpoints and, until it lands, its TAE log."""
 
     def __init__(
@@ -57,7 +57,7 @@ class FoundationRun:
         stream: Stream,
         config: FoundationConfig,
         optimization: Optimization,
-        group: Group,
+        group: ProcessGroup,
         folder: Path,
         fingerprint: str = "",
     ) -> None:
@@ -74,12 +74,12 @@ class FoundationRun:
             group.device,
         )
         self.learner = Learner(self.model, group, rate, optimization.seed)
-        self.entropy = RunningEntropy(len(config.tasks))
+        self.entropy = RunningNE(len(config.tasks))
         self.segment, self.watermark = 0, stream.segments[0].start - 1
         self.pending: Ints = np.empty(0, np.int64)
         self.probes = np.zeros((self.split.learn, *self._probe().shape), np.float32)
 
-    def train(self) -> Trained:
+    def train(self) -> TrainedFoundation:
         """Run, or go on from the newest checkpoint, to the end of the stream."""
         self._resume()
         begun, first = time.monotonic(), self.segment
@@ -98,8 +98,8 @@ class FoundationRun:
         tail = [self._log(index, self.stream.requests(index), "tail") for index in self._tail()]
         final = self._probe()
         similarities = [similarity(probe, final) for probe in self.probes]
-        whole = Scored.concatenate(tail)
-        return Trained(self.model, self.watermark, similarities, whole, self.learner.finite(), self.split)
+        whole = ScoredRows.concatenate(tail)
+        return TrainedFoundation(self.model, self.watermark, similarities, whole, self.learner.finite(), self.split)
 
     def learn(self, requests: Ints) -> None:
         """Learn from ``requests`` and from those that waited, as far as their labels are mature at the watermark."""
@@ -107,12 +107,12 @@ class FoundationRun:
         mature = self.stream.matured[waiting] <= self.watermark
         ready, self.pending = waiting[mature], waiting[~mature]
         for chunk in global_batches(ready, self.optimization.batch_size):
-            _, batch = self.stream.share(chunk, self.config.history_length, self.group)
+            _, batch = self.stream.shard(chunk, self.config.history_length, self.group)
             self.learner.step(lambda batch=batch: foundation_loss(self.model(batch), batch).total)  # type: ignore[misc]
 
-    def _log(self, index: int, requests: Ints, phase: tae_log.Phase) -> Scored:
+    def _log(self, index: int, requests: Ints, phase: tae_log.Phase) -> ScoredRows:
         scored, tae = score_foundation(self.model, self.stream, requests, self.group)
-        if self.group.leads:
+        if self.group.is_leader:
             names = np.array(self.config.surfaces)[scored.surfaces]
             cursor = np.full(len(tae), self.watermark, np.int64)
             rows = tae_log.TaeRows(scored.row_ids, scored.available_at, cursor, tae)
@@ -128,8 +128,8 @@ class FoundationRun:
         return score_foundation(self.model, self.stream, requests, self.group)[1].astype(np.float32)
 
     def _save(self) -> None:
-        if self.group.leads:
-            cursor = Cursor(
+        if self.group.is_leader:
+            progress = Progress(
                 self.fingerprint,
                 self.segment,
                 self.learner.steps,
@@ -137,24 +137,24 @@ class FoundationRun:
                 self.pending.tolist(),
                 self.entropy.sums.tolist(),
             )
-            self.checkpoints.save(cursor, self.learner.state() | {"probes": torch.from_numpy(self.probes)})
+            self.checkpoints.save(progress, self.learner.state() | {"probes": torch.from_numpy(self.probes)})
         self.group.barrier()
 
     def _resume(self) -> None:
         found = self.checkpoints.load(self.fingerprint)
         if found is None:
             return
-        cursor, tensors = found
+        progress, tensors = found
         self.probes = tensors.pop("probes").numpy().copy()
-        self.learner.restore(tensors, cursor.step)
-        self.segment, self.watermark = cursor.segment, cursor.watermark
-        self.pending = np.array(cursor.pending, np.int64)
-        self.entropy.sums = np.array(cursor.metrics, np.float64)
-        self.group.say(f"resumed after segment {self.segment}/{self.split.learn}")
+        self.learner.restore(tensors, progress.step)
+        self.segment, self.watermark = progress.segment, progress.watermark
+        self.pending = np.array(progress.pending, np.int64)
+        self.entropy.sums = np.array(progress.metrics, np.float64)
+        self.group.log(f"resumed after segment {self.segment}/{self.split.learn}")
 
     def _progress(self, rows: int, seconds: float, done: int) -> None:
         left = seconds / done * (self.split.learn - self.segment)
-        self.group.say(
+        self.group.log(
             f"segment {self.segment}/{self.split.learn} {self.stream.segments[self.segment - 1].name}  "
             f"{rows / seconds:,.0f} rows/s  NE so far {self.entropy.mean():.4f}  {left:.0f} s left"
         )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from recast_api.run import RecastError
 from recast_model.distributed import sum_gradients
 from recast_model.embeddings import EmbeddingTable
-from recast_trainer.training.distributed import Group
+from recast_trainer.training.process_group import ProcessGroup
 
 MAX_NORM = 1.0
 WARM_UP_STEPS = 100
@@ -33,7 +33,7 @@ class Learner:
     """A model with its dense optimiser and its fused tables."""
 
     def __init__(
-        self, model: nn.Module, group: Group, learning_rate: float, seed: int, warm_up: int = WARM_UP_STEPS
+        self, model: nn.Module, group: ProcessGroup, learning_rate: float, seed: int, warm_up: int = WARM_UP_STEPS
     ) -> None:
         self.model, self.group, self.seed = model, group, seed
         self.learning_rate, self.warm_up = learning_rate, warm_up
@@ -42,15 +42,15 @@ class Learner:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, weight_decay=0.01)
         self.steps = 0
 
-    def step(self, loss_of_share: Callable[[], Tensor]) -> None:
+    def step(self, loss_of_shard: Callable[[], Tensor]) -> None:
         """Learn from one global batch; every process must call it. Raises ``NotFinite`` before anything is changed.
 
-        ``loss_of_share`` gives this process's summed loss over the global count of labels.
+        ``loss_of_shard`` gives this process's summed loss over the global count of labels.
         """
         torch.manual_seed((self.seed * 1_000_003 + self.steps) * 1_009 + self.group.rank)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        loss_of_share().backward()  # type: ignore[no-untyped-call]
+        loss_of_shard().backward()  # type: ignore[no-untyped-call]
         for parameter in self.parameters:
             if parameter.grad is None:  # as sum_gradients does, so that weight decay does not depend on the group
                 parameter.grad = torch.zeros_like(parameter)

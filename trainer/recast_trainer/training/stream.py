@@ -18,7 +18,7 @@ from recast_trainer.data.histories import EventLog
 from recast_trainer.data.requests import RequestTable
 from recast_trainer.data.schema import Dataset
 from recast_trainer.data.segments import Segment, list_segments, load_dataset, load_items, read_all
-from recast_trainer.training.distributed import Group
+from recast_trainer.training.process_group import ProcessGroup
 
 Ints = NDArray[np.int64]
 
@@ -59,24 +59,24 @@ class Stream:
         offsets = np.cumsum(counts) - counts
         return np.repeat(self.table.starts[requests] - offsets, counts) + np.arange(counts.sum())
 
-    def batch(self, requests: Ints, history_length: int, group: Group) -> RequestBatch:
+    def batch(self, requests: Ints, history_length: int, group: ProcessGroup) -> RequestBatch:
         """The requests as tensors on the group's device."""
         return RequestBatch.from_arrays(self.table.batch(requests, self.log, history_length)).to(group.device)
 
-    def share(self, requests: Ints, history_length: int, group: Group) -> tuple[Ints, RequestBatch]:
+    def shard(self, requests: Ints, history_length: int, group: ProcessGroup) -> tuple[Ints, RequestBatch]:
         """This process's part of a global batch: which requests, and their tensors.
 
         A process for which none is left takes the first one with no label counted, since every process must take part
         in the exchange of gradients.
         """
-        index = group.share(requests)
+        index = group.shard(requests)
         if len(index):
             return index, self.batch(index, history_length, group)
         batch = self.batch(requests[:1], history_length, group)
         assert batch.label_mask is not None
         return requests[:1], replace(batch, label_mask=torch.zeros_like(batch.label_mask))
 
-    def read_by(self, items: ItemTable, *, by_surface: bool = False) -> Stream:
+    def with_items(self, items: ItemTable, *, by_surface: bool = False) -> Stream:
         """The same requests as a model with its own item table sees them, with whole or per-surface histories."""
         log = event_log(self.dataset, items, by_surface=by_surface)
         log.add(self.table.rows)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from typing import Literal
 
 from recast_api.resources.foundation import FoundationVersionRef
-from recast_operator.planning.clock import stamp
-from recast_operator.planning.fleet.lineages import server_ready
+from recast_operator.planning.clock import not_ahead, stamp
+from recast_operator.planning.fleet.lineages import MAX_LINEAGES, server_ready
+from recast_operator.planning.fleet.members import reads, unreadable
+from recast_operator.planning.fleet.pilots import blaming, missing, pilots
 from recast_operator.planning.plan import Event
-from recast_operator.planning.snapshot import FailedTrial, FleetMember, ObservedFoundation
+from recast_operator.planning.snapshot import ObservedFoundation
+from recast_operator.planning.training import known
+from recast_operator.planning.training.inputs import TrainingInputs
 from recast_operator.planning.versions import verdict
 from recast_operator.planning.versions.verdict import Judged
 
-MAX_LINEAGES = 16
 PILOT_FAILED = "PilotAnalysisFailed"
 
 
@@ -25,6 +27,8 @@ class Lead:
     current: FoundationVersionRef | None
     candidate: FoundationVersionRef | None
     judged: tuple[Judged, ...]
+    crowded_out: int | None = None
+    """An accepted version that would be the candidate, were a lineage free to serve it."""
     events: tuple[Event, ...] = ()
 
     @property
@@ -32,36 +36,22 @@ class Lead:
         """What the fleet is moving to."""
         return self.candidate or self.current
 
+    @property
+    def served(self) -> tuple[FoundationVersionRef, ...]:
+        """What needs servers, whoever reads it."""
+        return tuple(ref for ref in (self.current, self.candidate) if ref is not None)
 
-def members(observed: ObservedFoundation) -> tuple[FleetMember, ...]:
-    """Experts that read this foundation by their spec."""
-    name = observed.model.metadata.name
-    return tuple(expert for expert in observed.experts if expert.foundation == name and not expert.deleting)
-
-
-def pilots(observed: ObservedFoundation) -> tuple[FleetMember, ...]:
-    """The pilots of ``spec.fleet`` that exist and read this foundation."""
-    listed = set(observed.model.spec.fleet.pilots)
-    return tuple(expert for expert in members(observed) if expert.name in listed)
+    def with_event(self, kind: Literal["Normal", "Warning"], reason: str, message: str) -> Lead:
+        """The same with one more event."""
+        return replace(self, events=(*self.events, Event(kind, reason, message)))
 
 
-def lead(observed: ObservedFoundation, judged: tuple[Judged, ...], now: datetime) -> Lead:
+def lead(observed: ObservedFoundation, inputs: TrainingInputs) -> Lead:
     """Reject, choose and promote."""
     status = observed.model.status
-    rejected = _reject_failed(observed, Lead(status.current, status.candidate, judged))
-    chosen = _choose(observed, rejected, now)
-    return _promote(observed, chosen, now)
-
-
-def reads(expert: FleetMember, observed: ObservedFoundation, ref: FoundationVersionRef) -> bool:
-    """Whether the expert's stable revision reads this version."""
-    stable = expert.stable
-    return stable is not None and (stable.foundation, stable.version) == (observed.model.metadata.name, ref.version)
-
-
-def undecided(observed: ObservedFoundation, candidate: FoundationVersionRef) -> tuple[str, ...]:
-    """Pilots that rolled the candidate back together with a change of their serving, and are not trying it again."""
-    return tuple(pilot.name for pilot in pilots(observed) if pilot.canary is None and any(_failures(pilot, candidate)))
+    rejected = _reject_failed(observed, Lead(status.current, status.candidate, inputs.judged))
+    chosen = _choose(observed, rejected, replace(inputs, judged=rejected.judged))
+    return _promote(observed, chosen, inputs)
 
 
 def _reject_failed(observed: ObservedFoundation, state: Lead) -> Lead:
@@ -69,50 +59,62 @@ def _reject_failed(observed: ObservedFoundation, state: Lead) -> Lead:
     if candidate is None:
         return state
     for pilot in pilots(observed):
-        failure = next((entry for entry in _failures(pilot, candidate) if not entry.serving_changed), None)
+        failure = blaming(pilot, candidate)
         if failure is None:
             continue
         text = f"pilot {pilot.name}: {failure.message}"[:1024]
         judged = verdict.reject(state.judged, candidate.version, PILOT_FAILED, text)
-        event = Event("Warning", PILOT_FAILED, f"v{candidate.version} is rejected: {text}")
-        return replace(state, judged=judged, candidate=None, events=(event,))
+        return replace(state, judged=judged, candidate=None).with_event(
+            "Warning", PILOT_FAILED, f"v{candidate.version} is rejected: {text}"
+        )
     return state
 
 
-def _failures(pilot: FleetMember, candidate: FoundationVersionRef) -> Iterator[FailedTrial]:
-    """What the pilot rolled back on its analysis with this candidate; not with a namesake that it read before."""
-    for entry in pilot.failed_trials:
-        tried = entry.foundation_version == candidate.version and entry.time >= candidate.since
-        if tried and entry.reason == "AnalysisFailed":
-            yield entry
-
-
-def _choose(observed: ObservedFoundation, state: Lead, now: datetime) -> Lead:
-    floor = state.current.version if state.current else 0
-    newer = [entry for entry in verdict.accepted(state.judged) if entry.number > floor]
+def _choose(observed: ObservedFoundation, state: Lead, inputs: TrainingInputs) -> Lead:
+    newer = [entry.version.spec for entry in known.asked_for(inputs) if entry.number > inputs.serving]
     if not newer:
-        return replace(state, candidate=None)
-    spec = newer[-1].version.spec
-    if state.candidate is not None and state.candidate.version == spec.number:
-        return state
-    known = {entry.lineage for entry in observed.model.status.lineages}
-    if spec.lineage not in known and len(known) >= MAX_LINEAGES:
-        return state
-    chosen = FoundationVersionRef(version=spec.number, lineage=spec.lineage, digest=spec.digest, since=stamp(now))
-    event = Event(
-        "Normal", "CandidateChosen", f"v{spec.number} is the candidate; its servers start beside the current ones"
+        return _withdraw(state)
+    spec, candidate = newer[-1], state.candidate
+    if candidate is not None and (candidate.version, candidate.digest) == (spec.number, spec.digest):
+        since = not_ahead(candidate.since, inputs.now)
+        return replace(state, candidate=candidate.model_copy(update={"since": since}))
+    served = {entry.lineage for entry in observed.model.status.lineages}
+    if spec.lineage not in served and len(served) >= MAX_LINEAGES:
+        return replace(state, crowded_out=spec.number)
+    chosen = FoundationVersionRef(
+        version=spec.number, lineage=spec.lineage, digest=spec.digest, since=stamp(inputs.now)
     )
-    return replace(state, candidate=chosen, events=(*state.events, event))
+    text = f"v{spec.number} is the candidate; its servers start beside the current ones"
+    state = replace(state, candidate=chosen).with_event("Normal", "CandidateChosen", text)
+    if state.current is not None and (absent := missing(observed)):
+        text = f"v{spec.number} is not tried by {' and '.join(absent)}: no expert of that name reads this foundation"
+        state = state.with_event("Warning", "PilotNotFound", f"{text}; correct spec.fleet.pilots")
+    return state
 
 
-def _promote(observed: ObservedFoundation, state: Lead, now: datetime) -> Lead:
+def _withdraw(state: Lead) -> Lead:
     candidate = state.candidate
-    if candidate is None or not server_ready(observed, candidate.lineage):
+    if candidate is None:
         return state
-    first = state.current is None
-    if not first and any(not reads(pilot, observed, candidate) for pilot in pilots(observed)):
+    found = verdict.by_number(state.judged, candidate.version)
+    why = (
+        "the spec asks again for what the current version was trained from"
+        if found is not None and found.accepted
+        else "it is not an accepted version any more"
+    )
+    return replace(state, candidate=None).with_event(
+        "Normal", "CandidateWithdrawn", f"v{candidate.version} is not the candidate any more: {why}"
+    )
+
+
+def _promote(observed: ObservedFoundation, state: Lead, inputs: TrainingInputs) -> Lead:
+    candidate = state.candidate
+    if candidate is None or unreadable(observed) or not server_ready(observed, candidate):
         return state
-    current = candidate.model_copy(update={"since": stamp(now)})
+    if state.current is not None and any(not reads(pilot, observed, candidate) for pilot in pilots(observed)):
+        return state
     before = f", was v{state.current.version}" if state.current else ""
-    event = Event("Normal", "Promoted", f"v{current.version} is the current version{before}")
-    return replace(state, current=current, candidate=None, events=(*state.events, event))
+    current = candidate.model_copy(update={"since": stamp(inputs.now)})
+    return replace(state, current=current, candidate=None).with_event(
+        "Normal", "Promoted", f"v{current.version} is the current version{before}"
+    )

@@ -1,4 +1,9 @@
-"""Which lineages have or need servers. A lineage goes when nobody pins it: by reference count, never by age alone."""
+"""Which lineages have or need servers. A lineage goes when nobody pins it: by reference count, never by age alone.
+
+A lineage serves the newest *accepted* version that continues it; a rejected one never comes to serve. Where the version
+that serves is rejected afterwards, the lineage goes back to the newest accepted one, unless an expert was trained with
+a later version than that: the pair rule then keeps what serves until that expert has moved on.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +13,16 @@ from datetime import datetime
 
 from recast_api.resources import LineageStatus
 from recast_api.resources.foundation import FoundationVersionRef
-from recast_operator.planning.clock import elapsed, stamp
+from recast_operator.planning.clock import elapsed, not_ahead, stamp
+from recast_operator.planning.fleet.members import unreadable
 from recast_operator.planning.snapshot import ObservedDeployment, ObservedFoundation
 from recast_operator.planning.versions import verdict
 from recast_operator.planning.versions.verdict import Judged
 
 UNPINNED_GRACE_SECONDS = 15
 """An expert may be about to pin a lineage that it read as offered a moment ago."""
+MAX_LINEAGES = 16
+"""That have servers at once."""
 PINS_SHOWN = 20
 
 
@@ -24,60 +32,56 @@ class _Demand:
 
     lineage: int
     users: tuple[str, ...]
-    leads: bool
+    newest_pin: int
+    """The newest version of it that a user was trained with; 0 without users."""
+    kept: bool
+    """Whether it leads, or nobody knows who may need it."""
     before: LineageStatus | None
 
 
 def pins(observed: ObservedFoundation) -> dict[int, tuple[str, ...]]:
     """By lineage, the experts that read it or may still read it, whatever their spec says now."""
-    name = observed.model.metadata.name
     found: dict[int, set[str]] = {}
-    for expert in observed.experts:
-        for pin in expert.pins:
-            if pin.foundation == name:
-                found.setdefault(pin.lineage, set()).add(expert.name)
+    for expert, lineage, _ in _pinned(observed):
+        found.setdefault(lineage, set()).add(expert)
     return {lineage: tuple(sorted(users)) for lineage, users in found.items()}
 
 
 def used_by(observed: ObservedFoundation) -> dict[int, int]:
     """By version, how many experts read it."""
-    name = observed.model.metadata.name
     counts: dict[int, int] = {}
-    for expert in observed.experts:
-        for version in {pin.version for pin in expert.pins if pin.foundation == name}:
-            counts[version] = counts.get(version, 0) + 1
+    for _, version in {(expert, version) for expert, _, version in _pinned(observed)}:
+        counts[version] = counts.get(version, 0) + 1
     return counts
 
 
 def lineages(
-    observed: ObservedFoundation,
-    judged: Sequence[Judged],
-    leading: Sequence[FoundationVersionRef],
-    now: datetime,
+    observed: ObservedFoundation, judged: Sequence[Judged], leading: Sequence[FoundationVersionRef], now: datetime
 ) -> tuple[LineageStatus, ...]:
     """The lineages that have or need servers, oldest first; one that nobody needs stays for a grace period."""
-    pinned = pins(observed)
-    leads = {ref.lineage for ref in leading}
+    pinned, users, leads = _pinned(observed), pins(observed), {ref.lineage for ref in leading}
     before = {entry.lineage: entry for entry in observed.model.status.lineages}
-    planned = (
-        _lineage(observed, judged, _Demand(number, pinned.get(number, ()), number in leads, before.get(number)), now)
-        for number in sorted(set(pinned) | leads | set(before))
-    )
-    return tuple(entry for entry in planned if entry is not None)
+    doubt = bool(unreadable(observed))
+    found = []
+    for number in set(users) | leads | set(before):
+        newest_pin = max((version for _, lineage, version in pinned if lineage == number), default=0)
+        demand = _Demand(number, users.get(number, ()), newest_pin, doubt or number in leads, before.get(number))
+        if (entry := _lineage(observed, judged, demand, now)) is not None:
+            found.append(entry)
+    first = sorted(found, key=lambda entry: (entry.lineage not in leads, entry.lineage not in before, entry.lineage))
+    return tuple(sorted(first[:MAX_LINEAGES], key=lambda entry: entry.lineage))
 
 
 def _lineage(
     observed: ObservedFoundation, judged: Sequence[Judged], demand: _Demand, now: datetime
 ) -> LineageStatus | None:
-    before, needed = demand.before, demand.leads or bool(demand.users)
-    unpinned = None if needed else (before.unpinned_since if before else None) or stamp(now)
-    if unpinned is not None and elapsed(unpinned, now) >= UNPINNED_GRACE_SECONDS:
+    version, unpinned = _version(judged, demand), _unpinned_since(demand, now)
+    if version is None or (unpinned is not None and elapsed(unpinned, now) >= UNPINNED_GRACE_SECONDS):
         return None
-    landed = [entry.number for entry in judged if entry.ours and entry.version.spec.lineage == demand.lineage]
     deployment = lineage_deployment(observed, demand.lineage)
     return LineageStatus(
         lineage=demand.lineage,
-        version=max(landed, default=before.version if before else demand.lineage),
+        version=version,
         replicas=deployment.replicas if deployment else 0,
         ready_replicas=deployment.ready if deployment else 0,
         pinned_by=list(demand.users[:PINS_SHOWN]),
@@ -86,11 +90,34 @@ def _lineage(
     )
 
 
-def server_ready(observed: ObservedFoundation, lineage: int) -> bool:
-    """Whether all servers of a lineage are ready and of the newest template."""
-    found = lineage_deployment(observed, lineage)
-    wanted = observed.model.spec.serving.replicas
-    return found is not None and found.current and found.ready >= wanted and found.updated >= wanted
+def _version(judged: Sequence[Judged], demand: _Demand) -> int | None:
+    """What a lineage serves; None where nothing of it may begin to serve."""
+    accepted = [entry.number for entry in verdict.accepted(judged) if entry.version.spec.lineage == demand.lineage]
+    newest = max(accepted, default=None)
+    if demand.before is None or newest is None:
+        return demand.before.version if demand.before else newest
+    return demand.before.version if newest < demand.before.version and newest < demand.newest_pin else newest
+
+
+def _unpinned_since(demand: _Demand, now: datetime) -> str | None:
+    if demand.kept or demand.users:
+        return None
+    before = demand.before.unpinned_since if demand.before else None
+    return not_ahead(before, now) if before else stamp(now)
+
+
+def grace_left(entry: LineageStatus, now: datetime) -> float | None:
+    """Seconds until the servers of a lineage that nobody needs are deleted; None for one that is needed."""
+    return None if entry.unpinned_since is None else UNPINNED_GRACE_SECONDS - elapsed(entry.unpinned_since, now)
+
+
+def server_ready(observed: ObservedFoundation, ref: FoundationVersionRef) -> bool:
+    """Whether all servers of a lineage are ready, of the newest template, and meant to serve this very version."""
+    meant = {(entry.lineage, entry.version) for entry in observed.model.status.lineages}
+    found, wanted = lineage_deployment(observed, ref.lineage), observed.model.spec.serving.replicas
+    if found is None or (ref.lineage, ref.version) not in meant:
+        return False
+    return found.current and min(found.ready, found.updated) >= wanted
 
 
 def lineage_deployment(observed: ObservedFoundation, lineage: int) -> ObservedDeployment | None:
@@ -102,13 +129,28 @@ def lineage_deployment(observed: ObservedFoundation, lineage: int) -> ObservedDe
 
 
 def retired(
-    judged: Sequence[Judged], current: FoundationVersionRef | None, serving: Sequence[LineageStatus]
+    observed: ObservedFoundation,
+    judged: Sequence[Judged],
+    current: FoundationVersionRef | None,
+    serving: Sequence[LineageStatus],
 ) -> frozenset[int]:
-    """Accepted versions below the current one whose lineage has no servers any more."""
+    """Accepted versions below the current one whose lineage has no servers any more; none while that is in doubt."""
+    if current is None or unreadable(observed):
+        return frozenset()
     served = {entry.lineage for entry in serving}
-    floor = current.version if current else 0
     return frozenset(
         entry.number
         for entry in verdict.accepted(judged)
-        if entry.number < floor and entry.version.spec.lineage not in served
+        if entry.number < current.version and entry.version.spec.lineage not in served
     )
+
+
+def _pinned(observed: ObservedFoundation) -> set[tuple[str, int, int]]:
+    """Expert, lineage and version of every pin on this foundation."""
+    name = observed.model.metadata.name
+    return {
+        (expert.name, pin.lineage, pin.version)
+        for expert in observed.experts
+        for pin in expert.pins
+        if pin.foundation == name
+    }

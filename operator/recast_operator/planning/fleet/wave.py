@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recast_api.resources import WaveStatus
-from recast_operator.planning.fleet.lead import Lead, members, reads
+from recast_api.resources.foundation import FoundationVersionRef
+from recast_operator.planning.fleet.members import members, reads
 from recast_operator.planning.snapshot import FleetMember, ObservedFoundation
 
 WAITING_SHOWN = 20
 
 
-def wave(observed: ObservedFoundation, lead: Lead) -> WaveStatus:
-    """Who refreshes and who waits. A slot is held until its expert is neither stale nor refreshing any more."""
+def wave(observed: ObservedFoundation, newest: FoundationVersionRef | None) -> WaveStatus:
+    """Who refreshes towards the ``newest`` version and who waits.
+
+    A slot is held until its expert is neither stale nor refreshing any more.
+    """
     fleet = observed.model.spec.fleet
     experts = members(observed)
     held = holders(observed)
@@ -22,7 +26,6 @@ def wave(observed: ObservedFoundation, lead: Lead) -> WaveStatus:
     )
     free = max(0, fleet.max_concurrent_refreshes - len(held))
     waiting = [expert.name for expert in queue[free:]]
-    newest = lead.newest
     return WaveStatus(
         granted=sorted([*held, *(expert.name for expert in queue[:free])])[:256],
         waiting=waiting[:WAITING_SHOWN],

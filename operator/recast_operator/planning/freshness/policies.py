@@ -2,7 +2,7 @@
 
 *Basis* is the version the question is about: the canary's while one is on trial, else the one waiting to be rolled
 out, else the stable one. *Target* is the foundation version the expert should read: the candidate for pilots, the
-current one for everybody else. FoundationTarget :data:`POLICIES` is reading the rules.
+current one for everybody else. Reading :data:`POLICIES` is reading the rules.
 """
 
 from __future__ import annotations

@@ -44,6 +44,8 @@ class ServableFoundations:
         if canary is not None and (canary.foundation.name, canary.foundation.lineage) == (pin.name, pin.lineage):
             return ""  # the running canary keeps its lineage, even while the foundation's servers are not ready
         foundation = self.observed.foundations.get(pin.name)
+        if pin.name in self.observed.unreadable_foundations:
+            return f"{pin.name} cannot be read"
         if foundation is None:
             return f"{pin.name} is not there"
         return "" if pin.lineage in foundation.offered else f"{pin.name} does not serve v{pin.version} now"
@@ -76,7 +78,7 @@ def _candidates(
             return
         revision = _revision(observed, entry.version, servable, now)
         serves = stable is not None and entry.number == stable.version
-        objection = "" if serves else servable.objection(revision.foundation)
+        objection = "" if serves else servable.objection(revision.foundation) or _untrained(revision, entry.version)
         if not revision.models_claim:
             objection = objection or "the volume claim of its artefact is not known"
         if not objection and revision.revision in failed:
@@ -101,7 +103,8 @@ def _revision(
     model, spec = observed.model, version.spec
     pin = spec.foundation
     assert pin is not None, "the API guarantees that an expert's version names its foundation"
-    stable = model.status.stable if model.status.stable and model.status.stable.version == spec.number else None
+    begun = (model.status.stable, model.status.canary)
+    as_begun = next((entry for entry in begun if entry is not None and entry.version == spec.number), None)
     return RevisionStatus(
         revision=hashing.revision(spec.digest, pin.lineage, model.spec.serving),
         version=spec.number,
@@ -109,7 +112,13 @@ def _revision(
         path=spec.path,
         foundation=pin,
         serving=model.spec.serving,
-        tasks=stable.tasks if stable and stable.tasks else model.spec.tasks,
-        models_claim=stable.models_claim if stable and stable.models_claim else servable.claim(pin.name),
+        tasks=as_begun.tasks if as_begun and as_begun.tasks else model.spec.tasks,
+        models_claim=as_begun.models_claim if as_begun and as_begun.models_claim else servable.claim(pin.name),
         since=stamp(now),
     )
+
+
+def _untrained(revision: RevisionStatus, version: ModelVersion) -> str:
+    """Names come from the version, weights from the spec: an added task waits for the version that learned it."""
+    missing = sorted({task.name for task in revision.tasks} - version.spec.served_tasks)
+    return f"v{revision.version} was trained without {', '.join(missing)}" if missing else ""

@@ -6,29 +6,31 @@ from recast_api.resources import CanaryStatus, ExpertModelStatus, RevisionStatus
 from recast_api.resources.expert import ExpertSummary
 from recast_operator.children.labels import EXPERT_SERVER
 from recast_operator.planning.facts import ExpertFacts
-from recast_operator.planning.status import messages
+from recast_operator.planning.status import messages, training
 from recast_operator.planning.status.conditions import ConditionUpdate, State, merge
-from recast_operator.planning.status.training import trained
-from recast_operator.planning.training import lifecycle
+from recast_operator.planning.training import known
 from recast_operator.planning.versions import verdict
 
+BROKEN_REFERENCE = ("FoundationNotFound", "FoundationUnreadable")
+"""Reasons that outweigh all others but a canary's."""
 LABELS = "recast.dev/kind={kind},recast.dev/model={model}"
 
 
 def expert_status(facts: ExpertFacts) -> ExpertModelStatus:
     """The complete new status."""
-    before, training, rollout = facts.model.status, facts.training, facts.rollout
+    before, rollout = facts.model.status, facts.rollout
     meta = facts.model.metadata
     newest = verdict.newest_landed(facts.judged)
-    conditions = [_ready(facts), _reconciling(facts), _stalled(facts), _trained(facts), _promoted(facts), _stale(facts)]
+    trained = training.trained(facts.training_inputs, facts.training)
+    conditions = [_ready(facts), _reconciling(facts), _stalled(facts), trained, _promoted(facts), _stale(facts)]
     canary = _seen(facts, rollout.canary)
     return ExpertModelStatus(
         observed_generation=meta.generation,
         conditions=merge(before.conditions, conditions, meta.generation, facts.now),
-        last_number=training.last_number,
-        trained_inputs_hash=training.trained,
-        run=training.run,
-        failures=list(training.failures),
+        last_number=facts.training.last_number,
+        trained_inputs_hash=facts.training.trained,
+        run=facts.training.run,
+        failures=list(facts.training.failures),
         refresh=facts.refresh,
         latest=newest.number if newest else None,
         stable=_seen(facts, rollout.stable),
@@ -82,9 +84,11 @@ def _foundation_fact(facts: ExpertFacts) -> tuple[str, str] | None:
     """What is wrong with the reference, if anything."""
     model, target = facts.model, facts.target
     name = model.spec.foundation_ref.name
+    if name in facts.observed.unreadable_foundations:
+        return "FoundationUnreadable", messages.foundation_unreadable(name)
     if target.foundation is None:
-        known = facts.observed.foundation_names
-        return "FoundationNotFound", messages.foundation_not_found(name, model.metadata.namespace, known)
+        names = facts.observed.foundation_names
+        return "FoundationNotFound", messages.foundation_not_found(name, model.metadata.namespace, names)
     if target.version is None:
         return "FoundationNotReady", messages.foundation_not_ready(name)
     return None
@@ -92,14 +96,14 @@ def _foundation_fact(facts: ExpertFacts) -> tuple[str, str] | None:
 
 def _story(facts: ExpertFacts) -> tuple[str, str]:
     """The one thing to know now."""
-    rollout, training = facts.rollout, facts.training
+    rollout = facts.rollout
     foundation = _foundation_fact(facts)
     if rollout.canary is not None:
         return _canary_story(facts, rollout.canary)
-    if foundation is not None and (foundation[0] == "FoundationNotFound" or rollout.stable is None):
+    if foundation is not None and (foundation[0] in BROKEN_REFERENCE or rollout.stable is None):
         return foundation
-    if training.run is not None:
-        return training.note_reason, training.note
+    if facts.training.run is not None:
+        return facts.training.note_reason, facts.training.note
     if facts.refresh is not None:
         return _waiting(facts, facts.refresh.message)
     stalled = _stalled(facts)
@@ -148,27 +152,18 @@ def _reconciling(facts: ExpertFacts) -> ConditionUpdate:
 
 def _stalled(facts: ExpertFacts) -> ConditionUpdate:
     foundation = _foundation_fact(facts)
-    if foundation is not None and foundation[0] == "FoundationNotFound":
+    if foundation is not None and foundation[0] in BROKEN_REFERENCE:
         return ConditionUpdate("Stalled", "True", *foundation)
     if facts.rollout.canary is not None or facts.training.run is not None:
         return ConditionUpdate("Stalled", "False", "Progressing")
-    failed = lifecycle.failure(facts.training, facts.training_inputs.wanted or "")
-    if failed is not None and facts.violation is not None:
-        text = messages.run_failed(failed)
-        return ConditionUpdate("Stalled", "True", failed.reason, text)
+    failed = known.failure(facts.training_inputs, facts.training)
+    stuck = training.stalled(facts.training_inputs, facts.training) if facts.violation is not None else None
+    if stuck is not None and failed is not None:
+        return stuck
     record = facts.failed_record
     if record is not None:
         return ConditionUpdate("Stalled", "True", record.reason, record.message)
-    newest = verdict.newest_landed(facts.judged)
-    if newest is not None and not newest.accepted and facts.violation is not None:
-        return ConditionUpdate("Stalled", "True", newest.reason, f"v{newest.number} is rejected: {newest.message}")
-    return ConditionUpdate("Stalled", "False", "Progressing")
-
-
-def _trained(facts: ExpertFacts) -> ConditionUpdate:
-    failed = lifecycle.failure(facts.training, facts.training_inputs.wanted or "")
-    newest = verdict.newest_landed(facts.judged)
-    return trained(facts.training, failed.reason if failed else "", failed.message if failed else "", newest)
+    return stuck or ConditionUpdate("Stalled", "False", "Progressing")
 
 
 def _promoted(facts: ExpertFacts) -> ConditionUpdate:
@@ -185,12 +180,12 @@ def _promoted(facts: ExpertFacts) -> ConditionUpdate:
 
 def _stale(facts: ExpertFacts) -> ConditionUpdate:
     if facts.violation is None:
-        known: State = "False" if facts.target.foundation is not None else "Unknown"
+        state: State = "False" if facts.target.foundation is not None else "Unknown"
         foundation = _foundation_fact(facts)
         return (
-            ConditionUpdate("Stale", known, "Fresh")
+            ConditionUpdate("Stale", state, "Fresh")
             if foundation is None
-            else ConditionUpdate("Stale", known, *foundation)
+            else ConditionUpdate("Stale", state, *foundation)
         )
     text = facts.violation.message
     if facts.refresh is None:

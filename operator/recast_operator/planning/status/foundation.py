@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from recast_api.resources import FoundationModelStatus
-from recast_api.resources.foundation import FoundationSummary
+from recast_api.resources.foundation import FoundationSummary, FoundationVersionRef
 from recast_operator.planning.facts import FoundationFacts
-from recast_operator.planning.fleet.lead import pilots, undecided
 from recast_operator.planning.fleet.lineages import lineage_deployment, server_ready
-from recast_operator.planning.status import messages
+from recast_operator.planning.fleet.members import reads, unreadable
+from recast_operator.planning.fleet.pilots import held, missing, pilots
+from recast_operator.planning.status import messages, training
 from recast_operator.planning.status.conditions import ConditionUpdate, merge
 from recast_operator.planning.status.pod_diagnosis import Trouble, diagnose
-from recast_operator.planning.status.training import trained
-from recast_operator.planning.training import lifecycle
+from recast_operator.planning.training import known
 from recast_operator.planning.versions import verdict
 
 
 def foundation_status(facts: FoundationFacts) -> FoundationModelStatus:
     """The complete new status."""
-    before, training, lead = facts.model.status, facts.training, facts.lead
+    before, lead = facts.model.status, facts.lead
     newest = verdict.newest_landed(facts.judged)
     generation = facts.model.metadata.generation
-    conditions = [_ready(facts), _reconciling(facts), _stalled(facts), _trained(facts), _promoted(facts)]
+    trained = training.trained(facts.training_inputs, facts.training)
+    conditions = [_ready(facts), _reconciling(facts), _stalled(facts), trained, _promoted(facts)]
     return FoundationModelStatus(
         observed_generation=generation,
         conditions=merge(before.conditions, conditions, generation, facts.now),
-        last_number=training.last_number,
-        trained_inputs_hash=training.trained,
-        run=training.run,
-        failures=list(training.failures),
+        last_number=facts.training.last_number,
+        trained_inputs_hash=facts.training.trained,
+        run=facts.training.run,
+        failures=list(facts.training.failures),
         latest=newest.number if newest else None,
         candidate=lead.candidate,
         current=lead.current,
@@ -54,22 +55,12 @@ def _servers_trouble(facts: FoundationFacts) -> Trouble | None:
 
 def _story(facts: FoundationFacts) -> tuple[str, str]:
     """The one thing to know now."""
-    lead, wave, training = facts.lead, facts.wave, facts.training
-    candidate = lead.candidate
+    lead, wave, candidate = facts.lead, facts.wave, facts.lead.candidate
     problem = _servers_trouble(facts)
     if problem is not None:
         return problem.reason, problem.message
-    if candidate is not None and not server_ready(facts.observed, candidate.lineage):
-        return "ServersStarting", f"servers of v{candidate.version} are starting"
     if candidate is not None:
-        names = [pilot.name for pilot in pilots(facts.observed)]
-        waits = f"v{candidate.version} waits for its pilots: {messages.join(names)}"
-        if again := undecided(facts.observed, candidate):
-            waits += (
-                f"; {messages.join(again)} rolled it back, but with a changed spec.serving, which may be at fault: "
-                "change that back and it is tried again"
-            )
-        return "PilotsRefreshing", waits
+        return _candidate_story(facts, candidate)
     if wave.granted or wave.waiting:
         waiting = f", {wave.waiting_total} waiting" if wave.waiting_total else ""
         newest = f"v{lead.newest.version}" if lead.newest else "the first version"
@@ -77,14 +68,27 @@ def _story(facts: FoundationFacts) -> tuple[str, str]:
             "RefreshInProgress",
             f"{wave.on_newest}/{wave.experts} experts on {newest}; {messages.join(wave.granted)} refreshing{waiting}",
         )
-    if training.run is not None:
-        return training.note_reason, training.note
+    if facts.training.run is not None:
+        return facts.training.note_reason, facts.training.note
     stalled = _stalled(facts)
     if stalled.status == "True":
         return stalled.reason, stalled.message
     if lead.current is None:
         return "NoVersionYet", "no version has been accepted yet"
     return "Serving", f"v{lead.current.version} is read by {wave.on_newest}/{wave.experts} experts"
+
+
+def _candidate_story(facts: FoundationFacts, candidate: FoundationVersionRef) -> tuple[str, str]:
+    """What a candidate waits for."""
+    if not server_ready(facts.observed, candidate):
+        return "ServersStarting", f"servers of v{candidate.version} are starting"
+    stalled = _stalled(facts)
+    if stalled.reason in ("ExpertUnreadable", "PilotCannotFollow"):
+        return stalled.reason, stalled.message
+    waiting = [pilot.name for pilot in pilots(facts.observed) if not reads(pilot, facts.observed, candidate)]
+    absent = missing(facts.observed)
+    passed = f"; no expert {messages.join(absent)} reads this foundation: correct spec.fleet.pilots" if absent else ""
+    return "PilotsRefreshing", f"v{candidate.version} waits for its pilots: {messages.join(waiting)}{passed}"
 
 
 def _ready(facts: FoundationFacts) -> ConditionUpdate:
@@ -106,7 +110,7 @@ def _ready(facts: FoundationFacts) -> ConditionUpdate:
 def _reconciling(facts: FoundationFacts) -> ConditionUpdate:
     lead, wave = facts.lead, facts.wave
     moving = facts.training.run is not None or lead.candidate is not None or bool(wave.granted or wave.waiting)
-    behind = lead.current is not None and not server_ready(facts.observed, lead.current.lineage)
+    behind = lead.current is not None and not server_ready(facts.observed, lead.current)
     if not moving and not behind:
         return ConditionUpdate("Reconciling", "False", "Settled")
     reason, message = _story(facts)
@@ -118,29 +122,22 @@ def _reconciling(facts: FoundationFacts) -> ConditionUpdate:
 
 
 def _stalled(facts: FoundationFacts) -> ConditionUpdate:
+    """What a person must act on, the gravest first."""
+    observed, lead = facts.observed, facts.lead
     if facts.model.metadata.deletion_timestamp is not None and facts.users:
         return ConditionUpdate("Stalled", "True", "InUse", messages.pinned(facts.model.metadata.name, facts.users))
+    if names := unreadable(observed):
+        return ConditionUpdate("Stalled", "True", "ExpertUnreadable", messages.experts_unreadable(names))
+    if lead.candidate is not None and (waits := held(observed, lead.candidate)):
+        text = messages.pilots_held(lead.candidate.version, waits)
+        return ConditionUpdate("Stalled", "True", "PilotCannotFollow", text)
+    if lead.crowded_out is not None:
+        text = messages.too_many_lineages(lead.crowded_out, facts.lineages)
+        return ConditionUpdate("Stalled", "True", "TooManyLineages", text)
+    none = ConditionUpdate("Stalled", "False", "Progressing")
     if facts.training.run is not None:
-        return ConditionUpdate("Stalled", "False", "Progressing")
-    failed = lifecycle.failure(facts.training, facts.training_inputs.wanted or "")
-    if failed is not None:
-        text = messages.run_failed(failed)
-        return ConditionUpdate("Stalled", "True", failed.reason, text)
-    newest = verdict.newest_landed(facts.judged)
-    current = facts.lead.current
-    if newest is not None and not newest.accepted and (current is None or newest.number > current.version):
-        return ConditionUpdate("Stalled", "True", newest.reason, f"v{newest.number} is rejected: {newest.message}")
-    return ConditionUpdate("Stalled", "False", "Progressing")
-
-
-def _trained(facts: FoundationFacts) -> ConditionUpdate:
-    failed = lifecycle.failure(facts.training, facts.training_inputs.wanted or "")
-    return trained(
-        facts.training,
-        failed.reason if failed else "",
-        failed.message if failed else "",
-        verdict.newest_landed(facts.judged),
-    )
+        return none
+    return training.stalled(facts.training_inputs, facts.training) or none
 
 
 def _promoted(facts: FoundationFacts) -> ConditionUpdate:
@@ -148,11 +145,9 @@ def _promoted(facts: FoundationFacts) -> ConditionUpdate:
     if lead.candidate is not None:
         reason, message = _story(facts)
         return ConditionUpdate("Promoted", "False", reason, message)
-    rejected = [entry for entry in facts.judged if entry.ours and not entry.accepted]
-    if rejected and (lead.current is None or rejected[-1].number > lead.current.version):
-        return ConditionUpdate(
-            "Promoted", "False", rejected[-1].reason, f"v{rejected[-1].number}: {rejected[-1].message}"
-        )
+    rejected = known.rejection(facts.training_inputs)
+    if rejected is not None:
+        return ConditionUpdate("Promoted", "False", rejected.reason, f"v{rejected.number}: {rejected.message}")
     if lead.current is None:
         return ConditionUpdate("Promoted", "False", "NoVersionYet", "no version has been accepted yet")
     return ConditionUpdate("Promoted", "True", "Promoted", f"v{lead.current.version} is the current version")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from recast_api.resources import InputFailure, MetricResult, RevisionStatus, Verdict
+from recast_api.resources import InputFailure, LineageStatus, MetricResult, RevisionStatus, Verdict
+from recast_operator.planning.fleet.pilots import HeldPilot
 
 
 def pair(revision: RevisionStatus) -> str:
@@ -20,6 +21,14 @@ def foundation_not_found(name: str, namespace: str, known: Sequence[str]) -> str
     return f'"{name}" is not in namespace {namespace}{hint} Serving is unchanged.'
 
 
+def foundation_unreadable(name: str) -> str:
+    """The foundation is there, in words of another release."""
+    return (
+        f'FoundationModel "{name}" exists, and this operator cannot read it; its log has the field. Run an operator of '
+        "the release that wrote it, or correct it. Serving is unchanged, and nothing is trained until then"
+    )
+
+
 def foundation_not_ready(name: str) -> str:
     """No version of the foundation may be read yet."""
     return f"{name} has no version that serves yet; the first training begins when it has"
@@ -30,6 +39,37 @@ def run_failed(failure: InputFailure) -> str:
     return (
         f"run {failure.number} failed: {failure.message}. "
         "The same inputs are not trained again: change spec.training or spec.data"
+    )
+
+
+def version_rejected(number: int, why: str, trained: bool) -> str:
+    """What a rejected version leaves to do."""
+    again = ". The same inputs are not trained again: change spec.training or spec.data" if trained else ""
+    return f"v{number} is rejected: {why}{again}"
+
+
+def experts_unreadable(names: Sequence[str]) -> str:
+    """Why a foundation moves nothing."""
+    return (
+        f"this operator cannot read the ExpertModel {join(names)}, so nobody knows which versions are read: nothing is "
+        "promoted or retired. Its log has the field; run an operator of the release that wrote it, or correct or "
+        "delete the expert"
+    )
+
+
+def pilots_held(candidate: int, held: Sequence[HeldPilot]) -> str:
+    """Which pilots a candidate would wait for in vain, and what to do."""
+    text = "; ".join(f"{pilot.name} {pilot.why}" for pilot in held[:5])
+    more = f"; {len(held) - 5} more" if len(held) > 5 else ""
+    return f"v{candidate} waits for its pilots: {text}{more}, or take the pilot out of spec.fleet.pilots"
+
+
+def too_many_lineages(version: int, lineages: Sequence[LineageStatus]) -> str:
+    """Why an accepted version does not become the candidate."""
+    oldest = min(lineages, key=lambda entry: entry.lineage)
+    return (
+        f"v{version} waits: {len(lineages)} lineages have servers, the most there may be. {join(oldest.pinned_by)} "
+        f"keep the oldest, v{oldest.version}: let them refresh, or delete them"
     )
 
 

@@ -32,9 +32,18 @@ class TrainingInputs:
     """Inputs hash of the spec as it is now; None while it cannot be known (no foundation)."""
     runs: tuple[ObservedRun, ...]
     judged: tuple[Judged, ...]
+    """Oldest first."""
     now: datetime
     suspended: bool = False
     """``spec.suspend``: no attempt is started; one that runs goes on."""
+    serving: int = 0
+    """Number of the version that serves: the current or stable one; 0 where none does."""
+    absent_versions: frozenset[str] = frozenset()
+    """Names of ModelVersions that a GET in this pass has not found."""
+
+    def known_absent(self, name: str, number: int) -> bool:
+        """Whether our version of that number is certain not to be there: read in vain, or the number is another's."""
+        return name in self.absent_versions or any(entry.number == number for entry in self.judged)
 
     def observed_run(self, run: RunStatus) -> ObservedRun | None:
         """What is seen of the run's present attempt, if it is ours."""

@@ -1,4 +1,4 @@
-"""The life of a run: reserve a number → submit → attempts, back-off, pre-emption → land or fail.
+"""The life of a run: reserve a number → submit → attempts and back-off → land or fail.
 
 The number is written to status before anything is made from it, and the Job's name follows from it, so that a crash at
 any point finds either nothing or the same Job again. Status is the memory: a run that ended there is not run again
@@ -12,76 +12,36 @@ Running        the Job was seen                             wait; its end, or it
 BackingOff     an attempt ended, another is due             wait for ``retryAt`` and for the old pods to be gone
 (no run)       landed, failed, or never begun
 =============  ===========================================  =====================================================
+
+In every state the version itself decides first: one that is there has landed, whatever its Job says. That it is *not*
+there is believed only after a GET, since a Job's end may be seen before the version that it created.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import replace
 
 from recast_api import names
-from recast_api.resources import ExpertModelStatus, FoundationModelStatus, InputFailure, ModelVersion, RunStatus
+from recast_api.resources import ModelVersion, RunStatus
 from recast_operator.planning.clock import parse, stamp
-from recast_operator.planning.plan import Deletion, Event
-from recast_operator.planning.snapshot import DEADLINE_EXCEEDED, DISRUPTED, ObservedRun
-from recast_operator.planning.status.pod_diagnosis import diagnose, termination_message
-from recast_operator.planning.training.inputs import TrainingInputs, weights_part
-from recast_operator.planning.versions.verdict import by_number, newest_landed
-
-BACKOFF_FIRST_SECONDS = 10
-BACKOFF_CAP_SECONDS = 300
-REMEMBERED_FAILURES = 16
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """A model's training as it stands: what its status remembers, and what this pass adds."""
-
-    run: RunStatus | None
-    last_number: int
-    trained: str
-    """Inputs of the newest landed version."""
-    failures: tuple[InputFailure, ...]
-    submit: bool = False
-    """The reservation that this pass *observed* may become a Job now."""
-    note: str = ""
-    """What the run is doing or waiting for, for the condition."""
-    note_reason: str = "Training"
-    deletions: tuple[Deletion, ...] = ()
-    events: tuple[Event, ...] = ()
-    requeue: float | None = None
-
-
-def remembered(status: FoundationModelStatus | ExpertModelStatus) -> TrainingState:
-    """What a status remembers."""
-    return TrainingState(status.run, status.last_number, status.trained_inputs_hash, tuple(status.failures))
+from recast_operator.planning.plan import Deletion
+from recast_operator.planning.snapshot import ObservedRun
+from recast_operator.planning.status.pod_diagnosis import diagnose
+from recast_operator.planning.training.attempts import BACKOFF_CAP_SECONDS, attempt_end, follow
+from recast_operator.planning.training.inputs import TrainingInputs
+from recast_operator.planning.training.state import TrainingState
+from recast_operator.planning.versions.verdict import by_number
 
 
 def advance(inputs: TrainingInputs, state: TrainingState) -> TrainingState:
     """Bring the run in progress up to date with its Job and its version."""
-    state = _remember_landed(inputs, state)
-    run = state.run
-    if run is None:
+    state = _land(inputs, _recall(inputs, state))
+    if state.run is None:
         return state
-    seen = inputs.observed_run(run)
-    if run.state == "Reserved":
-        return _reserved(inputs, state, run, seen)
-    if run.state == "BackingOff":
-        return _backing_off(inputs, state, run, seen)
-    return _running(inputs, state, run, seen)
-
-
-def is_due(inputs: TrainingInputs, state: TrainingState) -> bool:
-    """Whether the spec asks for a version that was neither landed nor tried in vain."""
-    if inputs.wanted is None or inputs.suspended or state.run is not None:
-        return False
-    return weights_part(inputs.wanted) != weights_part(state.trained) and failure(state, inputs.wanted) is None
-
-
-def failure(state: TrainingState, inputs: str) -> InputFailure | None:
-    """What is remembered of these very inputs."""
-    return next((entry for entry in state.failures if entry.inputs_hash == inputs), None)
+    seen = inputs.observed_run(state.run)
+    step = {"Reserved": _reserved, "Running": _running, "BackingOff": _backing_off}[state.run.state]
+    return step(inputs, state, state.run, seen)
 
 
 def reserve(inputs: TrainingInputs, state: TrainingState, versions: Sequence[ModelVersion]) -> TrainingState:
@@ -97,27 +57,43 @@ def reserve(inputs: TrainingInputs, state: TrainingState, versions: Sequence[Mod
     return replace(state, run=run, last_number=number, note=f"run {number} is about to start")
 
 
-def _remember_landed(inputs: TrainingInputs, state: TrainingState) -> TrainingState:
-    newest = newest_landed(inputs.judged)
-    if newest is None:
-        return state
-    runs = [entry.version.spec.run for entry in inputs.judged if entry.ours and entry.version.spec.run]
-    trained = runs[-1].inputs_hash if runs else state.trained
-    state = replace(state, trained=trained, last_number=max(state.last_number, newest.number))
+def _recall(inputs: TrainingInputs, state: TrainingState) -> TrainingState:
+    """What the landed versions say overrules what status remembers of their runs."""
+    landed = [entry.version.spec for entry in inputs.judged if entry.ours]
+    runs = [(spec.number, spec.run.inputs_hash) for spec in landed if spec.run is not None]
+    failures = (old for old in state.failures if not any(old.number == n or old.inputs_hash == i for n, i in runs))
+    return replace(
+        state,
+        trained=runs[-1][1] if runs else state.trained,
+        last_number=max([state.last_number, *(spec.number for spec in landed)]),
+        failures=tuple(failures),
+    )
+
+
+def _land(inputs: TrainingInputs, state: TrainingState) -> TrainingState:
     run = state.run
     landed = by_number(inputs.judged, run.number) if run else None
     if run is None or landed is None:
         return state
-    event = Event("Normal", "VersionLanded", f"v{landed.number} landed after {run.attempt} attempt(s)")
-    return replace(state, run=None, events=(*state.events, event))
+    if landed.version.spec.run is None:
+        seen = inputs.observed_run(run)
+        gone = (Deletion("Job", seen.name),) if seen is not None and not seen.ended else ()
+        return replace(state, run=None, deletions=gone).with_event(
+            "Warning", "RunCancelled", f"run {run.number} is taken back: v{run.number} was landed by somebody else"
+        )
+    return replace(state, run=None).with_event(
+        "Normal", "VersionLanded", f"v{landed.number} landed after {run.attempt} attempt(s)"
+    )
 
 
 def _reserved(inputs: TrainingInputs, state: TrainingState, run: RunStatus, seen: ObservedRun | None) -> TrainingState:
     if seen is not None:
-        started = Event("Normal", "RunStarted", f"run {run.number}, attempt {run.attempt}: Job {run.job_name}")
-        running = replace(state, run=run.model_copy(update={"state": "Running"}), events=(*state.events, started))
-        return _running(inputs, running, running.run or run, seen)
-    if inputs.wanted is not None and inputs.wanted != run.inputs_hash:
+        running = run.model_copy(update={"state": "Running"})
+        started = replace(state, run=running).with_event(
+            "Normal", "RunStarted", f"run {run.number}, attempt {run.attempt}: Job {run.job_name}"
+        )
+        return _running(inputs, started, running, seen)
+    if _outdated(inputs, run):
         return replace(state, run=None, note="the spec has changed before the run began")
     if inputs.suspended:
         return replace(state, note=f"run {run.number} waits: spec.suspend is set", note_reason="Suspended")
@@ -127,92 +103,38 @@ def _reserved(inputs: TrainingInputs, state: TrainingState, run: RunStatus, seen
 
 
 def _running(inputs: TrainingInputs, state: TrainingState, run: RunStatus, seen: ObservedRun | None) -> TrainingState:
-    if seen is None:
-        return _retry(inputs, state, run, "JobLost", f"Job {run.job_name} was deleted before it ended", preempted=False)
-    if not seen.ended:
+    if seen is not None and not seen.ended:
         return _active(inputs, state, run, seen)
-    if seen.state == "Succeeded":
-        lost = f"Job {run.job_name} is complete, but v{run.number} has not appeared; publishing again"
-        return _retry(inputs, state, run, "VersionMissing", lost, preempted=False)
-    return _failed(inputs, state, run, seen)
+    name = names.version(inputs.kind, inputs.model, run.number)
+    if not inputs.known_absent(name, run.number):
+        return replace(state, confirm=(name,), note=f"attempt {run.attempt} of run {run.number} has ended")
+    return follow(inputs, state, run, attempt_end(inputs, run, seen))
 
 
 def _active(inputs: TrainingInputs, state: TrainingState, run: RunStatus, seen: ObservedRun) -> TrainingState:
     found = diagnose(seen.pods, "spec.training.image")
     if found is None:
         return replace(state, note=f"run {run.number}, attempt {run.attempt} is training")
-    if found.image and inputs.wanted is not None and inputs.wanted != run.inputs_hash:
-        event = Event(
-            "Normal", "RunCancelled", f"run {run.number} never started ({found.message}); the spec has changed"
-        )
-        return replace(
-            state,
-            run=None,
-            deletions=(Deletion("Job", seen.name),),
-            events=(*state.events, event),
-            note="the spec has changed",
-        )
-    return replace(state, note=found.message, note_reason=found.reason)
-
-
-def _failed(inputs: TrainingInputs, state: TrainingState, run: RunStatus, seen: ObservedRun) -> TrainingState:
-    if seen.reason == DISRUPTED:
-        return _retry(inputs, state, run, "Preempted", f"attempt {run.attempt} was pre-empted", preempted=True)
-    if seen.reason == DEADLINE_EXCEEDED:
-        limit = inputs.training.active_deadline_seconds
-        text = f"attempt {run.attempt} took longer than {limit} s; raise spec.training.activeDeadlineSeconds"
-        return _fail(inputs, state, run, "DeadlineExceeded", text)
-    left = termination_message(seen.pods)
-    if left is None:
-        codes = sorted({str(pod.exit_code) for pod in seen.pods if pod.exit_code})
-        hint = "; it ran out of memory: raise spec.training.resources" if "137" in codes else ""
-        text = f"attempt {run.attempt} ended with exit code {', '.join(codes) or 'unknown'} and left no message{hint}"
-        return _retry(inputs, state, run, "PodFailed", text, preempted=False)
-    if left.retryable:
-        return _retry(inputs, state, run, left.reason, left.message, preempted=False)
-    return _fail(inputs, state, run, left.reason, left.message)
-
-
-def _retry(
-    inputs: TrainingInputs, state: TrainingState, run: RunStatus, reason: str, message: str, *, preempted: bool
-) -> TrainingState:
-    preemptions = run.preemptions + (1 if preempted else 0)
-    used = run.attempt - preemptions
-    if not preempted and used >= inputs.training.max_attempts:
-        return _fail(inputs, state, run, reason, f"{message} (attempt {used} of {inputs.training.max_attempts})")
-    delay = min(BACKOFF_CAP_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** max(0, used - 1))
-    waiting = run.model_copy(
-        update={
-            "state": "BackingOff",
-            "preemptions": preemptions,
-            "retry_at": stamp(inputs.now + timedelta(seconds=delay)),
-        }
-    )
-    event = Event("Warning", "RunRetrying", f"run {run.number}: {message}; next attempt in {delay} s ({reason})")
-    return replace(
-        state, run=waiting, events=(*state.events, event), note=message, note_reason=reason, requeue=float(delay)
+    if not found.image or not _outdated(inputs, run):
+        return replace(state, note=found.message, note_reason=found.reason)
+    cancelled = replace(state, run=None, deletions=(Deletion("Job", seen.name),), note="the spec has changed")
+    return cancelled.with_event(
+        "Normal", "RunCancelled", f"run {run.number} never started ({found.message}); the spec has changed"
     )
 
 
 def _backing_off(
     inputs: TrainingInputs, state: TrainingState, run: RunStatus, seen: ObservedRun | None
 ) -> TrainingState:
-    if inputs.wanted is not None and inputs.wanted != run.inputs_hash:
+    if _outdated(inputs, run):
         return replace(state, run=None, note="the spec has changed; the next run begins from it")
     wait = (parse(run.retry_at) - inputs.now).total_seconds() if run.retry_at else 0.0
-    if wait > 0:
-        return replace(
-            state,
-            requeue=wait,
-            note=f"run {run.number}: the next attempt waits until {run.retry_at}",
-            note_reason="BackingOff",
-        )
+    if 0 < wait <= BACKOFF_CAP_SECONDS:  # further ahead than any delay: the clock was set back
+        note = f"run {run.number}: the next attempt waits until {run.retry_at}"
+        return replace(state, requeue=wait, note=note, note_reason="BackingOff")
     if seen is not None and seen.pods_remain:
-        return replace(
-            state,
-            note=f"run {run.number}: waiting for the pods of attempt {run.attempt} to be gone",
-            note_reason="BackingOff",
-        )
+        note = f"run {run.number}: waiting for the pods of attempt {run.attempt} to be gone"
+        return replace(state, note=note, note_reason="BackingOff")
     attempt = run.attempt + 1
     again = run.model_copy(
         update={
@@ -225,11 +147,6 @@ def _backing_off(
     return replace(state, run=again, note=f"run {run.number}, attempt {attempt} is about to start")
 
 
-def _fail(inputs: TrainingInputs, state: TrainingState, run: RunStatus, reason: str, message: str) -> TrainingState:
-    entry = InputFailure(
-        inputs_hash=run.inputs_hash, number=run.number, reason=reason, message=message[:1024], time=stamp(inputs.now)
-    )
-    kept = [old for old in state.failures if old.inputs_hash != run.inputs_hash]
-    failures = (*kept, entry)[-REMEMBERED_FAILURES:]
-    event = Event("Warning", "RunFailed", f"run {run.number}: {reason}: {message}")
-    return replace(state, run=None, failures=tuple(failures), events=(*state.events, event))
+def _outdated(inputs: TrainingInputs, run: RunStatus) -> bool:
+    """Whether the spec asks for other inputs by now; while it cannot be known, no."""
+    return inputs.wanted is not None and inputs.wanted != run.inputs_hash

@@ -1,4 +1,4 @@
-"""Makes ``.venv`` what ``pyproject.toml`` and ``constraints.txt`` say, by uv, which pip fetches where it is not there.
+"""Makes ``.venv`` from ``pyproject.toml`` and ``constraints.txt``, with uv, which pip fetches where it is missing.
 
 Plain Python 3.11 or newer, standard library only: it runs before anything is installed. A stamp in the environment
 holds the hash of what it was made from, so that a second call costs nothing.
@@ -56,7 +56,7 @@ def main() -> int:
     for command in commands(uv_command()):
         done = subprocess.run(command, cwd=REPOSITORY, check=False)
         if done.returncode:
-            print(f"bootstrap: {' '.join(command[:4])} … failed with {done.returncode}", file=sys.stderr)
+            print(f"venv: {' '.join(command[:4])} … failed with {done.returncode}", file=sys.stderr)
             return done.returncode
     STAMP.write_text(hash_now)
     return 0

@@ -24,7 +24,7 @@ PEER_TIMEOUT = timedelta(seconds=300)
 
 
 @dataclass(frozen=True)
-class Group:
+class ProcessGroup:
     """This process's place among the run's processes."""
 
     rank: int = 0
@@ -32,11 +32,11 @@ class Group:
     device: torch.device = CPU
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this process writes what is shared: artefact, log, checkpoint, version."""
         return self.rank == 0
 
-    def share(self, things: NDArray[np.int64]) -> NDArray[np.int64]:
+    def shard(self, things: NDArray[np.int64]) -> NDArray[np.int64]:
         """This process's contiguous part; parts differ by at most one in length."""
         return things[len(things) * self.rank // self.size : len(things) * (self.rank + 1) // self.size]
 
@@ -47,7 +47,7 @@ class Group:
         joined = gather_rows(index.to(self.device), rows.to(self.device))
         return joined[0].cpu(), joined[1].cpu()
 
-    def largest(self, tensor: torch.Tensor) -> torch.Tensor:
+    def maximum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The elementwise maximum over all processes, on the CPU."""
         if self.size > 1:
             moved = tensor.to(self.device)
@@ -60,14 +60,14 @@ class Group:
         if self.size > 1:
             dist.barrier()
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """A line for people, once however many processes there are."""
-        if self.leads:
+        if self.is_leader:
             print(text, flush=True)
 
 
 @contextmanager
-def process_group() -> Iterator[Group]:
+def join_process_group() -> Iterator[ProcessGroup]:
     """Join the group that torchrun describes in the environment, and leave it at the end."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)  # as torchrun has it; threads that wait for each other on a busy node cost tenfold
@@ -77,10 +77,10 @@ def process_group() -> Iterator[Group]:
     if cuda:
         torch.cuda.set_device(device)
     if size == 1:
-        yield Group(device=device)
+        yield ProcessGroup(device=device)
         return
     dist.init_process_group("nccl" if cuda else "gloo", timeout=PEER_TIMEOUT)
     try:
-        yield Group(rank, size, device)
+        yield ProcessGroup(rank, size, device)
     finally:
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""What a fresh cluster holds besides Kubernetes: DNS, Prometheus, storage, and the marker of a throw-away cluster.
+"""The add-ons of a fresh cluster: DNS, Prometheus, storage, and the marker of a throw-away cluster.
 
 Pure: a layout in, a ``List`` of objects out.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from dev.cluster.components import DNS_PORT
-from dev.cluster.layout import PROMETHEUS_PORT, Layout
+from dev.cluster.layout import PROMETHEUS_PORT, ClusterLayout
 
 MARKER = "recast-dev-cluster"
 STORAGE_CLASS = "recast-local"
@@ -19,7 +19,7 @@ Object = dict[str, Any]
 
 
 def _outside_service(
-    name: str, namespace: str, port: Object, target: Object, layout: Layout, ip: str | None = None
+    name: str, namespace: str, port: Object, target: Object, layout: ClusterLayout, ip: str | None = None
 ) -> list[Object]:
     """A Service without selector and the EndpointSlice that points it at a process of the node."""
     spec: Object = {"ports": port["ports"]}
@@ -56,8 +56,8 @@ def _reader(user: str, rules: list[Object]) -> list[Object]:
     return [role, binding]
 
 
-def _volumes(layout: Layout) -> list[Object]:
-    """Host folders as volumes for whoever claims one first; a single node has nothing to provision."""
+def _volumes(layout: ClusterLayout) -> list[Object]:
+    """Host folders as volumes, bound to whichever claim comes first: a single node needs no provisioner."""
     storage_class = {
         "apiVersion": "storage.k8s.io/v1",
         "kind": "StorageClass",
@@ -83,7 +83,7 @@ def _volumes(layout: Layout) -> list[Object]:
     return [storage_class, *volumes]
 
 
-def objects(layout: Layout) -> Object:
+def objects(layout: ClusterLayout) -> Object:
     """Everything to apply to a fresh cluster, as one ``List``."""
     dns_ports = [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"}]
     dns_targets = [{**port, "port": DNS_PORT} for port in dns_ports]

@@ -1,0 +1,32 @@
+"""``kubectl explain`` has something to say of every part of a resource that people write."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import httpx
+import pytest
+
+from dev.cluster import assets
+from dev.cluster.controlplane import ControlPlane
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        ("em.spec.rollout.steps", "The canary's weights, in order and never falling."),
+        ("em.spec.rollout.analysis", "What a step must pass, one entry per metric."),
+        ("em.spec.rollout.request.action", "Abort: roll the canary back."),
+        ("fm.spec.training.resources.limits", "What the container may use at most"),
+        ("fm.spec.fleet.pilots", "Experts that try a candidate first"),
+        ("mv.spec.measurements", "Quality on held-out rows"),
+    ],
+)
+def test_a_field_is_explained(control_plane: ControlPlane, recast: httpx.Client, field: str, says: str) -> None:
+    command = [str(assets.binaries() / "kubectl"), f"--kubeconfig={control_plane.kubeconfig}", "explain", field]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HOME": "/nonexistent"})
+    assert done.returncode == 0, done.stderr
+    assert says in " ".join(done.stdout.split())

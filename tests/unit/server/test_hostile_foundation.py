@@ -1,0 +1,283 @@
+"""What an expert answers while its foundation lies, errs, stalls or sends nonsense: always scores, never nonsense.
+
+The foundation here is a gRPC server in the process that answers with whatever bytes or code a test scripts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+import httpx
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+from server_builders import NOW, TAE_DIM, LandedPair, land_pair
+
+from recast_api.resources.version import FoundationPin
+from recast_server.expert import tae_client
+from recast_server.expert.app import Identity, create_app
+from recast_server.expert.engine import ExpertEngine
+from recast_server.expert.handshake import handshake
+from recast_server.expert.model_ranker import ModelRanker
+from recast_server.expert.schema import RankRequest
+from recast_server.expert.tae_client import GrpcTaeClient, TaeUnavailableError
+from recast_server.proto import foundation_pb2 as wire
+from recast_server.runtime.health import Health, Phase
+from recast_server.runtime.metrics import RESULTS, FoundationCalls, ScoringRequests
+from recast_server.runtime.model_thread import ModelThread
+
+PIN = FoundationPin(name="home-fm", version=3, lineage=3, digest="sha256:" + "ab" * 32)
+CANDIDATES = [101, 105, 110]
+Answer = Callable[[bytes, Any], Awaitable[bytes]]
+
+
+def reply(**changes: Any) -> Answer:
+    """An answer that is right but for what changes."""
+    count = len(CANDIDATES)
+    values: dict[str, Any] = {
+        "version": wire.Version(model=PIN.name, number=PIN.version, lineage=PIN.lineage, digest=PIN.digest),
+        "data": np.linspace(-1, 1, count * TAE_DIM).astype(np.float16).tobytes(),
+        "rows": count,
+        "dim": TAE_DIM,
+        "scheme": wire.FLOAT16,
+    }
+    return raw(wire.TaeReply(**(values | changes)).SerializeToString())
+
+
+def raw(data: bytes) -> Answer:
+    async def answer(_request: bytes, _context: Any) -> bytes:
+        return data
+
+    return answer
+
+
+def code(status: grpc.StatusCode) -> Answer:
+    async def answer(_request: bytes, context: Any) -> bytes:
+        await context.abort(status, "scripted")
+        raise AssertionError("abort raises")
+
+    return answer
+
+
+def filled(value: float, dtype: type[np.floating]) -> bytes:
+    """A row with one such number among good ones."""
+    rows = np.zeros((len(CANDIDATES), TAE_DIM), dtype)
+    rows[1, 3] = value
+    return rows.tobytes()
+
+
+async def silent(_request: bytes, _context: Any) -> bytes:
+    await asyncio.Event().wait()
+    raise AssertionError("waits for ever")
+
+
+@dataclass
+class Expert:
+    """An expert over a real network, behind HTTP, and the script of its foundation."""
+
+    script: dict[str, Answer]
+    client: GrpcTaeClient
+    http: httpx.AsyncClient
+    registry: CollectorRegistry
+    engine: ExpertEngine
+
+    def counted(self) -> dict[str, float]:
+        """TAE calls by result, those that occurred."""
+        found = {c: self.registry.get_sample_value("recast_foundation_requests_total", {"code": c}) for c in RESULTS}
+        return {name: value for name, value in found.items() if value}
+
+    async def rank(self) -> httpx.Response:
+        return await self.http.post("/v1/rank", json={"user": 1, "candidates": CANDIDATES, "time": NOW})
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> LandedPair:
+    return land_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture
+async def expert(pair: LandedPair) -> AsyncIterator[Expert]:
+    script: dict[str, Answer] = {"Tae": reply(), "Describe": raw(b"")}
+    server = grpc.aio.server()
+
+    def scripted(name: str) -> Any:
+        async def answer(request: bytes, context: Any) -> bytes:
+            return await script[name](request, context)
+
+        return grpc.unary_unary_rpc_method_handler(answer)  # without codecs: bytes in, bytes out
+
+    handlers = {name: scripted(name) for name in script}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("recast.v1alpha1.Foundation", handlers),))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    registry, thread = CollectorRegistry(), ModelThread(8)
+    thread.start()
+    calls = FoundationCalls(registry)
+    client = GrpcTaeClient(address, "reels", PIN, tae_dim=TAE_DIM, deadline_seconds=20.0, calls=calls)
+    engine = ExpertEngine(pair.expert_folder, pair.expert_manifest, pair.served())
+    health = Health(thread)
+    health.phase = Phase.SERVING
+    app = create_app(
+        Identity("reels", "reels", "r1", 7, PIN), ModelRanker(engine, client, thread), health,
+        ScoringRequests(registry, 0.2), 30.0,
+    )  # fmt: skip
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://expert") as http:
+        yield Expert(script, client, http, registry, engine)
+    await client.close()
+    await server.stop(None)
+    thread.close()
+
+
+def scores(response: httpx.Response) -> dict[int, float]:
+    assert response.status_code == 200
+    return {entry["item"]: entry["score"] for entry in response.json()["items"]}
+
+
+async def test_the_right_answer_is_used_and_counted_once(expert: Expert) -> None:
+    response = await expert.rank()
+    assert response.json()["tae"] == response.headers["x-recast-tae"] == "fresh"
+    assert expert.counted() == {"OK": 1}
+    expert.script["Tae"] = code(grpc.StatusCode.UNAVAILABLE)
+    assert scores(await expert.rank()) != scores(response)
+
+
+F16, F32 = np.float16, np.float32
+WRONG: dict[str, tuple[Answer, str]] = {
+    "a row too few": (reply(rows=2, data=bytes(2 * TAE_DIM * 2)), "INTERNAL"),
+    "a row too many": (reply(rows=4, data=bytes(4 * TAE_DIM * 2)), "INTERNAL"),
+    "no rows": (reply(rows=0, data=b""), "INTERNAL"),
+    "rows of another width": (reply(dim=2 * TAE_DIM, data=bytes(3 * 2 * TAE_DIM * 2)), "INTERNAL"),
+    "rows without width": (reply(dim=0, data=b""), "INTERNAL"),
+    "rows and width exchanged": (reply(rows=TAE_DIM, dim=3), "INTERNAL"),
+    "a negative shape": (reply(rows=-3, dim=-TAE_DIM), "INTERNAL"),
+    "a byte too few": (reply(data=bytes(3 * TAE_DIM * 2 - 1)), "INTERNAL"),
+    "a byte too many": (reply(data=bytes(3 * TAE_DIM * 2 + 1)), "INTERNAL"),
+    "no bytes": (reply(data=b""), "INTERNAL"),
+    "no scheme": (reply(scheme=0), "INTERNAL"),
+    "a scheme from the future": (reply(scheme=17), "INTERNAL"),
+    "bytes of another scheme": (reply(scheme=wire.FLOAT32), "INTERNAL"),
+    "half NaN": (reply(data=filled(np.nan, F16)), "INTERNAL"),
+    "half infinity": (reply(data=filled(np.inf, F16)), "INTERNAL"),
+    "half negative infinity": (reply(data=filled(-np.inf, F16)), "INTERNAL"),
+    "single NaN": (reply(data=filled(np.nan, F32), scheme=wire.FLOAT32), "INTERNAL"),
+    "single infinity": (reply(data=filled(np.inf, F32), scheme=wire.FLOAT32), "INTERNAL"),
+    "another digest": (reply(version=wire.Version(model="home-fm", number=3, lineage=3)), "PAIR_MISMATCH"),
+    "another lineage": (
+        reply(version=wire.Version(model="home-fm", number=3, lineage=4, digest=PIN.digest)), "PAIR_MISMATCH"
+    ),
+    "another model": (reply(version=wire.Version(model="fm", number=3, lineage=3, digest=PIN.digest)), "PAIR_MISMATCH"),
+    "no version": (reply(version=None), "PAIR_MISMATCH"),
+    "an empty message": (raw(b""), "PAIR_MISMATCH"),
+    "bytes that are no message": (raw(b"\xff\xff garbage"), "INTERNAL"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+async def test_an_answer_that_is_not_what_was_asked_for_is_never_ranked_by(expert: Expert, name: str) -> None:
+    expert.script["Tae"] = code(grpc.StatusCode.UNAVAILABLE)
+    without = scores(await expert.rank())
+    expert.script["Tae"], counted = WRONG[name]
+    response = await expert.rank()
+    assert scores(response) == without
+    assert response.json()["tae"] == response.headers["x-recast-tae"] == "absent"
+    assert expert.counted() == {"UNAVAILABLE": 1, counted: 1}
+    assert expert.registry.get_sample_value("recast_tae_total", {"state": "absent"}) == 2
+
+
+@pytest.mark.parametrize("status", [s for s in grpc.StatusCode if s is not grpc.StatusCode.OK], ids=lambda s: s.name)
+async def test_every_code_is_an_answer_without_embeddings_and_counted_by_its_name(
+    expert: Expert, status: grpc.StatusCode
+) -> None:
+    expert.script["Tae"] = code(status)
+    response = await expert.rank()
+    assert response.json()["tae"] == "absent"
+    assert len(scores(response)) == len(CANDIDATES)
+    assert expert.counted() == {status.name: 1}
+    with pytest.raises(TaeUnavailableError, match="scripted") as raised:
+        await expert.client.tae(1, CANDIDATES, NOW, None)
+    assert raised.value.code == status.name
+
+
+async def test_a_foundation_that_never_answers_costs_no_more_than_the_deadline(
+    expert: Expert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expert.script["Tae"] = silent
+    monkeypatch.setattr(expert.client, "_deadline_seconds", 0.05)
+    response = await asyncio.wait_for(expert.rank(), 30)
+    assert response.json()["tae"] == "absent"
+    assert expert.counted() == {"DEADLINE_EXCEEDED": 1}
+
+
+async def test_a_call_whose_caller_gave_up_is_counted_as_cancelled(expert: Expert) -> None:
+    begun = asyncio.Event()
+
+    async def begins(request: bytes, context: Any) -> bytes:
+        begun.set()
+        return await silent(request, context)
+
+    expert.script["Tae"] = begins
+    call = asyncio.create_task(expert.client.tae(1, CANDIDATES, NOW, None))
+    await asyncio.wait_for(begun.wait(), 30)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert expert.counted() == {"CANCELLED": 1}
+
+
+async def test_an_answer_beyond_the_limit_of_bytes_is_not_read(pair: LandedPair, expert: Expert) -> None:
+    size = tae_client.REPLY_BYTES
+    assert size >= 2048 * 4096 * 4  # the most candidates, the widest embedding, float32
+    expert.script["Tae"] = raw(bytes(size + 1))
+    assert (await expert.rank()).json()["tae"] == "absent"
+    assert expert.counted() == {"RESOURCE_EXHAUSTED": 1}
+
+
+@pytest.mark.filterwarnings("error")
+async def test_finite_embeddings_on_which_the_network_overflows_are_treated_as_absent(expert: Expert) -> None:
+    expert.script["Tae"] = code(grpc.StatusCode.UNAVAILABLE)
+    without = scores(await expert.rank())
+    huge = np.full((len(CANDIDATES), TAE_DIM), 3e38, np.float32)
+    huge[:, ::2] *= -1
+    assert not expert.engine.rank(RankRequest(user=1, candidates=CANDIDATES), NOW, huge).finite
+    expert.script["Tae"] = reply(data=huge.tobytes(), scheme=wire.FLOAT32)
+    response = await expert.rank()
+    assert scores(response) == without
+    assert response.json()["tae"] == "absent"
+
+
+async def test_an_expert_whose_own_scores_are_not_finite_answers_500_and_ranks_nothing(
+    expert: Expert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expert.engine, "_weights", np.array([np.nan, 1.0]))
+    response = await expert.rank()
+    assert response.status_code == 500
+    assert response.json()["error"]["reason"] == "Internal"
+    assert expert.registry.get_sample_value("recast_tae_total", {"state": "fresh"}) == 0
+
+
+@pytest.mark.parametrize("nonsense", [raw(b"\xff\xff garbage"), code(grpc.StatusCode.PERMISSION_DENIED)])
+async def test_a_foundation_that_cannot_say_what_it_is_leaves_the_expert_degraded_but_alive(
+    expert: Expert, nonsense: Answer
+) -> None:
+    expert.script["Describe"] = nonsense
+    assert not await handshake(expert.client, PIN, TAE_DIM, patience_seconds=0.3)
+
+
+async def test_the_mismatch_is_logged_once_per_version_and_not_once_per_request(
+    expert: Expert, caplog: pytest.LogCaptureFixture
+) -> None:
+    for digest in ("sha256:" + "cd" * 32, "sha256:" + "ef" * 32):
+        version = wire.Version(model="home-fm", number=4, lineage=4, digest=digest)
+        expert.script["Tae"] = reply(version=version)
+        for _ in range(3):
+            await expert.rank()
+    told = [record.message for record in caplog.records if record.name == "recast.tae"]
+    assert len(told) == 2
+    assert PIN.digest in told[0]
+    assert "cd" * 32 in told[0]
+    assert expert.counted() == {"PAIR_MISMATCH": 6}

@@ -1,0 +1,173 @@
+"""From a checked request to scores: what each server's engine reads of it, against the networks themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from server_builders import HISTORIES, ITEMS, LIMIT, NOW, SURFACES, TAE_DIM, TASKS, LandedPair, land_pair
+
+from recast_api.resources.expert import Task
+from recast_api.run import RecastError
+from recast_model.batch import RequestBatch
+from recast_model.features import History, Request, collate
+from recast_server.expert.engine import ExpertEngine
+from recast_server.expert.schema import HistoryEvent, RankRequest
+from recast_server.foundation.engine import FoundationEngine
+from recast_server.foundation.service import CANDIDATES
+from recast_server.runtime.inputs import Event, RequestEncoder
+
+ENCODER = RequestEncoder(ITEMS, HISTORIES, SURFACES, TASKS)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> LandedPair:
+    return land_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(scope="module")
+def foundation(pair: LandedPair) -> FoundationEngine:
+    return FoundationEngine(pair.foundation_folder, pair.foundation_manifest)
+
+
+@pytest.fixture(scope="module")
+def expert(pair: LandedPair) -> ExpertEngine:
+    return ExpertEngine(pair.expert_folder, pair.expert_manifest, pair.served())
+
+
+def events_of(history: History) -> list[tuple[int, int, int, int]]:
+    columns = (history.items, history.surfaces, history.actions, history.times)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def test_a_request_without_history_of_its_own_reads_the_stored_one() -> None:
+    found = ENCODER.encode(1, "reels", NOW, [119, 100, 7], None)
+    assert events_of(found.history) == events_of(HISTORIES.lookup(1))
+    assert (found.user, found.surface, found.time) == (1, 1, NOW)
+    assert found.candidates.tolist() == [20, 1, 0]
+    assert events_of(ENCODER.encode(77, "feed", NOW, [100], None).history) == []
+
+
+def test_an_inline_history_stands_in_even_when_it_is_empty_and_is_put_in_order_of_time() -> None:
+    inline = [
+        Event(101, "reels", NOW - 5, ("share", "click")),
+        Event(999, "feed", NOW - 9, ("like",)),
+        Event(100, "stories", NOW - 7, ("click",)),  # a surface of a newer release
+        Event(102, "feed", NOW - 6, ("poke", "like", "like")),  # so is this action
+    ]
+    found = ENCODER.encode(1, "feed", NOW, [100], inline).history
+    assert events_of(found) == [(0, 0, 0b010, NOW - 9), (3, 0, 0b010, NOW - 6), (2, 1, 0b101, NOW - 5)]
+    assert events_of(ENCODER.encode(1, "feed", NOW, [100], []).history) == []
+
+
+@pytest.mark.parametrize("inline", [False, True], ids=["stored", "inline"])
+def test_what_lies_in_a_requests_future_is_no_history_of_it(inline: bool) -> None:
+    events = [Event(100 + place, "feed", NOW - 1000 * age, ()) for place, age in enumerate((60, 50, 40, 30, 20, 10))]
+    found = ENCODER.encode(1, "feed", NOW - 25_000, [100], events if inline else None)
+    assert found.history.times.tolist() == [NOW - 60_000, NOW - 50_000, NOW - 40_000, NOW - 30_000]
+
+
+def test_unknown_candidates_are_told_once_each_in_the_order_asked() -> None:
+    candidates = [7, 100, 9, 7, 8]
+    dense = ENCODER.encode(1, "feed", NOW, candidates, []).candidates
+    assert RequestEncoder.unknown_items(candidates, dense) == [7, 9, 8]
+
+
+def batch_of(history: History, candidates: list[int], surface: int) -> RequestBatch:
+    return RequestBatch.from_arrays(
+        collate([Request(1, surface, NOW, ITEMS.index(np.array(candidates)), history)], LIMIT)
+    )
+
+
+def test_the_foundation_answers_with_its_networks_embedding_of_the_window(
+    pair: LandedPair, foundation: FoundationEngine
+) -> None:
+    rows = foundation.tae(1, "reels", NOW, [105, 100], None)
+    window = HISTORIES.lookup(1).take(slice(2, None))  # six events, a limit of four
+    with torch.no_grad():
+        expected = pair.foundation.tae(batch_of(window, [105, 100], 1))[0].half().numpy()
+    assert rows.dtype == np.float16
+    assert rows.flags.c_contiguous
+    assert rows.tobytes() == expected.tobytes()
+    other = foundation.tae(1, "reels", NOW, [105, 100], [])
+    assert other.tobytes() != rows.tobytes()
+
+
+def test_the_foundation_says_what_it_is(pair: LandedPair, foundation: FoundationEngine) -> None:
+    told, manifest = foundation.metadata, pair.foundation_manifest
+    assert (told.model, told.version, told.lineage, told.digest) == ("home-fm", 3, 2, manifest.digest)
+    assert (told.dim, told.dtype, told.surfaces, told.tasks) == (TAE_DIM, np.dtype(np.float16), SURFACES, TASKS)
+    assert told.wire_version.number == 3
+    assert told.wire_version.lineage == 2
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_an_expert_scores_with_its_own_surfaces_history_and_the_resources_weights(
+    pair: LandedPair, expert: ExpertEngine, fresh: bool
+) -> None:
+    tae = np.random.default_rng(3).normal(size=(3, TAE_DIM)).astype(np.float16)
+    candidates = [105, 7, 100]
+    found = expert.rank(RankRequest(user=1, candidates=candidates), NOW, tae if fresh else None)
+    own = HISTORIES.lookup(1).take(np.array([1, 2, 4, 5]))  # those on reels
+    given = torch.from_numpy(tae).float()[None] if fresh else torch.zeros(1, 3, TAE_DIM)
+    with torch.no_grad():
+        logits = pair.expert(batch_of(own, candidates, 1), given, torch.tensor([fresh]))[0]
+    p = torch.sigmoid(logits).double()
+    assert found.probabilities == {"click": p[:, 0].tolist(), "like": p[:, 1].tolist()}
+    # As the resource has them now: click 1, like a quarter. As trained, both were 9.
+    np.testing.assert_allclose(found.scores, (p[:, 0] + 0.25 * p[:, 1]).numpy(), rtol=1e-12)
+    assert found.tae == ("fresh" if fresh else "absent")
+    assert found.unknown_items == [7]
+    assert found.finite
+
+
+def test_a_task_that_the_resource_no_longer_names_keeps_the_weight_it_was_trained_with(pair: LandedPair) -> None:
+    engine = ExpertEngine(pair.expert_folder, pair.expert_manifest, pair.served(tasks=[Task(name="like")]))
+    found = engine.rank(RankRequest(user=1, candidates=[105]), NOW, None)
+    expected = 9 * found.probabilities["click"][0] + found.probabilities["like"][0]
+    assert found.scores == [pytest.approx(expected, rel=1e-12)]
+
+
+def test_an_inline_history_reaches_the_expert_with_its_actions_and_times(expert: ExpertEngine) -> None:
+    event = HistoryEvent(item=103, surface="reels", time=NOW - 60_000, actions=["like"])
+
+    def scores(*events: HistoryEvent) -> list[float]:
+        return expert.rank(RankRequest(user=1, candidates=[105], history=list(events)), NOW, None).scores
+
+    base = scores(event)
+    changes = ({"item": 104}, {"time": NOW - 3_600_000}, {"actions": ["click"]}, {"surface": "feed"})
+    for change in changes:
+        assert scores(event.model_copy(update=change)) != base, change
+    assert scores(event.model_copy(update={"surface": "feed"})) == scores()  # not this expert's surface
+
+
+def test_a_version_of_another_surface_is_refused_and_both_are_named(pair: LandedPair) -> None:
+    with pytest.raises(RecastError, match="configured for surface feed, but v7 was trained on reels") as raised:
+        ExpertEngine(pair.expert_folder, pair.expert_manifest, pair.served(surface="feed"))
+    assert raised.value.termination.reason == "SurfaceMismatch"
+
+
+def test_warm_up_meets_the_smallest_and_the_largest_request(
+    foundation: FoundationEngine, expert: ExpertEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        foundation, "tae", lambda _u, _s, _t, candidates, history: seen.append((len(candidates), len(history)))
+    )
+    foundation.warm_up()
+    assert seen == [(1, LIMIT), (16, LIMIT), (CANDIDATES, LIMIT)]
+    ranked: list[tuple[int, int, bool]] = []
+    monkeypatch.setattr(
+        expert, "rank",
+        lambda request, _t, tae: ranked.append((len(request.candidates), len(request.history), tae is not None)),
+    )  # fmt: skip
+    expert.warm_up()
+    assert ranked == [(count, LIMIT, given) for count in (1, 16, CANDIDATES) for given in (False, True)]
+
+
+def test_scores_that_are_not_finite_are_known_as_such(expert: ExpertEngine) -> None:
+    found = expert.rank(RankRequest(user=1, candidates=[105, 106]), NOW, None)
+    for bad in (float("nan"), float("inf"), float("-inf")):
+        assert not replace(found, scores=[0.5, bad]).finite

@@ -1,0 +1,276 @@
+"""Whole runs in a second or two: what lands, what is counted in it, and what a later measurement may use."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from trainer_builders import DATASET, HOUR, ITEMS, START, hand_rows
+
+from recast_api.manifest import MANIFEST, Manifest
+from recast_api.run import RecastError, TrainingRun
+from recast_model.artifact import load_expert, load_foundation
+from recast_trainer import run as runs
+from recast_trainer.clock import from_rfc3339, to_rfc3339
+from recast_trainer.data.writing import DatasetWriter
+from recast_trainer.evaluation import report
+from recast_trainer.evaluation.scoring import score_foundation
+from recast_trainer.run import execute, expert_config, fingerprint, foundation_config
+from recast_trainer.tae import log as tae_log
+from recast_trainer.training import expert as expert_loop
+from recast_trainer.training.process_group import ProcessGroup
+from recast_trainer.training.stream import open_stream
+
+HOURS, PER_HOUR, LEARN, FIRST = 8, 8, 6, 2  # two of eight segments are the tail; two are taken for burn-in
+
+
+def write(folder: Path, hours: int = HOURS) -> None:
+    rows = hand_rows(hours, PER_HOUR)
+    writer = DatasetWriter(folder, DATASET)
+    writer.items(ITEMS)
+    for start in range(START, START + hours * HOUR, HOUR):
+        writer.segment(start, rows.take((rows.event_times >= start) & (rows.event_times < start + HOUR)))
+    writer.finish()
+
+
+def order(root: Path, number: int = 1, **changes: Any) -> TrainingRun:
+    return TrainingRun.model_validate(
+        {
+            "kind": "FoundationModel", "namespace": "demo", "model": "home-fm", "uid": "u1", "number": number,
+            "attempt": 2, "jobName": f"fm-home-fm-r{number}-a2", "inputsHash": "h1",
+            "modelsRoot": str(root / "models"), "dataRoot": str(root), "data": {"path": "set"},
+            "optimization": {"batchSize": 8, "learningRate": "0.003"},
+            "architecture": {"layers": 1, "dim": 8, "heads": 2, "historyLength": 6, "taeDim": 4},
+        }
+        | changes
+    )  # fmt: skip
+
+
+def pin(manifest: Manifest) -> dict[str, Any]:
+    prefix = "fm" if manifest.kind == "FoundationModel" else "em"
+    return {
+        "model": manifest.model, "version": manifest.number, "lineage": manifest.lineage, "digest": manifest.digest,
+        "path": f"{prefix}/{manifest.model}/{manifest.uid}/v{manifest.number}",
+    }  # fmt: skip
+
+
+def expert_order(root: Path, foundation: Manifest, number: int = 1, **changes: Any) -> TrainingRun:
+    expert = {
+        "surface": "reels", "tasks": [{"name": "like", "weight": "0.5"}, {"name": "click"}],
+        "architecture": {"layers": 2, "dim": 16, "heads": 4, "historyLength": 5}, "foundation": pin(foundation),
+    }  # fmt: skip
+    return order(root, number, kind="ExpertModel", model="reels", uid="u2", architecture=None, expert=expert, **changes)
+
+
+@dataclass(frozen=True)
+class World:
+    root: Path
+    foundation: Manifest
+    expert: Manifest
+
+    def folder(self, manifest: Manifest) -> Path:
+        path: str = pin(manifest)["path"]
+        return self.root / "models" / path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    root = tmp_path_factory.mktemp("world")
+    write(root / "set")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(expert_loop, "MIN_USABLE_ROWS", 1)
+        patch.setattr(runs, "first_usable", lambda _: FIRST)
+        foundation = execute(order(root), ProcessGroup(), None)
+        assert foundation is not None
+        expert = execute(expert_order(root, foundation), ProcessGroup(), None)
+        assert expert is not None
+        yield World(root, foundation, expert)
+
+
+def test_the_landed_log_begins_at_the_first_burned_in_segment_and_ends_with_the_tail(world: World) -> None:
+    log = world.folder(world.foundation) / "tae"
+    names = sorted(path.name for path in log.glob("*.parquet"))
+    assert names == [f"{index:05d}-prequential.parquet" for index in (2, 3, 4, 5)] + [
+        "00006-tail.parquet", "00007-tail.parquet",
+    ]  # fmt: skip
+    about = json.loads((log / "burn-in.json").read_text())
+    assert about["firstUsableSegment"] == FIRST
+    assert len(about["similarityToFinal"]) == LEARN
+
+
+def test_usable_rows_are_those_of_the_landed_log_by_surface_and_phase(world: World) -> None:
+    for entry in world.foundation.usable_rows:
+        for phase, count in (("prequential", entry.prequential), ("tail", entry.tail)):
+            parts = tae_log.read(world.folder(world.foundation) / "tae", entry.surface, phase)  # type: ignore[arg-type]
+            assert sum(len(rows) for _, rows in parts) == count
+    # Each hour begins with a request at its first instant, so that a bound off by one would show.
+    assert [(e.surface, e.prequential, e.tail) for e in world.foundation.usable_rows] == [
+        ("feed", 4 * PER_HOUR, 2 * PER_HOUR), ("reels", 4 * PER_HOUR, 2 * PER_HOUR),
+    ]  # fmt: skip
+
+
+def test_a_foundations_manifest_says_what_was_ordered_and_up_to_when_it_learned(world: World) -> None:
+    made = world.foundation
+    assert made.watermark == to_rfc3339(START + LEARN * HOUR - 1)
+    assert (made.number, made.lineage, made.attempt, made.job_name) == (1, 1, 2, "fm-home-fm-r1-a2")
+    assert (made.surfaces, made.tasks, made.foundation, made.baseline) == (
+        ["feed", "reels"],
+        ["click", "like"],
+        None,
+        None,
+    )
+    assert made.finite
+    assert {(item.surface, item.task) for item in made.measurements} == {
+        ("feed", "click"), ("reels", "click"), ("reels", "like"), ("all", "click"), ("all", "like"),
+    }  # fmt: skip
+    assert made.config["attn_norm_len"] == made.config["history_length"] == 6
+
+
+def test_an_experts_manifest_names_its_foundation_its_tasks_and_its_watermark(world: World) -> None:
+    made = world.expert
+    assert made.foundation is not None
+    assert (made.foundation.digest, made.foundation.version) == (world.foundation.digest, 1)
+    assert (made.surfaces, made.tasks) == (["reels"], ["like", "click"])
+    held_out = START + 7 * HOUR + HOUR // PER_HOUR  # the first request on reels in the tail's newer half
+    assert from_rfc3339(made.watermark) == held_out - 1
+    assert {(item.surface, item.task) for item in made.measurements} == {("reels", "like"), ("reels", "click")}
+    assert all(item.rows == PER_HOUR for item in made.measurements)
+    config = load_expert(world.folder(made), made).config
+    assert (config.layers, config.dim, config.heads, config.history_length, config.attn_norm_len) == (2, 16, 4, 5, 5)
+    assert [task.weight for task in config.tasks] == [0.5, 1.0]
+    assert (config.tae_dim, config.item_count, config.content_dim) == (4, len(ITEMS), 2)
+
+
+def test_the_measurement_of_a_foundation_is_that_of_its_tail_by_the_landed_weights(world: World) -> None:
+    stream = open_stream(world.root / "set", order(world.root).data)
+    bundle = load_foundation(world.folder(world.foundation), world.foundation)
+    scored, _ = score_foundation(bundle.model, stream, stream.requests_from(LEARN), ProcessGroup())
+    found = runs.measurements(scored, bundle.config.surfaces, bundle.config.tasks)
+    assert found == world.foundation.measurements
+
+
+def test_a_version_is_compared_with_one_that_had_not_learned_the_rows_and_with_no_other(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(world.root / "models", tmp_path / "models")
+    write(tmp_path / "set", hours=11)  # eleven hours, a tail of two: it begins after the first version's watermark
+    later = execute(order(tmp_path, 2, baseline=pin(world.foundation)), ProcessGroup(), None)
+    assert later is not None
+    assert later.baseline is not None
+    assert later.baseline.version == 1
+    for item in later.measurements:
+        assert item.ne_increase is not None
+        assert item.baseline_ne is not None
+        assert float(item.ne_increase) == pytest.approx(float(item.ne) / float(item.baseline_ne) - 1, abs=1e-5)
+    # The other way round: v2 learned hours 6 to 8, which are the tail of a run over the first eight.
+    write(tmp_path / "set", hours=8)
+    capsys.readouterr()
+    alone = execute(order(tmp_path, 3, baseline=pin(later)), ProcessGroup(), None)
+    assert alone is not None
+    assert alone.baseline is None
+    assert all(item.ne_increase is None for item in alone.measurements)
+    assert "no comparison with v2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("later", "seen"), [(0, True), (1, False)], ids=["at the watermark", "a millisecond later"])
+def test_a_label_known_at_the_baselines_watermark_was_learned_by_it(world: World, later: int, seen: bool) -> None:
+    stream = open_stream(world.root / "set", order(world.root).data)
+    bundle = load_foundation(world.folder(world.foundation), world.foundation)
+    scored, _ = score_foundation(bundle.model, stream, stream.requests_from(LEARN), ProcessGroup())
+    watermark = from_rfc3339(world.foundation.watermark)
+    edge = replace(scored, available_at=np.where(scored.row_ids == scored.row_ids[3], watermark + later, 2**60))
+    if seen:
+        with pytest.raises(RecastError, match="has learned labels up to") as caught:
+            runs._require_unseen(edge, world.foundation)
+        assert caught.value.termination.reason == "BaselineSawLabels"
+    else:
+        runs._require_unseen(edge, world.foundation)
+
+
+def test_a_landed_version_is_measured_on_requests_none_of_whose_labels_it_may_have_learned(world: World) -> None:
+    stream = open_stream(world.root / "set", order(world.root).data)
+    watermark = from_rfc3339(world.foundation.watermark)
+    available = stream.table.rows.available_at.copy()
+    available[-1] = watermark + 1  # of the last request
+    available[-6] = watermark  # one row of the last but two: the version may have learned it
+    stream.table.rows = replace(stream.table.rows, available_at=available)
+    after = list(range(LEARN * PER_HOUR, HOURS * PER_HOUR))
+    after.remove(HOURS * PER_HOUR - 3)
+    assert report._after(stream, watermark).tolist() == after
+
+
+def test_a_landed_pair_is_measured_by_hand_as_it_was_at_landing(world: World) -> None:
+    data = world.root / "set"
+    foundation = report.evaluate(world.folder(world.foundation), None, data)
+    assert foundation == world.foundation.measurements  # the tail is what came after the watermark
+    expert = report.evaluate(world.folder(world.expert), world.folder(world.foundation), data)
+    assert {(item.surface, item.task, item.rows) for item in expert} == {("reels", "like", 8), ("reels", "click", 8)}
+    ours = {(item.task): float(item.ne) for item in world.expert.measurements}
+    assert {item.task: pytest.approx(float(item.ne), abs=2e-3) for item in expert} == ours  # float16 of the same TAE
+
+
+def test_a_measurement_needs_the_pairs_own_foundation_and_newer_data(world: World, tmp_path: Path) -> None:
+    data = world.root / "set"
+    with pytest.raises(RecastError, match="give --foundation"):
+        report.evaluate(world.folder(world.expert), None, data)
+    other = tmp_path / "v1"
+    shutil.copytree(world.folder(world.foundation), other)
+    manifest = json.loads((other / MANIFEST).read_text())
+    (other / MANIFEST).write_text(json.dumps(manifest | {"inputsHash": "another"}))
+    with pytest.raises(RecastError, match="trained with another foundation") as caught:
+        report.evaluate(world.folder(world.expert), other, data)
+    assert caught.value.termination.reason == "PairMismatch"
+    write(tmp_path / "old", hours=LEARN)
+    with pytest.raises(RecastError, match="has learned all of this data") as caught:
+        report.evaluate(world.folder(world.foundation), None, tmp_path / "old")
+    assert caught.value.termination.reason == "NothingToMeasure"
+    with pytest.raises(RecastError, match=r"no manifest\.json in"):
+        report.evaluate(tmp_path, None, data)
+
+
+def test_a_checkpoint_is_of_the_configuration_and_the_segments_but_not_of_the_attempt(world: World) -> None:
+    run = order(world.root)
+    stream = open_stream(world.root / "set", run.data)
+    same = fingerprint(run, stream)
+    later = {"attempt": 3, "job_name": "fm-home-fm-r1-a3", "baseline": None}
+    assert fingerprint(run.model_copy(update=later), stream) == same
+    for change in (
+        {"inputs_hash": "h2"},
+        {"number": 2},
+        {"optimization": run.optimization.model_copy(update={"seed": 1})},
+    ):
+        assert fingerprint(run.model_copy(update=change), stream) != same, change
+    assert fingerprint(run, replace(stream, segments=stream.segments[1:])) != same
+
+
+def test_an_order_of_the_other_kind_is_refused(world: World) -> None:
+    stream = open_stream(world.root / "set", order(world.root).data)
+    config = foundation_config(order(world.root), stream)
+    assert (config.tasks, config.surfaces) == (("click", "like"), ("feed", "reels"))
+    with pytest.raises(RecastError, match="needs architecture"):
+        foundation_config(expert_order(world.root, world.foundation), stream)
+    with pytest.raises(RecastError, match="needs expert"):
+        expert_config(order(world.root), config)
+
+
+def test_data_with_other_surfaces_or_tasks_than_the_foundations_are_refused(world: World) -> None:
+    stream = open_stream(world.root / "set", order(world.root).data)
+    config = load_foundation(world.folder(world.foundation), world.foundation).config
+    runs._require_same_vocabulary(stream, config)
+    for changed in (replace(config, surfaces=("reels", "feed")), replace(config, tasks=("like", "click"))):
+        with pytest.raises(RecastError, match="the data now have") as caught:
+            runs._require_same_vocabulary(stream, changed)
+        assert caught.value.termination.reason == "DataChanged"
+
+
+def test_weights_in_a_landed_folder_are_those_that_were_measured(world: World) -> None:
+    bundle = load_foundation(world.folder(world.foundation), world.foundation)
+    assert all(torch.isfinite(value).all() for value in bundle.model.state_dict().values())
+    assert bundle.history.until == START + HOURS * HOUR

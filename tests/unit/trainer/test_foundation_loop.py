@@ -1,0 +1,215 @@
+"""The loop's two times: what a model had learned when it embedded a segment, and when a label may be learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from trainer_builders import (
+    DATASET,
+    HOUR,
+    SLATE,
+    START,
+    delayed,
+    foundation_config,
+    hand_rows,
+    optimization,
+    stream_of,
+)
+
+from recast_model.inference import embed
+from recast_trainer.tae import log as tae_log
+from recast_trainer.training.loop import PROBES, FoundationTrainer, TrainedFoundation, global_batches
+from recast_trainer.training.process_group import ProcessGroup
+from recast_trainer.training.stream import Stream
+
+HOURS, PER_HOUR, LEARN = 7, 6, 5  # two of seven segments are the tail
+
+
+def trainer(folder: Path, stream: Stream, fingerprint: str = "f") -> FoundationTrainer:
+    return FoundationTrainer(stream, foundation_config(), optimization(), ProcessGroup(), folder, fingerprint)
+
+
+def logged(folder: Path, phase: tae_log.Phase) -> dict[int, tae_log.TaeRows]:
+    """All surfaces' rows by segment, in the order of row ids."""
+    found: dict[int, list[tae_log.TaeRows]] = {}
+    for surface in DATASET.surface_names:
+        for segment, rows in tae_log.read(folder / "tae", surface, phase):
+            found.setdefault(segment, []).append(rows)
+    joined = {segment: tae_log.concatenate(parts, 4) for segment, parts in found.items()}
+    return {segment: rows.select(np.argsort(rows.row_ids)) for segment, rows in joined.items()}
+
+
+class Watched(FoundationTrainer):
+    """Notes which rows each update learned, and what the model makes of a segment just before it learns from it."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.learned: list[list[int]] = []
+        self.before: dict[int, bytes] = {}
+        step = self.learner.step
+        model = self.model.forward
+
+        def forward(batch: Any) -> Any:
+            if self.model.training:
+                self.learned[-1] += batch.row_ids[batch.candidate_mask].tolist()
+            return model(batch)
+
+        def watched(loss: Any) -> None:
+            self.learned.append([])
+            step(loss)
+
+        self.learner.step = watched  # type: ignore[method-assign]
+        self.model.forward = forward  # type: ignore[method-assign]
+
+    def learn(self, requests: Any) -> None:
+        batch = self.stream.batch(requests, 6, self.group)
+        self.before[self.segment] = embed(self.model, batch)[batch.candidate_mask].numpy().tobytes()
+        super().learn(requests)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Watched, TrainedFoundation, Path]:
+    folder = tmp_path_factory.mktemp("run")
+    made = Watched(
+        stream_of(hand_rows(HOURS, PER_HOUR), HOURS), foundation_config(), optimization(), ProcessGroup(), folder, "f"
+    )
+    return made, made.train(), folder
+
+
+Run = tuple[Watched, TrainedFoundation, Path]
+
+
+def test_a_segment_is_embedded_by_a_model_that_has_learned_what_was_known_before_it_began(run: Run) -> None:
+    _, _, folder = run
+    found = logged(folder, "prequential")
+    assert sorted(found) == list(range(LEARN))
+    for segment, rows in found.items():
+        first = segment * PER_HOUR * SLATE + 1
+        assert rows.row_ids.tolist() == list(range(first, first + PER_HOUR * SLATE))
+        assert set(rows.cursor.tolist()) == {START + segment * HOUR - 1}
+
+
+def test_the_log_holds_the_embeddings_from_before_the_segment_was_learned(run: Run) -> None:
+    watched, _, folder = run
+    for segment, rows in logged(folder, "prequential").items():
+        assert rows.tae.tobytes() == watched.before[segment]
+    assert len(set(watched.before.values())) == LEARN
+
+
+def test_the_tail_is_embedded_and_scored_by_the_final_weights_and_never_learned(run: Run) -> None:
+    watched, trained, folder = run
+    found = logged(folder, "tail")
+    assert sorted(found) == [LEARN, LEARN + 1]
+    assert (trained.split.learn, trained.split.held_out, trained.split.end) == (LEARN, LEARN + 1, HOURS)
+    assert trained.watermark == START + LEARN * HOUR - 1
+    for segment, rows in found.items():
+        assert set(rows.cursor.tolist()) == {trained.watermark}
+        batch = watched.stream.batch(watched.stream.requests(segment), 6, ProcessGroup())
+        assert rows.tae.tobytes() == embed(trained.model, batch)[batch.candidate_mask].numpy().tobytes()
+    tail_ids = list(range(LEARN * PER_HOUR * SLATE + 1, HOURS * PER_HOUR * SLATE + 1))
+    assert trained.tail.row_ids.tolist() == tail_ids
+    assert not set(tail_ids) & {row for rows in watched.learned for row in rows}
+    assert trained.finite
+
+
+def test_every_request_of_the_learned_segments_is_learned_once_in_time_order(run: Run) -> None:
+    watched, _, _ = run
+    assert [row for rows in watched.learned for row in rows] == list(range(1, LEARN * PER_HOUR * SLATE + 1))
+    assert all(len(rows) <= 4 * SLATE for rows in watched.learned)
+    assert watched.learner.steps == len(watched.learned) == LEARN * 2
+
+
+def test_a_segments_likeness_to_the_final_version_is_that_of_the_model_which_embedded_it(run: Run) -> None:
+    watched, trained, _ = run
+    batch = watched.stream.batch(watched.stream.requests(LEARN), 6, ProcessGroup())
+    final = embed(trained.model, batch)[batch.candidate_mask].float()
+    assert len(trained.similarities) == LEARN
+    for probe, likeness in zip(watched.probes, trained.similarities, strict=True):
+        cosine = torch.nn.functional.cosine_similarity(torch.from_numpy(probe), final, dim=1).mean()
+        assert likeness == pytest.approx(float(cosine), abs=1e-5)
+    assert watched.probes.shape == (LEARN, PER_HOUR * SLATE, 4)
+    assert PROBES >= PER_HOUR
+
+
+def test_a_label_is_learned_at_the_end_of_the_segment_in_which_its_request_matured_and_not_before(
+    tmp_path: Path,
+) -> None:
+    # Of the first segment's six requests, one at each edge. A request matures with the later of its two rows.
+    last = HOUR - 1
+    rows = delayed(
+        hand_rows(HOURS, PER_HOUR),
+        {
+            1: last,  # the last instant of segment 0: learned with it
+            3: last - 10 * 60_000 + 1,  # shown ten minutes later: the first instant of segment 1, so learned there
+            6: 2 * HOUR,  # one of two rows: the request waits until segment 2
+            8: 100 * HOUR,  # after all data: never learned
+        },
+    )
+    made = Watched(stream_of(rows, HOURS), foundation_config(), optimization(), ProcessGroup(), tmp_path, "f")
+    after: dict[int, set[int]] = {}
+    learn = made.learn
+
+    def noted(requests: Any) -> None:
+        so_far = {row for step in made.learned for row in step}
+        learn(requests)
+        after[made.segment] = {row for step in made.learned for row in step} - so_far
+
+    made.learn = noted  # type: ignore[method-assign]
+    made.train()
+    per_segment = PER_HOUR * SLATE
+    assert after[0] == set(range(1, per_segment + 1)) - {3, 4, 5, 6, 7, 8}
+    assert after[1] == set(range(per_segment + 1, 2 * per_segment + 1)) | {3, 4}
+    assert after[2] == set(range(2 * per_segment + 1, 3 * per_segment + 1)) | {5, 6}
+    assert made.pending.tolist() == [3]
+    assert not any(row in step for step in made.learned for row in (7, 8))
+
+
+def test_a_run_that_is_cut_off_goes_on_to_the_same_bits(tmp_path: Path, run: Run) -> None:
+    stream = run[0].stream
+    cut = trainer(tmp_path, stream)
+    learn = cut.learn
+
+    def dies(requests: Any) -> None:
+        if cut.segment == 3:
+            raise RuntimeError("killed")
+        learn(requests)
+
+    cut.learn = dies  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="killed"):
+        cut.train()
+    resumed = trainer(tmp_path, stream)
+    trained = resumed.train()
+    whole = run[1]
+    state = whole.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in trained.model.state_dict().items())
+    assert trained.similarities == whole.similarities
+    assert np.array_equal(trained.tail.logits, whole.tail.logits)
+    assert np.array_equal(resumed.entropy.sums, run[0].entropy.sums)
+    for name in sorted(path.name for path in (run[2] / "tae").iterdir()):
+        assert (tmp_path / "tae" / name).read_bytes() == (run[2] / "tae" / name).read_bytes()
+    other = trainer(tmp_path, stream, "another configuration")
+    other._resume()
+    assert other.segment == 0
+
+
+def test_the_entropy_so_far_counts_the_learned_segments_as_they_were_predicted(run: Run) -> None:
+    watched, _, _ = run
+    rows = hand_rows(HOURS, PER_HOUR)
+    past = rows.take(rows.event_times < START + LEARN * HOUR)
+    counts = watched.entropy.sums
+    assert counts[:, 0].tolist() == past.label_mask.sum(0).tolist()
+    assert counts[:, 1].tolist() == past.labels.sum(0).tolist()
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "sizes"),
+    [(0, 4, []), (1, 4, [1]), (4, 4, [4]), (5, 4, [3, 2]), (9, 4, [3, 3, 3]), (8, 4, [4, 4]), (3, 1, [1, 1, 1])],
+)
+def test_global_batches_are_even_and_none_is_above_the_size(count: int, size: int, sizes: list[int]) -> None:
+    batches = list(global_batches(np.arange(count), size))
+    assert [len(batch) for batch in batches] == sizes
+    assert [row for batch in batches for row in batch.tolist()] == list(range(count))

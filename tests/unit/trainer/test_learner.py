@@ -1,0 +1,149 @@
+"""One update, by numbers: the rate, the optimiser's step, clipping, randomness and what stops it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recast_api.run import RecastError
+from recast_model.embeddings import EmbeddingTable, TableOptimizer
+from recast_trainer.training.process_group import ProcessGroup
+from recast_trainer.training.step import MAX_NORM, WARM_UP_STEPS, Learner, rate_factor
+
+
+class Small(nn.Module):
+    """Two dense numbers, one that no loss reads, and a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Parameter(torch.tensor([1.0, -2.0]))
+        self.unread = nn.Parameter(torch.tensor([1.0]))
+        self.frozen = nn.Parameter(torch.tensor([1.0]), requires_grad=False)
+        self.table = EmbeddingTable("items", 4, 4, TableOptimizer("SGD", learning_rate=0.5))
+
+
+def learner(rate: float = 0.1, warm_up: int = 1, seed: int = 0, rank: int = 0) -> Learner:
+    return Learner(Small(), ProcessGroup(rank, 1), rate, seed, warm_up)
+
+
+def loss_with(made: Learner, gradient: tuple[float, float], table: float = 0.0) -> Tensor:
+    """A loss whose gradient by the dense numbers, and by row 2 of the table, is this."""
+    model = made.model
+    assert isinstance(model, Small)
+    return (model.dense * torch.tensor(gradient)).sum() + model.table(torch.tensor([2])).sum() * table
+
+
+@pytest.mark.parametrize(
+    ("step", "warm_up", "factor"),
+    [(0, 100, 0.01), (49, 100, 0.5), (98, 100, 0.99), (99, 100, 1.0), (100, 100, (100 / 101) ** 0.5),
+     (399, 100, 0.5), (0, 1, 1.0), (3, 1, 0.5), (0, 20, 0.05), (79, 20, 0.5)],
+)  # fmt: skip
+def test_the_rate_rises_in_a_line_and_falls_with_the_inverse_square_root(
+    step: int, warm_up: int, factor: float
+) -> None:
+    assert rate_factor(step, warm_up) == pytest.approx(factor, rel=1e-12)
+
+
+def test_a_foundations_warm_up_is_a_hundred_steps() -> None:
+    assert WARM_UP_STEPS == 100
+    assert Learner(Small(), ProcessGroup(), 0.1, 0).warm_up == 100
+
+
+def test_the_first_step_is_adamws_with_a_decay_of_a_hundredth_at_the_steps_rate() -> None:
+    made = learner(rate=0.1, warm_up=4)
+    made.step(lambda: loss_with(made, (0.3, -0.4)))
+    rate = 0.1 / 4
+    model = made.model
+    assert isinstance(model, Small)
+    # Adam's first step is the sign of the gradient; decay multiplies by 1 - rate / 100, for what no loss reads too.
+    expected = torch.tensor([1.0, -2.0]) * (1 - rate * 0.01) - rate * torch.tensor([1.0, -1.0])
+    torch.testing.assert_close(model.dense.detach(), expected)
+    torch.testing.assert_close(model.unread.detach(), torch.tensor([1 - rate * 0.01]))
+    assert model.frozen.item() == 1.0
+    assert made.steps == 1
+
+
+def test_dense_gradients_are_clipped_to_norm_one_and_smaller_ones_left_alone() -> None:
+    for gradient, clipped in (((3.0, -4.0), (0.6, -0.8)), ((0.3, -0.4), (0.3, -0.4))):
+        made = learner()
+        made.step(lambda made=made, gradient=gradient: loss_with(made, gradient))  # type: ignore[misc]
+        first_moment = made.optimizer.state[made.parameters[0]]["exp_avg"]
+        torch.testing.assert_close(first_moment, 0.1 * torch.tensor(clipped))
+    assert MAX_NORM == 1.0
+
+
+def test_tables_take_their_own_step_beside_the_dense_one() -> None:
+    made = learner()
+    made.step(lambda: loss_with(made, (0.1, 0.1), table=2.0))
+    model = made.model
+    assert isinstance(model, Small)
+    assert model.table.weight.sum(1).tolist() == [0.0, 0.0, -4.0, 0.0]  # four numbers, each by 0.5 * 2
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_changes_nothing_at_all(bad: float) -> None:
+    made = learner()
+    made.step(lambda: loss_with(made, (0.1, 0.1), table=1.0))
+    before = {name: tensor.clone() for name, tensor in made.state().items()}
+    with pytest.raises(RecastError, match="gradient of step 1 is not finite") as caught:
+        made.step(lambda: loss_with(made, (bad, 0.1), table=1.0))
+    assert caught.value.termination.reason == "NotFinite"
+    after = made.state()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert made.steps == 1
+    made.step(lambda: loss_with(made, (0.1, 0.1)))  # the table's gradient of the failed step is forgotten
+    model = made.model
+    assert isinstance(model, Small)
+    assert model.table.weight.sum().item() == -2.0
+
+
+def drawn(seed: int, steps: int, rank: int) -> float:
+    made = learner(seed=seed, rank=rank)
+    made.steps = steps
+    seen: list[float] = []
+
+    def loss() -> Tensor:
+        seen.append(float(torch.rand(1)))
+        assert made.model.training
+        return loss_with(made, (0.1, 0.1))
+
+    made.model.eval()
+    made.step(loss)
+    return seen[0]
+
+
+def test_randomness_is_a_function_of_seed_step_and_rank() -> None:
+    places = [(seed, step, rank) for seed in (0, 1) for step in (0, 1, 2) for rank in (0, 1)]
+    values = {place: drawn(*place) for place in places}
+    assert len(set(values.values())) == len(places)
+    assert all(drawn(*place) == value for place, value in values.items())
+
+
+def test_a_restored_learner_takes_the_very_next_step() -> None:
+    straight, resumed = learner(warm_up=3), learner(warm_up=3)
+    for made in (straight, resumed):
+        made.step(lambda made=made: loss_with(made, (0.3, -0.1), table=1.0))  # type: ignore[misc]
+    saved = {name: tensor.clone() for name, tensor in straight.state().items()}
+    fresh = learner(warm_up=3)
+    fresh.restore(saved, 1)
+    assert fresh.steps == 1
+    for made in (straight, fresh):
+        made.step(lambda made=made: loss_with(made, (0.2, 0.5), table=-1.0))  # type: ignore[misc]
+    first, second = straight.state(), fresh.state()
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_weight_that_is_not_finite_is_noticed_wherever_it_is() -> None:
+    for name in ("dense", "table"):
+        made = learner()
+        assert made.finite()
+        model = made.model
+        assert isinstance(model, Small)
+        with torch.no_grad():
+            (model.dense if name == "dense" else model.table.weight[1])[1] = math.inf
+        assert not made.finite()

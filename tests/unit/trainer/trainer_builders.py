@@ -1,0 +1,90 @@
+"""A stream in memory whose every time is chosen by the test, and the small networks that read it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recast_api.run import Optimization
+from recast_model.config import ExpertConfig, ExpertTask, FoundationConfig
+from recast_model.items import ItemTable
+from recast_trainer.data.requests import RequestTable
+from recast_trainer.data.schema import Dataset, Rows, SurfaceInfo, segment_name
+from recast_trainer.data.segments import Segment
+from recast_trainer.training.stream import Stream, event_log
+
+START, HOUR = 1_767_225_600_000, 3_600_000
+DATASET = Dataset(
+    name="hand",
+    surfaces=[SurfaceInfo(name="feed", tasks=["click"]), SurfaceInfo(name="reels", tasks=["click", "like"])],
+    content_dim=2,
+)
+ITEMS = ItemTable(np.arange(100, 140, dtype=np.int64), np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32))
+SLATE = 2
+
+
+def hand_rows(hours: int, per_hour: int, delay_ms: int = 1000) -> Rows:
+    """``per_hour`` requests of two rows an hour, evenly spaced from the hour's first instant, surfaces in turn.
+
+    Row ids count from 1, request ids from 1; the label of a row is known ``delay_ms`` after it was shown.
+    """
+    requests = np.arange(hours * per_hour)
+    request = np.repeat(requests, SLATE)
+    random = np.random.default_rng(1)
+    times = START + (request // per_hour) * HOUR + (request % per_hour) * (HOUR // per_hour)
+    count = len(request)
+    surfaces = request % 2
+    labels = random.integers(0, 2, (count, 2)).astype(np.float32)
+    mask = np.stack([np.ones(count, np.bool_), surfaces == 1], 1)
+    return Rows(
+        row_ids=np.arange(count, dtype=np.int64) + 1,
+        request_ids=request + 1,
+        users=random.integers(1, 6, len(requests))[request],
+        items=random.integers(100, 140, count),
+        surfaces=surfaces,
+        event_times=times,
+        available_at=times + delay_ms,
+        positions=np.arange(count, dtype=np.int64) % SLATE,
+        labels=labels * mask,
+        label_mask=mask,
+        oracle=np.full((count, 2), np.nan, np.float32),
+    )
+
+
+def stream_of(rows: Rows, hours: int, *, by_surface: bool = False) -> Stream:
+    segments = [
+        Segment(Path("unread"), segment_name(start), start, start + HOUR)
+        for start in (START + hour * HOUR for hour in range(hours))
+    ]
+    log = event_log(DATASET, ITEMS, by_surface=by_surface)
+    log.add(rows)
+    table = RequestTable(rows, ITEMS)
+    return Stream(DATASET, segments, ITEMS, table, log, np.maximum.reduceat(table.rows.available_at, table.starts))
+
+
+def delayed(rows: Rows, delays: dict[int, int]) -> Rows:
+    """The rows with other label delays (ms), by row id."""
+    delay = np.array([delays.get(int(row), 1000) for row in rows.row_ids])
+    return replace(rows, available_at=rows.event_times + delay)
+
+
+def optimization(**changes: Any) -> Optimization:
+    values: dict[str, Any] = {"batch_size": 4, "learning_rate": "0.01", "epochs": 1, "seed": 0}
+    return Optimization(**(values | changes))
+
+
+SIZE: dict[str, Any] = {
+    "layers": 1, "dim": 8, "heads": 2, "history_length": 6, "attn_norm_len": 6, "tae_dim": 4, "content_dim": 2,
+    "item_count": len(ITEMS), "surfaces": DATASET.surface_names,
+}  # fmt: skip
+
+
+def foundation_config() -> FoundationConfig:
+    return FoundationConfig(block="DLRMv3", tasks=DATASET.tasks, **SIZE)
+
+
+def expert_config() -> ExpertConfig:
+    return ExpertConfig(surface="reels", event_tasks=DATASET.tasks, tasks=(ExpertTask("like"),), **SIZE)
