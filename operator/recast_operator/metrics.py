@@ -26,7 +26,10 @@ class Metrics:
             "recast_operator_status_writes_total", "Statuses written.", ["kind"], registry=self.registry
         )
         self._api_calls = Counter(
-            "recast_operator_api_calls_total", "Requests to the apiserver.", ["verb", "code"], registry=self.registry
+            "recast_operator_api_calls_total",
+            "Requests to the apiserver.",
+            ["verb", "resource", "code"],
+            registry=self.registry,
         )
         self._watch_events = Counter(
             "recast_operator_watch_events_total", "Events from watches.", ["kind"], registry=self.registry
@@ -77,9 +80,9 @@ class Metrics:
         """One status went to the apiserver."""
         self._status_writes.labels(kind).inc()
 
-    def api_called(self, verb: str, code: str) -> None:
-        """One request was answered with ``code``, or ended in ``error``."""
-        self._api_calls.labels(verb, code).inc()
+    def api_called(self, verb: str, resource: str, code: str) -> None:
+        """One request was answered with ``code``, or ended in ``error``; ``resource`` is ``pods``, ``jobs/status``."""
+        self._api_calls.labels(verb, resource, code).inc()
 
     def watch_event(self, kind: str) -> None:
         """One event was seen."""

@@ -33,6 +33,42 @@ AGAIN_SECONDS = 1.0
 Seen = Callable[[str, str | None, dict[str, Any]], None]
 
 
+class NoDiffBase(kopf.DiffBaseStorage):  # type: ignore[misc]
+    """Nothing is compared with what was last handled. kopf's own storages copy every object of every event for that."""
+
+    def build(self, *, body: Any, extra_fields: Any = None) -> Any:
+        """An empty essence."""
+        return {}
+
+    def fetch(self, *, body: Any) -> Any:
+        """Nothing was handled before."""
+        return None
+
+    def store(self, *, body: Any, patch: Any, essence: Any) -> None:
+        """Nothing is remembered."""
+
+
+class NoProgress(kopf.ProgressStorage):  # type: ignore[misc]
+    """There are no handlers whose progress could be remembered."""
+
+    def fetch(self, *, key: Any, body: Any) -> Any:
+        """None was made."""
+        return None
+
+    def store(self, *, key: Any, record: Any, body: Any, patch: Any) -> None:
+        """None is remembered."""
+
+    def purge(self, *, key: Any, body: Any, patch: Any) -> None:
+        """There is none."""
+
+    def touch(self, *, body: Any, patch: Any, value: Any) -> None:
+        """Objects are left alone."""
+
+    def clear(self, *, essence: Any) -> Any:
+        """As it is."""
+        return essence
+
+
 def kopf_settings(resource: Resource) -> kopf.OperatorSettings:
     """kopf as a watcher that notices dead connections and posts nothing."""
     settings = kopf.OperatorSettings()
@@ -46,6 +82,8 @@ def kopf_settings(resource: Resource) -> kopf.OperatorSettings:
     settings.watching.client_timeout = WATCH_SECONDS + 1
     settings.watching.chunk_size = PAGE
     settings.queueing.idle_timeout = 0.1  # a task for each object that has just changed need not linger
+    settings.persistence.diffbase_storage = NoDiffBase()
+    settings.persistence.progress_storage = NoProgress()
     if labels := selector(resource):
         settings.watching.label_selectors[_address(resource)] = labels
     return settings

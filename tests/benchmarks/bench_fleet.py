@@ -124,6 +124,15 @@ class Scrape:
         """Requests that were to change something, events included."""
         return self.total("recast_operator_api_calls_total", lambda labels: labels["verb"] != "GET")
 
+    def by_resource(self) -> dict[str, float]:
+        """The same, by verb and resource; an operator that does not say which counts as one."""
+        found: dict[str, float] = {}
+        for series, labels, value in self.samples:
+            if series == "recast_operator_api_calls_total" and labels["verb"] != "GET":
+                key = f"{labels['verb']} {labels.get('resource', '')}"
+                found[key] = found.get(key, 0.0) + value
+        return found
+
     def status_writes(self) -> float:
         """Statuses of experts that were written."""
         return self.total("recast_operator_status_writes_total", lambda labels: labels["kind"] == "ExpertModel")
@@ -382,6 +391,9 @@ class Bench:
         refreshed = max(1, self._fleet.on(2))
         after, posted = await operator.scrape(), await self._events() - events
         self.others["refreshed"] = refreshed
+        earlier = before.by_resource()
+        for key, count in sorted(after.by_resource().items()):
+            self.others[f"per expert: {key}"] = (count - earlier.get(key, 0.0)) / refreshed
         self.others["wave_cpu_s"] = operator.cpu_seconds() - cpu
         self.others["prometheus_queries_per_expert"] = self._prometheus.queries / refreshed
         self.others["foundation_pass_p99_ms"] = 1000 * quantile(before, after, "FoundationModel", 0.99)

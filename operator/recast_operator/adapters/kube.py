@@ -81,6 +81,15 @@ class Request:
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
 
+    @property
+    def resource(self) -> str:
+        """The plural, and the subresource where there is one; empty for discovery."""
+        parts = self.path.strip("/").split("/")
+        rest = parts[2:] if parts[0] == "api" else parts[3:]
+        if rest[:1] == ["namespaces"] and len(rest) > 2:
+            rest = rest[2:]
+        return "/".join([*rest[:1], *rest[2:]])
+
 
 class Requester(Protocol):
     """One HTTP exchange with the apiserver: the seam where a test counts, delays or cuts."""
@@ -98,14 +107,14 @@ class Exchange(Protocol):
         ...
 
 
-Count = Callable[[str, str], None]
-"""Told of every request: the verb, and the status code or ``error``."""
+Count = Callable[[str, str, str], None]
+"""Called with every request: the verb, the resource as in ``pods`` or ``jobs/status``, the status code or ``error``."""
 
 
 class HttpRequester:
     """:class:`Requester` over aiohttp. Made and used inside one event loop."""
 
-    def __init__(self, credentials: Credentials, count: Count = lambda verb, code: None) -> None:
+    def __init__(self, credentials: Credentials, count: Count = lambda verb, resource, code: None) -> None:
         self._credentials = credentials
         self._count = count
         self._session: aiohttp.ClientSession | None = None
@@ -139,12 +148,12 @@ class HttpRequester:
         try:
             async with asked as response:
                 payload = await response.text()
-                self._count(request.method, str(response.status))
+                self._count(request.method, request.resource, str(response.status))
                 if response.status >= 400:
                     raise error_of(response.status, payload, str(request))
                 return payload if request.text else json.loads(payload or "{}")
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            self._count(request.method, "error")
+            self._count(request.method, request.resource, "error")
             words = str(error) or type(error).__name__
             raise Transient(f"{request}: {words}", unknown_outcome=request.method != "GET") from error
 

@@ -115,14 +115,14 @@ def test_a_write_that_names_another_objects_uid_is_a_conflict_and_no_mistake_in_
 
 
 async def test_a_write_that_got_no_answer_has_an_unknown_outcome_and_a_read_has_none(port: int) -> None:
-    counted: list[tuple[str, str]] = []
-    requester = HttpRequester(Credentials(f"http://127.0.0.1:{port}"), lambda verb, code: counted.append((verb, code)))
+    counted: list[tuple[str, ...]] = []
+    requester = HttpRequester(Credentials(f"http://127.0.0.1:{port}"), lambda *call: counted.append(call))
     for method, unknown in (("GET", False), ("POST", True)):
         with pytest.raises(errors.Transient) as caught:
-            await requester.send(Request(method, "/x", body={} if unknown else None))
+            await requester.send(Request(method, PODS.path("n", "p"), body={} if unknown else None))
         assert caught.value.unknown_outcome is unknown
     await requester.close()
-    assert counted == [("GET", "error"), ("POST", "error")]
+    assert counted == [("GET", "pods", "error"), ("POST", "pods", "error")]
 
 
 async def test_a_token_is_read_again_for_every_request(tmp_path: Path) -> None:
@@ -142,6 +142,22 @@ async def test_a_token_is_read_again_for_every_request(tmp_path: Path) -> None:
             await Kube(requester).exists(FOUNDATIONS, None)
         await requester.close()
     assert seen == ["Bearer one", "Bearer two"]
+
+
+@pytest.mark.parametrize(
+    ("path", "resource"),
+    [
+        (PODS.path("n", "p", "status"), "pods/status"),
+        (PODS.path("n"), "pods"),
+        (FOUNDATIONS.path(None), "foundationmodels"),
+        (FOUNDATIONS.path("n", "home-fm"), "foundationmodels"),
+        ("/apis", ""),
+        ("/apis/recast.dev/v1alpha1", ""),
+        ("/api/v1/namespaces/n", "namespaces"),
+    ],
+)
+def test_requests_are_counted_by_what_they_are_about_and_never_by_names(path: str, resource: str) -> None:
+    assert Request("GET", path).resource == resource
 
 
 def test_paths_are_kubernetes_paths() -> None:
