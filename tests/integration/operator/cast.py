@@ -97,6 +97,8 @@ def landed_version(run: TrainingRun, namespace: str, *, worse: bool = False) -> 
             "lineage": foundation.lineage,
             "digest": foundation.digest,
         }
+    if run.expert is not None:
+        spec["tasks"] = [task.name for task in run.expert.tasks]
     if run.baseline is not None:
         spec["baseline"] = {"version": run.baseline.version, "digest": run.baseline.digest}
     return {

@@ -72,18 +72,27 @@ class World:
         operator = Kube(self.recorder)
         self._launcher = Launcher(self.recorder)
         self._events = EventQueue(operator, metrics, lambda: self.now)
-        self._controller = Controller(
-            Observer(self.store, models, fleet),
-            Outside(self.store, Doubts(), operator, self._launcher, metrics),
-            self.prometheus,
-            self._events,
-            clock=lambda: self.now,
-        )
+        self._observer = Observer(self.store, models, fleet)
+        self._outside = Outside(self.store, Doubts(), operator, self._launcher, metrics)
+        self._controller = self._make_controller()
         await Listing(operator, self.store, (self.namespace,)).everything()
+
+    def _make_controller(self) -> Controller:
+        return Controller(self._observer, self._outside, self.prometheus, self._events, clock=lambda: self.now)
 
     def close(self) -> None:
         if self._launcher is not None:
             self._launcher.close()
+
+    def interrupt(self, prometheus: Samples) -> None:
+        """Let another Prometheus answer from now on."""
+        self.prometheus = prometheus
+        self._controller = self._make_controller()
+
+    def handled(self, expert: str) -> list[str]:
+        """Ids of the requests that an expert has acted on."""
+        found: list[str] = (self.model("ExpertModel", expert).get("status") or {}).get("handledRequests") or []
+        return found
 
     def _wake(self, key: Key) -> None:
         self._due[key] = min(self._due.get(key, self.now), self.now)
