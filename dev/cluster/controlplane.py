@@ -136,6 +136,10 @@ class ControlPlane:
             process.kill()
             process.wait()
 
+    def process(self, name: str) -> subprocess.Popen[bytes]:
+        """A running part, such as ``kube-apiserver``: for tests that hold it up."""
+        return self._processes[name]
+
     def stop_apiserver(self) -> None:
         """An outage of the apiserver; :meth:`start` ends it."""
         self._end("kube-apiserver")

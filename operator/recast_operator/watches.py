@@ -33,6 +33,11 @@ AGAIN_SECONDS = 1.0
 Seen = Callable[[str, str | None, dict[str, Any]], None]
 
 
+# kopf tells the end of a watch twice, each time with a traceback of its own inside; below it is one line.
+for _speaker in ("orchestration", "running"):
+    logging.getLogger(f"kopf._core.reactor.{_speaker}").addFilter(lambda record: record.exc_info is None)
+
+
 class NoDiffBase(kopf.DiffBaseStorage):  # type: ignore[misc]
     """Nothing is compared with what was last handled. kopf's own storages copy every object of every event for that."""
 
@@ -137,7 +142,8 @@ class Watches:
             except Exception as failed:
                 error = failed
             self._runtime.metrics.watch_ended(resource.kind)
-            logger.warning("the watch of %s in %s ended: %s; it begins again", resource.plural, scope or "all", error)
+            words = f"{type(error).__name__}: {error}"
+            logger.warning("the watch of %s in %s ended (%s); it begins again", resource.plural, scope or "all", words)
             await asyncio.sleep(AGAIN_SECONDS)
             await self._runtime.served(resource)
             logger.info("%s are served; watching them again", resource.plural)
