@@ -30,8 +30,9 @@ from recast_operator.planning.clock import stamp
 from recast_operator.planning.expert import plan_expert
 from recast_operator.planning.foundation import plan_foundation
 from recast_operator.planning.plan import Event, Plan
-from recast_operator.planning.rollout import verdict as analysis
-from recast_operator.planning.snapshot import ObservedExpert, ObservedFoundation, Sample
+from recast_operator.planning.rollout import analysis
+from recast_operator.planning.rollout.questions import Answer, Question
+from recast_operator.planning.snapshot import ObservedExpert, ObservedFoundation
 from recast_operator.planning.status.conditions import find
 from recast_operator.writes import Outside, Writer
 
@@ -46,11 +47,11 @@ OUR_REASONS = ("InvalidRequest", "BlockedRequest", INTERNAL_ERROR)
 MESSAGE_LIMIT = 1024
 
 
-class Samples(Protocol):
-    """Answers queries; see :class:`recast_operator.adapters.prometheus.Prometheus`."""
+class Answers(Protocol):
+    """Answers planning's questions; see :class:`recast_operator.adapters.prometheus.Prometheus`."""
 
-    async def samples(self, queries: tuple[str, ...], now: datetime) -> Mapping[str, Sample]:
-        """The answers, by query."""
+    async def answers(self, questions: tuple[Question, ...], now: datetime) -> Mapping[Question, Answer]:
+        """The answers at ``now``, one to each question."""
         ...
 
 
@@ -67,7 +68,7 @@ class Controller:
         self,
         observer: Observer,
         outside: Outside,
-        prometheus: Samples,
+        prometheus: Answers,
         events: EventQueue,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -105,8 +106,8 @@ class Controller:
 
     async def _expert(self, key: Key, snapshot: Snapshot[ObservedExpert]) -> float | None:
         observed, now = snapshot.observed, self._clock()
-        if queries := analysis.queries(observed, now):
-            observed = replace(observed, samples=await self._prometheus.samples(queries, now))
+        if questions := analysis.questions(observed, now):
+            observed = replace(observed, answers=await self._prometheus.answers(questions, now))
         run = self._begin(key, observed.model.status, snapshot, now)
         plan = await run.plan(lambda: plan_expert(observed, now))
         if plan.confirm:
@@ -114,7 +115,7 @@ class Controller:
             again = self._observer.expert(key)
             if again is None:
                 return None
-            confirmed = replace(again.observed, samples=observed.samples, absent_versions=absent)
+            confirmed = replace(again.observed, answers=observed.answers, absent_versions=absent)
             run = self._begin(key, confirmed.model.status, again, now)
             plan = await run.plan(lambda: plan_expert(confirmed, now))
         return await run.execute(plan)

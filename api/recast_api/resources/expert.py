@@ -292,13 +292,13 @@ class MetricResult(Status):
     bound: Annotated[str, Field(max_length=40)] = ""
     """What it was judged against."""
     samples: int = 0
-    """Requests that the value rests on."""
+    """Requests of the canary that were counted."""
     min_samples: int = 0
-    """Requests that Success needs."""
-    query: Annotated[str, Field(max_length=1024)] = ""
-    """The PromQL query of the value."""
+    """Requests after which a canary without a single bad one succeeds; with bad ones it takes more."""
+    query: Annotated[str, Field(max_length=2048)] = ""
+    """The count of bad requests, divided by that of all of them, as they were asked for."""
     time: Timestamp
-    """When it was judged."""
+    """Of the figures. Verdicts are written when they change, figures that came to the same ones once a minute."""
     message: Message = ""
     """The same in words."""
 
@@ -322,10 +322,42 @@ class CanaryStatus(RevisionStatus):
     """The canary's share of requests as Prometheus saw it, in percent."""
     progressed_at: Timestamp
     """When it last moved on; the progress deadline counts from here."""
+    unanswered_since: Timestamp | None = None
+    """Since when Prometheus does not answer: the progress deadline stands still."""
+    stable_down_since: Timestamp | None = None
+    """Since when no stable pod is ready: the progress deadline stands still, and this revision gets all the pods."""
     results: Annotated[list[MetricResult], Field(default_factory=list, max_length=8)]
     """The newest result of each metric in this step."""
     message: Message = ""
     """What it waits for."""
+
+
+class RetiringRevision(Status):
+    """A revision that is neither stable nor on trial any more, and whose pods are not all gone."""
+
+    revision: Annotated[str, Field(max_length=16)]
+    """The revision."""
+    version: int
+    """Number of the expert's version."""
+    foundation: FoundationPin
+    """What its pods read: kept servers until the last of them is gone."""
+    since: Timestamp
+    """When it was replaced, dropped or rolled back."""
+    failed: bool = False
+    """It was rolled back or its model was rejected, so that its pods go sooner than those of one that was replaced."""
+
+
+class HandledRequest(Status):
+    """What became of the newest ``spec.rollout.request``."""
+
+    id: Annotated[str, Field(max_length=64)]
+    """Its id."""
+    action: Annotated[str, Field(max_length=16)]
+    """What it asked for."""
+    revision: Annotated[str, Field(max_length=16)]
+    """The revision that it named."""
+    ignored: Message = ""
+    """Why it was not carried out; empty where it was."""
 
 
 class FailedRevision(Status):
@@ -337,6 +369,8 @@ class FailedRevision(Status):
     """Number of the expert's version."""
     foundation_version: int
     """Number of the foundation version that it read."""
+    foundation_name: Short = ""
+    """The foundation that it read; empty in a status of an older operator."""
     image: Annotated[str, Field(max_length=512)] = ""
     """Its serving image."""
     reason: Reason
@@ -393,6 +427,10 @@ class ExpertModelStatus(Status):
     stable: RevisionStatus | None = None
     """The revision that serves, or served all of the traffic last."""
     canary: CanaryStatus | None = None
+    previous: RevisionStatus | None = None
+    """The revision that was stable before this one."""
+    retiring: Annotated[list[RetiringRevision], Field(default_factory=list, max_length=16)]
+    """Revisions that left and whose pods may still read their foundation's servers, newest last."""
     failed_revisions: Annotated[list[FailedRevision], Field(default_factory=list, max_length=16)]
     """Revisions that were rolled back, the newest last. None of them is tried again without a Retry."""
     handled_requests: Annotated[
@@ -400,6 +438,8 @@ class ExpertModelStatus(Status):
         Field(default_factory=list, max_length=32),
     ]
     """Requests that were executed or refused, the newest last."""
+    last_request: HandledRequest | None = None
+    """The newest of them, with what became of it."""
     replicas: int = 0
     """Pods of all revisions, for the scale subresource."""
     selector: Annotated[str, Field(max_length=512)] = ""

@@ -116,7 +116,9 @@ class ModelVersionSpec(Wire):
     run: TrainingRunRef | None = None
     finite: bool = True
     """Whether every weight is finite."""
-    tasks: Annotated[list[Identifier], Field(default_factory=list, max_length=16)]
+    tasks: Annotated[
+        list[Annotated[Identifier, Field(description="Name of a task.")]], Field(default_factory=list, max_length=16)
+    ]
     """What an expert's version was trained for, and so all that it can serve; empty: the tasks it was measured on."""
     measurements: Annotated[list[Measurement], Field(default_factory=list, max_length=256)]
     """Quality on held-out rows, one entry per surface and task. The gates judge these."""

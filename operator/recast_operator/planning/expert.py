@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from recast_api.resources import ExpertModelStatus, RevisionStatus
+from recast_api.resources import ExpertModelStatus, FailedRevision
 from recast_operator.planning.child_changes import expert_children, owner_reference
-from recast_operator.planning.clock import elapsed
 from recast_operator.planning.facts import ExpertFacts
 from recast_operator.planning.freshness import refresh
 from recast_operator.planning.freshness.refresh import RefreshInputs
 from recast_operator.planning.freshness.target import FoundationTarget, foundation_target
 from recast_operator.planning.plan import Event, Plan, SubmitRun, VersionWrite
-from recast_operator.planning.rollout import candidates, capacity, machine, request
-from recast_operator.planning.rollout import verdict as analysis
-from recast_operator.planning.rollout.state import Endpoints, RolloutInputs, RolloutState
-from recast_operator.planning.rollout.steps import step_at
+from recast_operator.planning.rollout import analysis, machine, request
+from recast_operator.planning.rollout.candidates import Selection, against_canary, candidates
+from recast_operator.planning.rollout.request import RequestDecision
+from recast_operator.planning.rollout.state import RolloutInputs, RolloutState
+from recast_operator.planning.rollout.traffic import Endpoints
 from recast_operator.planning.snapshot import ObservedDeployment, ObservedExpert
 from recast_operator.planning.status import expert as status
 from recast_operator.planning.status.conditions import transitions
@@ -37,9 +37,18 @@ def plan_expert(observed: ObservedExpert, now: datetime) -> Plan[ExpertModelStat
     target = foundation_target(observed)
     inputs = _training_inputs(observed, target, judged, now)
     training = lifecycle.advance(inputs, remembered(observed.model.status))
-    rollout = _roll_out(observed, known.asked_for(inputs), now)
-    stable, canary, blocked = rollout.state.stable, rollout.state.canary, rollout.blocked is not None
-    freshness = refresh.decide(RefreshInputs(observed, target, inputs, training, stable, canary, blocked))
+    rollout = _roll_out(observed, inputs, now)
+    freshness = refresh.decide(
+        RefreshInputs(
+            observed=observed,
+            target=target,
+            training_inputs=inputs,
+            training=training,
+            stable=rollout.state.stable,
+            canary=rollout.state.canary,
+            blocked=rollout.selection.blocked is not None,
+        )
+    )
     if freshness.violation is not None and target.granted and known.is_due(inputs, training):
         training = lifecycle.reserve(inputs, training, observed.versions)
     return _plan(
@@ -52,8 +61,8 @@ def plan_expert(observed: ObservedExpert, now: datetime) -> Plan[ExpertModelStat
             training=training,
             rollout_inputs=rollout.inputs,
             rollout=rollout.state,
-            handled=rollout.handled,
-            blocked=rollout.blocked,
+            selection=rollout.selection,
+            request=rollout.request,
             violation=freshness.violation,
             refresh=freshness.refresh,
         )
@@ -63,7 +72,8 @@ def plan_expert(observed: ObservedExpert, now: datetime) -> Plan[ExpertModelStat
 def _plan(facts: ExpertFacts) -> Plan[ExpertModelStatus]:
     new = status.expert_status(facts)
     kept = tuple(entry for entry in (facts.rollout.stable, facts.rollout.canary) if entry is not None)
-    pods = capacity.targets(facts.rollout_inputs, facts.rollout)
+    inputs = facts.rollout_inputs
+    pods = inputs.capacity.pods(machine.target(inputs, facts.rollout), inputs.endpoints)
     children = expert_children(facts.model, kept, pods, facts.observed.children)
     return Plan(
         status=new,
@@ -101,47 +111,61 @@ def _training_inputs(
 class _Rollout:
     inputs: RolloutInputs
     state: RolloutState
-    handled: tuple[str, ...]
-    blocked: RevisionStatus | None
+    selection: Selection
+    request: RequestDecision
 
 
-def _roll_out(observed: ObservedExpert, judged: tuple[Judged, ...], now: datetime) -> _Rollout:
-    before, spec = observed.model.status, observed.model.spec.rollout
-    decision = request.decide(spec.request, before.handled_requests, before.canary, before.failed_revisions)
-    state = RolloutState(before.stable, before.canary, tuple(before.failed_revisions), decision.events)
+def _roll_out(observed: ObservedExpert, training: TrainingInputs, now: datetime) -> _Rollout:
+    before, failed = observed.model.status, tuple(observed.model.status.failed_revisions)
+    found = tuple(entry.revision.revision for entry in _select(observed, training, failed).candidates)
+    context = request.RequestContext(before.canary, failed, found)
+    decision = request.decide(
+        observed.model.spec.rollout.request, before.handled_requests, before.last_request, context
+    )
+    state = RolloutState(before.stable, before.canary, failed, before.previous, tuple(before.retiring), decision.events)
     state = machine.clear_failure(state, decision)
     inputs = _rollout_inputs(observed, now)
-    wanted = candidates.desired(candidates.candidates(observed, judged, state.failed, now))
-    state = machine.advance(inputs, state, wanted, decision)
-    left = candidates.candidates(observed, judged, state.failed, now)
-    return _Rollout(inputs, state, decision.handled, candidates.blocked(left))
+    state = machine.advance(inputs, state, _select(observed, training, state.failed), decision)
+    return _Rollout(inputs, state, _select(observed, training, state.failed), decision)
+
+
+def _select(observed: ObservedExpert, training: TrainingInputs, failed: tuple[FailedRevision, ...]) -> Selection:
+    found = candidates(observed, known.asked_for(training), failed, training.now)
+    return Selection(found, against_canary(observed, training.judged))
 
 
 def _rollout_inputs(observed: ObservedExpert, now: datetime) -> RolloutInputs:
-    model, canary = observed.model, observed.model.status.canary
+    model, status = observed.model, observed.model.status
     ours = {entry.revision: entry for entry in observed.children.deployments if entry.owner_uid == model.metadata.uid}
-    trial = ours.get(canary.revision) if canary else None
+    trial = ours.get(status.canary.revision) if status.canary else None
     inputs = RolloutInputs(
         model=model.metadata.name,
+        foundation=model.spec.foundation_ref.name,
         rollout=model.spec.rollout,
         replicas=model.spec.serving.replicas,
         endpoints={revision: _endpoints(entry) for revision, entry in ours.items()},
         trouble=diagnose(trial.pods, "spec.serving.image") if trial else None,
         evaluation=None,
         now=now,
+        remaining=observed.children.revisions_with_pods | ours.keys(),
     )
-    if canary is None or not analysis.due(canary, now):
+    if status.canary is None or not analysis.due(observed, now):
         return inputs
-    step = inputs.steps[step_at(inputs.steps, canary.step_weight)]
-    return replace(inputs, evaluation=analysis.evaluate(observed, canary, stable_serves=step.stable > 0, now=now))
+    beside = inputs.serves_beside(status.stable, status.canary)
+    return replace(inputs, evaluation=analysis.evaluate(observed, status.canary, stable_serves=beside, now=now))
 
 
 def _endpoints(deployment: ObservedDeployment) -> Endpoints:
-    return Endpoints(deployment.replicas, deployment.ready)
+    return Endpoints(
+        replicas=deployment.replicas,
+        ready=deployment.ready,
+        unschedulable=sum(1 for pod in deployment.pods if pod.unschedulable),
+    )
 
 
 def _version_writes(facts: ExpertFacts) -> tuple[VersionWrite, ...]:
-    used = {entry.version: 1 for entry in (facts.rollout.stable, facts.rollout.canary) if entry is not None}
+    serving = [entry.version for entry in (facts.rollout.stable, facts.rollout.canary) if entry is not None]
+    used = dict.fromkeys((*serving, *(entry.version for entry in facts.rollout.retiring)), 1)
     return retention.writes(facts.judged, owner_reference(facts.model), used, frozenset(), facts.now)
 
 
@@ -161,21 +185,6 @@ def _events(facts: ExpertFacts, new: ExpertModelStatus) -> tuple[Event, ...]:
 
 
 def _requeue(facts: ExpertFacts) -> float | None:
-    """While a canary runs, time alone may change the plan."""
-    waits = [facts.training.requeue] if facts.training.requeue is not None else []
-    canary = facts.rollout.canary
-    if canary is not None:
-        limit = facts.rollout_inputs.rollout.progress_deadline_seconds
-        waits.append(max(1.0, limit + 1.0 - elapsed(canary.progressed_at, facts.now)))
-    if canary is not None and canary.weight_since is not None and canary.state == "Progressing":
-        waits.append(_next_look(facts, canary.weight_since, [entry.time for entry in canary.results]))
-    return min(waits, default=None)
-
-
-def _next_look(facts: ExpertFacts, since: str, judged_at: list[str]) -> float:
-    canary, now, steps = facts.rollout.canary, facts.now, facts.rollout_inputs.steps
-    step = steps[step_at(steps, canary.step_weight if canary else 0)]
-    first = analysis.MIN_WINDOW_SECONDS - elapsed(since, now)
-    again = max((analysis.INTERVAL_SECONDS - elapsed(time, now) for time in judged_at), default=first)
-    passed = step.pause_seconds - elapsed(since, now)
-    return max(1.0, min(entry for entry in (max(first, again), passed if passed > 0 else max(first, again))))
+    """When time alone can next change the plan."""
+    training = [facts.training.requeue] if facts.training.requeue is not None else []
+    return min([*training, *machine.waits(facts.rollout_inputs, facts.rollout)], default=None)

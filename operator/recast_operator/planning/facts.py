@@ -16,6 +16,7 @@ from recast_api.resources import (
     FoundationModel,
     LineageStatus,
     ModelVersion,
+    RetiringRevision,
     RevisionStatus,
     WaveStatus,
 )
@@ -23,8 +24,12 @@ from recast_api.resources.expert import RefreshStatus
 from recast_operator.planning.fleet.lead import Lead
 from recast_operator.planning.freshness.policies import Violation
 from recast_operator.planning.freshness.target import FoundationTarget
+from recast_operator.planning.rollout import machine
+from recast_operator.planning.rollout.candidates import Selection
+from recast_operator.planning.rollout.request import RequestDecision
 from recast_operator.planning.rollout.state import RolloutInputs, RolloutState
 from recast_operator.planning.snapshot import ObservedExpert, ObservedFoundation
+from recast_operator.planning.status import messages
 from recast_operator.planning.training.inputs import TrainingInputs
 from recast_operator.planning.training.state import TrainingState
 from recast_operator.planning.versions.verdict import Judged
@@ -68,10 +73,10 @@ class ExpertFacts:
     training: TrainingState
     rollout_inputs: RolloutInputs
     rollout: RolloutState
-    handled: tuple[str, ...]
-    """Ids of ``rollout.request`` that were acted on."""
-    blocked: RevisionStatus | None
-    """The revision that would be rolled out, had it not failed before."""
+    selection: Selection
+    """What could be rolled out, by what is remembered after this pass."""
+    request: RequestDecision
+    """What became of ``rollout.request``."""
     violation: Violation | None
     refresh: RefreshStatus | None
 
@@ -83,6 +88,22 @@ class ExpertFacts:
     @property
     def failed_record(self) -> FailedRevision | None:
         """What is remembered of the revision that would be rolled out, had it not failed."""
-        if self.blocked is None:
+        blocked = self.selection.blocked
+        if blocked is None:
             return None
-        return next((entry for entry in self.rollout.failed if entry.revision == self.blocked.revision), None)
+        return next((entry for entry in self.rollout.failed if entry.revision == blocked.revision), None)
+
+    def name(self, revision: RevisionStatus | RetiringRevision) -> str:
+        """What people call a revision of this expert, beside the one that serves."""
+        stable = self.rollout.stable
+        other = stable if stable is not None and stable.revision != revision.revision else None
+        return messages.beside(revision, other, self.model.spec.foundation_ref.name)
+
+    @property
+    def shares(self) -> Mapping[str, int]:
+        """Who has how much of the traffic now, in percent by what people call the revision."""
+        inputs, state = self.rollout_inputs, self.rollout
+        known = (*state.retiring, state.canary, state.stable)
+        names = {entry.revision: self.name(entry) for entry in known if entry is not None}
+        route = inputs.router.route(machine.target(inputs, state), inputs.endpoints)
+        return {names.get(revision, f"revision {revision}"): share for revision, share in route.shares.items()}

@@ -21,11 +21,13 @@ def fleet_member(expert: ExpertModel) -> FleetMember:
         foundation=spec.foundation_ref.name,
         stable=_pin(status.stable.foundation) if status.stable else None,
         canary=_pin(status.canary.foundation) if status.canary else None,
+        retiring=tuple(dict.fromkeys(_pin(entry.foundation) for entry in status.retiring)),
         refresh_since=status.refresh.since if status.refresh else "",
         training=status.run is not None,
         failed_trials=tuple(
             FailedTrial(entry.foundation_version, entry.reason, entry.message, entry.time, entry.serving_changed)
             for entry in status.failed_revisions
+            if entry.foundation_name in ("", spec.foundation_ref.name)
         ),
         suspended=spec.suspend,
         follows_majors="FoundationMajor" in spec.refresh.triggers,

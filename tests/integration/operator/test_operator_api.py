@@ -21,7 +21,7 @@ from recast_operator.adapters.kube import (
     Request,
 )
 from recast_operator.listing import Listing
-from recast_operator.planning.snapshot import Sample
+from recast_operator.planning.rollout.questions import Answer, Question
 from recast_operator.store import Store
 from recast_operator.writes import _nothing_of, _strangers
 from tests.integration.operator.world import World
@@ -35,10 +35,10 @@ class AbortDuringTheWait:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._answers = world.prometheus
+        self._inner = world.prometheus
         self.aborted = ""
 
-    async def samples(self, queries: tuple[str, ...], now: datetime) -> Mapping[str, Sample]:
+    async def answers(self, questions: tuple[Question, ...], now: datetime) -> Mapping[Question, Answer]:
         if not self.aborted:
             self.aborted = self._world.model("ExpertModel", "reels")["status"]["canary"]["revision"]
             request = {"id": "a1", "action": "Abort", "revision": self.aborted}
@@ -48,7 +48,7 @@ class AbortDuringTheWait:
                 Request("PATCH", path, body=body, content_type=MERGE, params={"fieldManager": "somebody"})
             )
             self._world.mirror.put("ExpertModel", made)
-        return await self._answers.samples(queries, now)
+        return await self._inner.answers(questions, now)
 
 
 def deployment(namespace: str, image: str) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from typing import Any
 import yaml
 
 from recast_api import names
+from recast_api.resources import MetricName
 from recast_operator.adapters.errors import OutsideError
 from recast_operator.adapters.kube import APPLY, BY_KIND, Kube, Request, Requester
 from recast_operator.adapters.torchx import Launcher
-from recast_operator.controller import Controller, Samples
+from recast_operator.controller import Answers, Controller
 from recast_operator.events import EventQueue
 from recast_operator.fleet import Fleet
 from recast_operator.keys import Key
@@ -51,8 +52,9 @@ class World:
         self.recorder = Recorder(requester, namespace, cuts, self.mirror)
         self.now = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
         self.crashes = 0
-        self.bad_revisions: set[str] = set()
-        self.prometheus: Samples = Traffic(self.bad_revisions)
+        self.traffic = Traffic(self._image_of)
+        self.traffic.set_share("bad-server", MetricName.ERROR_RATE, 0.2)
+        self.prometheus: Answers = self.traffic
         self.weights: dict[str, list[tuple[tuple[str, int], ...]]] = {}
         self.worse: set[str] = set()
         """Learning rates that make a version worse."""
@@ -84,7 +86,7 @@ class World:
         if self._launcher is not None:
             self._launcher.close()
 
-    def interrupt(self, prometheus: Samples) -> None:
+    def interrupt(self, prometheus: Answers) -> None:
         """Let another Prometheus answer from now on."""
         self.prometheus = prometheus
         self._controller = self._make_controller()
@@ -167,14 +169,19 @@ class World:
             assert passes < MAX_PASSES, f"a hot loop over {key}"
         return passes
 
+    def _image_of(self, revision: str) -> str:
+        """The image that a revision on trial or in service was made with."""
+        for expert in self.mirror.of("ExpertModel"):
+            status = expert.get("status") or {}
+            for entry in (status.get("canary"), status.get("stable")):
+                if entry and entry["revision"] == revision:
+                    return str(entry["serving"]["image"])
+        return ""
+
     def _watch_weights(self) -> None:
         """Write down how many pods each revision of each expert shall have, whenever that changes."""
         for expert in self.mirror.of("ExpertModel"):
             name = expert["metadata"]["name"]
-            image = expert["spec"]["serving"]["image"]
-            canary = (expert.get("status") or {}).get("canary") or {}
-            if "bad-server" in image and (canary.get("serving") or {}).get("image") == image:
-                self.bad_revisions.add(canary["revision"])
             pods: dict[str, int] = {}
             ready = 0
             for raw in self.mirror.of("Deployment"):

@@ -17,7 +17,7 @@ from recast_operator.metrics import Metrics
 from recast_operator.models import Models
 from recast_operator.observe import Observer
 from recast_operator.planning.plan import SubmitRun
-from recast_operator.planning.snapshot import Sample
+from recast_operator.planning.rollout.questions import BAD, Answer, Question
 from recast_operator.store import Doubts, Store
 from recast_operator.wakeups import Wakeups
 from recast_operator.writes import Outside
@@ -47,19 +47,18 @@ class FakeLauncher:
         return run.job_name
 
 
-class FakeSamples:
+class FakePrometheus:
     """Prometheus: answers nothing bad, after ``during`` has been awaited."""
 
     def __init__(self) -> None:
         self.during: Callable[[], Awaitable[None]] | None = None
         self.asked = 0
 
-    async def samples(self, queries: tuple[str, ...], now: datetime) -> Mapping[str, Sample]:
+    async def answers(self, questions: tuple[Question, ...], now: datetime) -> Mapping[Question, Answer]:
         self.asked += 1
         if self.during is not None:
             await self.during()
-        bad = ("code=~", "state!=", "slow")
-        return {query: Sample(0.0 if any(part in query for part in bad) else 1000.0) for query in queries}
+        return {question: Answer(0.0 if question.count in BAD.values() else 1000.0) for question in questions}
 
 
 class Harness:
@@ -69,7 +68,7 @@ class Harness:
         self.api = FakeApiserver()
         self.now = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
         self.woken: set[Key] = set()
-        self.prometheus = FakeSamples()
+        self.prometheus = FakePrometheus()
         self.metrics = Metrics()
         self.start()
 

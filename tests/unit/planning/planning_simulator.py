@@ -6,7 +6,6 @@ at any point, look, break something, and go on.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -18,17 +17,20 @@ from recast_api.resources import (
     FoundationModel,
     FoundationPin,
     Measurement,
+    MetricName,
     ModelReference,
     ModelVersion,
     ModelVersionSpec,
 )
 from recast_api.resources.version import Baseline, TrainingRunRef
 from recast_api.run import TerminationMessage, TrainingRun
+from recast_operator.adapters.promql import promql
 from recast_operator.planning.expert import plan_expert
 from recast_operator.planning.foundation import plan_foundation
 from recast_operator.planning.plan import Event, Plan
 from recast_operator.planning.projections import fleet_member, foundation_view, unreadable_member
-from recast_operator.planning.rollout import verdict as analysis
+from recast_operator.planning.rollout import analysis
+from recast_operator.planning.rollout.questions import BAD, Answer, Question
 from recast_operator.planning.snapshot import (
     Children,
     FleetMember,
@@ -38,7 +40,6 @@ from recast_operator.planning.snapshot import (
     ObservedPod,
     ObservedRun,
     ObservedService,
-    Sample,
 )
 
 START = datetime(2026, 11, 21, 3, 0, tzinfo=UTC)
@@ -98,16 +99,17 @@ class SimDeployment:
 
     body: dict[str, Any]
     pods: list[datetime] = field(default_factory=list)
+    """Since when each has a node; those that ``replicas`` asks for beyond these find none."""
     ready_limit: int = 10_000
     applied: int = 1
 
     @property
+    def replicas(self) -> int:
+        return int(self.body["spec"]["replicas"])
+
+    @property
     def image(self) -> str:
         return str(self.body["spec"]["template"]["spec"]["containers"][0]["image"])
-
-    def scale(self, replicas: int, now: datetime) -> None:
-        self.body["spec"]["replicas"] = replicas
-        self.pods = sorted(self.pods)[:replicas] + [now] * (replicas - len(self.pods))
 
 
 Landing = Callable[[TrainingRun], list[Measurement] | TerminationMessage]
@@ -132,8 +134,11 @@ class Cluster:
         self.events: list[tuple[str, Event]] = []
         self.submitted: list[str] = []
         self.landing: Landing = good_run
-        self.error_share: dict[str, float] = {}
-        """By image: the share of requests that fail."""
+        self.shares: dict[tuple[str, str, MetricName], float] = {}
+        """By model, image and metric: the share of bad requests; see :meth:`set_share`."""
+        self.garble: Callable[[Question], Answer | None] | None = None
+        """Answers some questions in Prometheus's place: with an error, or with a lie. None: as it is."""
+        self.scrape_seconds = 1.0
         self.unpullable: set[str] = set()
         self.unseen: set[str] = set()
         """ModelVersions that exist and that the watch has not shown yet."""
@@ -143,6 +148,13 @@ class Cluster:
         self.train_seconds = 20
         self.ready_seconds = 4
         self.job_ttl_seconds = 100_000
+        self.drain_seconds = 3
+        """How long an expert's server pod terminates: it holds its node and may still read its foundation."""
+        self.draining: list[tuple[str, datetime]] = []
+        self.room: int | None = None
+        """Server pods of experts that find a node, terminating ones included; None: all do."""
+        self.prometheus_error = ""
+        """What Prometheus says instead of an answer."""
         self.writes = 0
 
     # ---- what people do
@@ -168,6 +180,36 @@ class Cluster:
     def condition(self, name: str, kind: str) -> Any:
         return next(entry for entry in self.models[name].status.conditions if entry.type == kind)
 
+    # ---- what nodes do
+
+    def kill(self, name: str, pods: int = 1) -> None:
+        """Pods of a Deployment die at once and are made again."""
+        found = self.deployments[name]
+        found.pods = sorted(found.pods)[pods:]
+        self._schedule()
+
+    def _scale(self, name: str, replicas: int) -> None:
+        """Who has no node yet goes first, then the youngest."""
+        found = self.deployments[name]
+        found.body["spec"]["replicas"] = replicas
+        self._drain(name, sorted(found.pods)[replicas:])
+        found.pods = sorted(found.pods)[:replicas]
+        self._schedule()
+
+    def _drain(self, name: str, pods: list[datetime]) -> None:
+        if name.startswith("em-"):
+            self.draining += [(name, self.now + timedelta(seconds=self.drain_seconds)) for _ in pods]
+
+    def _schedule(self) -> None:
+        """Give nodes to pods that have none, Deployments in the order in which they were made."""
+        self.draining = [entry for entry in self.draining if entry[1] > self.now]
+        for name, found in self.deployments.items():
+            missing = found.replicas - len(found.pods)
+            if name.startswith("em-") and self.room is not None:
+                held = sum(len(entry.pods) for key, entry in self.deployments.items() if key.startswith("em-"))
+                missing = min(missing, max(0, self.room - held - len(self.draining)))
+            found.pods += [self.now] * missing
+
     # ---- what the operator sees
 
     def ready(self, name: str) -> int:
@@ -190,7 +232,15 @@ class Cluster:
                 for name, body in self.services.items()
                 if body["metadata"]["ownerReferences"][0]["uid"] == uid
             ),
+            revisions_with_pods=frozenset(
+                name.rsplit("-", 1)[1]
+                for name in (*(name for name, found in self.deployments.items() if found.pods), *self._terminating())
+                if name.startswith(f"em-{uid.removeprefix('uid-')}-")
+            ),
         )
+
+    def _terminating(self) -> list[str]:
+        return [name for name, until in self.draining if until > self.now]
 
     def _owner(self, name: str) -> str:
         return str(self.deployments[name].body["metadata"]["ownerReferences"][0]["uid"])
@@ -200,8 +250,14 @@ class Cluster:
         meta, ready = found.body["metadata"], self.ready(name)
         pull = "ImagePullBackOff" if found.image in self.unpullable else ""
         pods = tuple(
-            ObservedPod(f"{name}-{index}", ready=index < ready, image=found.image, waiting_reason=pull)
-            for index in range(len(found.pods))
+            ObservedPod(
+                f"{name}-{index}",
+                ready=index < ready,
+                image=found.image,
+                waiting_reason=pull if index < len(found.pods) else "",
+                unschedulable="" if index < len(found.pods) else "0/1 nodes are available: 1 Insufficient cpu",
+            )
+            for index in range(found.replicas)
         )
         return ObservedDeployment(
             name=name,
@@ -247,8 +303,8 @@ class Cluster:
                 entry for entry in self.versions.values() if entry.spec.model.kind == "FoundationModel"
             ),
         )
-        samples = {query: self._answer(query) for query in analysis.queries(bare, self.now)}
-        return replace(bare, samples=samples)
+        answers = {question: self._answer(question) for question in analysis.questions(bare, self.now)}
+        return replace(bare, answers=answers)
 
     def _seen(self, model: str) -> tuple[ModelVersion, ...]:
         found = (entry for name, entry in self.versions.items() if name not in self.unseen)
@@ -259,23 +315,34 @@ class Cluster:
             return fleet_member(model)
         return unreadable_member(model.model_dump(mode="json", by_alias=True))
 
-    def _answer(self, query: str) -> Sample:
-        """Requests go to revisions in proportion to their ready pods."""
-        model = re.search(r'model="([^"]+)"', query)
-        revision = re.search(r'revision="([^"]+)"', query)
-        window = re.search(r"\[(\d+)s\]", query)
-        assert model is not None
-        assert revision is not None
-        assert window is not None
-        ready = self.revision_ready(model[1])
-        share = ready.get(revision[1], 0) / (sum(ready.values()) or 1)
-        total = share * self.requests_per_second * int(window[1])
-        if "code=~" in query:
-            image = self.deployments[names.revision_deployment(model[1], revision[1])].image
-            total *= self.error_share.get(image, 0.0)
-        elif "slow" in query or 'state!="fresh"' in query:
-            total = 0.0
-        return Sample(total if share else None)
+    def _answer(self, question: Question) -> Answer:
+        """What Prometheus has counted; requests go to revisions in proportion to their ready pods."""
+        if self.prometheus_error:
+            return Answer(None, self.prometheus_error)
+        if self.garble is not None and (garbled := self.garble(question)) is not None:
+            return garbled
+        name = names.revision_deployment(question.model, question.revision)
+        ready = self.revision_ready(question.model)
+        if not ready.get(question.revision):
+            return Answer(None, query=promql(question))
+        share = ready[question.revision] / sum(ready.values())
+        total = share * self.requests_per_second * self._seen_seconds(question.window_seconds)
+        image = self.deployments[name].image
+        bad = next((self._share(question.model, image, metric) for metric in BAD if BAD[metric] is question.count), 1.0)
+        return Answer(total * bad, query=promql(question))
+
+    def _seen_seconds(self, window: int) -> float:
+        """The part of the window that lies between two scrapes: what came after the last one is not known yet."""
+        end = (self.now - START).total_seconds()
+        first, last = -(-(end - window) // self.scrape_seconds), end // self.scrape_seconds
+        return max(0.0, last - first) * self.scrape_seconds
+
+    def _share(self, model: str, image: str, metric: MetricName) -> float:
+        return self.shares.get((model, image, metric), 0.0)
+
+    def set_share(self, model: str, image: str, metric: MetricName, share: float) -> None:
+        """From now on this share of the requests to that expert's servers of that image is bad by this metric."""
+        self.shares[model, image, metric] = share
 
     # ---- what the controller does
 
@@ -314,9 +381,7 @@ class Cluster:
             assert status == plan.status
             actions.append(lambda: self._put(name, status=status))
         actions += [lambda body=body: self._apply(body) for body in plan.apply]
-        actions += [
-            lambda entry=entry: self.deployments[entry.name].scale(entry.replicas, self.now) for entry in plan.scales
-        ]
+        actions += [lambda entry=entry: self._scale(entry.name, entry.replicas) for entry in plan.scales]
         if plan.submit is not None:
             submit = plan.submit
             if submit.run.job_name not in self.jobs:
@@ -343,7 +408,7 @@ class Cluster:
             return
         previous = self.deployments.get(name)
         self.deployments[name] = SimDeployment(body, applied=previous.applied + 1 if previous else 1)
-        self.deployments[name].scale(body["spec"]["replicas"], self.now)
+        self._schedule()
 
     def _submit(self, run: TrainingRun) -> None:
         self.submitted.append(run.job_name)
@@ -352,6 +417,8 @@ class Cluster:
         self.jobs[run.job_name] = SimJob(run, self.now, observed)
 
     def _delete(self, kind: str, name: str) -> None:
+        if kind == "Deployment" and name in self.deployments:
+            self._drain(name, self.deployments[name].pods)
         {"Deployment": self.deployments, "Service": self.services, "Job": self.jobs}[kind].pop(name, None)  # type: ignore[attr-defined]
 
     def reconcile(self, name: str) -> bool:
@@ -369,6 +436,7 @@ class Cluster:
 
     def tick(self, seconds: float = 1.0) -> None:
         self.now += timedelta(seconds=seconds)
+        self._schedule()
         for name, job in list(self.jobs.items()):
             self._train(name, job)
 

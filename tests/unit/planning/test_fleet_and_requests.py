@@ -5,67 +5,11 @@ from typing import Any
 import pytest
 from planning_simulator import Cluster, expert, foundation
 
-from recast_api.resources import CanaryStatus, FailedRevision, FoundationPin, RolloutRequest
 from recast_operator.planning.fleet.lineages import UNPINNED_GRACE_SECONDS
-from recast_operator.planning.rollout.request import decide
 from recast_operator.planning.status import messages
 
 DATA_2 = {"persistentVolumeClaim": {"claimName": "events"}, "path": "home", "until": "2026-02-01T00:00:00Z"}
 DATA_3 = DATA_2 | {"until": "2026-03-01T00:00:00Z"}
-AT = "2026-11-21T03:00:00Z"
-
-
-def canary(revision: str = "aaa") -> CanaryStatus:
-    pin = FoundationPin(name="home-fm", version=1, lineage=1, digest="sha256:" + "0" * 64)
-    serving = expert("reels").spec.serving
-    return CanaryStatus(
-        revision=revision,
-        version=1,
-        digest=pin.digest,
-        path="p",
-        foundation=pin,
-        serving=serving,
-        since=AT,
-        progressed_at=AT,
-    )
-
-
-def failed(revision: str) -> FailedRevision:
-    return FailedRevision(
-        revision=revision, version=1, foundation_version=1, reason="AnalysisFailed", message="m", time=AT
-    )
-
-
-@pytest.mark.parametrize(
-    ("action", "revision", "handled", "running", "executed", "words"),
-    [
-        ("Abort", "aaa", [], "aaa", True, None),
-        ("Promote", "aaa", [], "aaa", True, None),
-        ("Retry", "bad", [], None, True, None),
-        ("Abort", "aaa", ["one"], "aaa", False, None),
-        ("Abort", "old", [], "aaa", False, "the running canary is aaa"),
-        ("Promote", "aaa", [], None, False, "no canary is running"),
-        ("Retry", "aaa", [], "aaa", False, "failed ones: bad"),
-    ],
-)
-def test_a_request_is_executed_once_or_said_to_be_ignored_once(
-    action: str, revision: str, handled: list[str], running: str | None, executed: bool, words: str | None
-) -> None:
-    request = RolloutRequest.model_validate({"id": "one", "action": action, "revision": revision})
-    wish = decide(request, handled, canary(running) if running else None, [failed("bad")])
-    assert (wish.action == action) is executed
-    assert wish.handled == ("one",)
-    ignored = [event.message for event in wish.events if event.reason == "RequestIgnored"]
-    assert bool(ignored) is (words is not None)
-    assert not words or words in ignored[0]
-
-
-def test_no_more_than_thirty_two_requests_are_remembered() -> None:
-    request = RolloutRequest(id="new", action="Abort", revision="aaa")
-    wish = decide(request, [f"r{number}" for number in range(32)], canary(), [])
-    assert len(wish.handled) == 32
-    assert wish.handled[-1] == "new"
-    assert "r0" not in wish.handled
 
 
 def serving(**fleet: Any) -> Cluster:
@@ -94,9 +38,19 @@ def test_a_slot_is_held_until_the_canary_is_promoted() -> None:
     cluster.until(lambda c: c.em("ads").status.canary is not None)
     assert cluster.fm().status.wave.granted == ["ads"]
     assert cluster.fm().status.wave.waiting == ["feed", "reels"]
+    reconciling = cluster.condition("home-fm", "Reconciling")
+    assert (reconciling.status, reconciling.reason) == ("True", "RefreshInProgress")
     cluster.until(lambda c: c.em("ads").status.canary is None)
     cluster.settle()
     assert cluster.fm().status.wave.granted == ["feed"]
+
+
+def test_the_last_refresh_is_still_a_refresh() -> None:
+    cluster = serving(maxConcurrentRefreshes=1)
+    cluster.edit("home-fm", data=DATA_2)
+    cluster.until(lambda c: c.fm().status.wave.granted == ["reels"])
+    assert cluster.fm().status.wave.waiting == []
+    assert cluster.condition("home-fm", "Reconciling").status == "True"
 
 
 def test_an_expert_that_cannot_refresh_gives_its_slot_back() -> None:

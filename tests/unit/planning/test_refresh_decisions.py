@@ -148,6 +148,7 @@ TWO_TASKS = expert("reels", tasks=[{"name": "click"}, {"name": "like"}], refresh
         ([judged(1, 2)], {}, None, False),
         ([V1], {}, "FoundationMajor", True),
         ([V1, judged(2, 2)], {}, None, False),
+        ([judged(1, 2, OTHER), judged(2, 2)], {}, None, False),
         ([judged(1, 2)], {"model": TWO_TASKS}, "NoVersionYet", True),
         ([judged(1, 2, tasks=["click", "like"])], {"model": TWO_TASKS}, None, False),
         ([judged(1, 2)], {"model": TWO_TASKS, "stable": revision(1, 2)}, None, False),

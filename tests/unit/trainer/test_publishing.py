@@ -194,6 +194,8 @@ def test_an_experts_version_says_what_it_was_trained_for_and_a_foundations_says_
     told = manifest(["model.safetensors"], tmp_path)
     assert model_version(run(), told).spec.tasks == []
     pin = {"name": "home-fm", "version": 1, "lineage": 1, "digest": told.digest}
-    trained = Manifest.model_validate(told.wire() | {"kind": "ExpertModel", "tasks": ["click", "like"], "foundation": pin})
+    trained = Manifest.model_validate(
+        told.wire() | {"kind": "ExpertModel", "tasks": ["click", "like"], "foundation": pin}
+    )
     expert = run().model_copy(update={"kind": "ExpertModel"})
     assert model_version(expert, trained).spec.tasks == ["click", "like"]

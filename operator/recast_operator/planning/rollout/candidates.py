@@ -2,7 +2,7 @@
 
 A candidate is the pair that an accepted version was trained as, under the serving template of the spec. The first one
 with no objection is rolled out; it may be the stable revision itself. The list ends with the stable version: a failed
-newcomer leads back to what serves, not behind it.
+newcomer leads back to what serves, not behind it. What is newer than the first one is held back, for the reason given.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 
 from recast_api.resources import FailedRevision, FoundationPin, ModelVersion, RevisionStatus
 from recast_operator.planning import hashing
@@ -31,6 +32,33 @@ class RevisionCandidate:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """What could serve, and what speaks against the canary itself."""
+
+    candidates: tuple[RevisionCandidate, ...]
+    """Newest first."""
+    against_canary: str = ""
+    """From :func:`against_canary`."""
+
+    @property
+    def desired(self) -> RevisionStatus | None:
+        """The revision that should serve, or None where nothing may."""
+        return next((entry.revision for entry in self.candidates if not entry.objection), None)
+
+    @property
+    def blocked(self) -> RevisionStatus | None:
+        """The revision that would be rolled out, had it not failed before."""
+        first = next((entry for entry in self.candidates if entry.objection in ("", FAILED)), None)
+        return first.revision if first is not None and first.objection == FAILED else None
+
+    @property
+    def held_back(self) -> tuple[RevisionCandidate, ...]:
+        """Those newer than the desired one that wait for something; what has failed waits for nothing."""
+        newer = takewhile(lambda entry: entry.objection, self.candidates)
+        return tuple(entry for entry in newer if entry.objection != FAILED)
+
+
+@dataclass(frozen=True)
 class ServableFoundations:
     """The lineages that a revision of an expert may pair with."""
 
@@ -38,7 +66,7 @@ class ServableFoundations:
 
     def objection(self, pin: FoundationPin) -> str:
         """Why this version may not be paired with now; empty where it may."""
-        if self._rejected(pin):
+        if self.rejected(pin):
             return f"{pin.name} v{pin.version} is rejected"
         canary = self.observed.model.status.canary
         if canary is not None and (canary.foundation.name, canary.foundation.lineage) == (pin.name, pin.lineage):
@@ -55,7 +83,8 @@ class ServableFoundations:
         foundation = self.observed.foundations.get(name)
         return foundation.models_claim if foundation else ""
 
-    def _rejected(self, pin: FoundationPin) -> bool:
+    def rejected(self, pin: FoundationPin) -> bool:
+        """Whether the operator has said that this version must not serve."""
         return any(
             entry.spec.model.name == pin.name and entry.spec.number == pin.version and rejected(entry)
             for entry in self.observed.foundation_versions
@@ -67,6 +96,18 @@ def candidates(
 ) -> tuple[RevisionCandidate, ...]:
     """All candidates, newest first, down to the stable version."""
     return tuple(_candidates(observed, judged, {entry.revision for entry in failed}, now))
+
+
+def against_canary(observed: ObservedExpert, judged: Sequence[Judged]) -> str:
+    """Why the running canary must not go on, whatever else could serve; empty where nothing speaks against it."""
+    canary = observed.model.status.canary
+    if canary is None:
+        return ""
+    pin, own = canary.foundation, (canary.version, canary.digest)
+    if ServableFoundations(observed).rejected(pin):
+        return f"{pin.name} v{pin.version}, which it reads, is rejected"
+    same = any((entry.number, entry.version.spec.digest) == own for entry in accepted(judged))
+    return "" if same else f"v{canary.version} is no longer an accepted version"
 
 
 def _candidates(
@@ -84,17 +125,6 @@ def _candidates(
         if not objection and revision.revision in failed:
             objection = FAILED
         yield RevisionCandidate(revision, objection)
-
-
-def desired(found: Sequence[RevisionCandidate]) -> RevisionStatus | None:
-    """The revision that should serve, or None where nothing may."""
-    return next((entry.revision for entry in found if not entry.objection), None)
-
-
-def blocked(found: Sequence[RevisionCandidate]) -> RevisionStatus | None:
-    """The revision that would be rolled out, had it not failed before."""
-    first = next((entry for entry in found if entry.objection in ("", FAILED)), None)
-    return first.revision if first is not None and first.objection == FAILED else None
 
 
 def _revision(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recast_api.resources import CanaryStatus, ExpertModelStatus, RevisionStatus
+from recast_api.resources import CanaryStatus, ExpertModelStatus, FailedRevision, RevisionStatus
 from recast_api.resources.expert import ExpertSummary
 from recast_operator.children.labels import EXPERT_SERVER
 from recast_operator.planning.facts import ExpertFacts
@@ -35,8 +35,11 @@ def expert_status(facts: ExpertFacts) -> ExpertModelStatus:
         latest=newest.number if newest else None,
         stable=_seen(facts, rollout.stable),
         canary=canary if isinstance(canary, CanaryStatus) else None,
+        previous=rollout.previous,
+        retiring=list(rollout.retiring),
         failed_revisions=list(rollout.failed),
-        handled_requests=list(facts.handled),
+        handled_requests=list(facts.request.handled),
+        last_request=facts.request.last,
         replicas=sum(entry.replicas for entry in facts.rollout_inputs.endpoints.values()),
         selector=LABELS.format(kind=EXPERT_SERVER, model=meta.name),
         summary=_summary(facts),
@@ -52,18 +55,21 @@ def _seen(facts: ExpertFacts, revision: RevisionStatus | None) -> RevisionStatus
 
 def _summary(facts: ExpertFacts) -> ExpertSummary:
     stable, canary = facts.rollout.stable, facts.rollout.canary
+    foundation = facts.model.spec.foundation_ref.name
     return ExpertSummary(
-        stable=messages.pair(stable) if stable else "",
-        canary=messages.pair(canary) if canary else "",
+        stable=messages.pair(stable, foundation) if stable else "",
+        canary=messages.pair(canary, foundation) if canary else "",
         weight=f"{canary.actual_weight}%" if canary else "",
     )
 
 
 def _canary_story(facts: ExpertFacts, canary: CanaryStatus) -> tuple[str, str]:
-    name = messages.pair(canary)
-    if facts.rollout_inputs.trouble is not None and canary.message == facts.rollout_inputs.trouble.message:
-        return facts.rollout_inputs.trouble.reason, f"{name}: {canary.message}"
-    note = f"; {canary.message}" if canary.message else ""
+    name = facts.name(canary)
+    trouble = facts.rollout_inputs.trouble
+    if trouble is not None and canary.message.startswith(trouble.message[:1024]):
+        return trouble.reason, f"{name}: {canary.message}"
+    notes = [canary.message, _held_back(facts)]
+    note = "".join(f"; {entry}" for entry in notes if entry)
     if canary.state == "Initial":
         return (
             "FirstRevisionStarting",
@@ -78,6 +84,34 @@ def _canary_story(facts: ExpertFacts, canary: CanaryStatus) -> tuple[str, str]:
         "CanaryAnalysing",
         f"{name} has {canary.desired_weight}% since {canary.weight_since}{f'; {waiting}' if waiting else ''}{note}",
     )
+
+
+def _serves(facts: ExpertFacts, stable: RevisionStatus) -> str:
+    """Who has the traffic now, and what newer revision does not get any."""
+    ready, wanted = facts.rollout_inputs.of(stable).ready, facts.rollout_inputs.replicas
+    now = messages.serves(facts.name(stable), ready, wanted, facts.shares)
+    waiting = _held_back(facts)
+    return f"{now}; {waiting}" if waiting else now
+
+
+def _held_back(facts: ExpertFacts) -> str:
+    """Why the newest that could serve is not rolled out, where something keeps it."""
+    canary, desired = facts.rollout.canary, facts.selection.desired
+    if canary is not None and desired is not None and desired.revision != canary.revision:
+        return messages.held_back(
+            facts.name(desired), f"{facts.name(canary)} has passed all steps and is promoted first"
+        )
+    newest = next(iter(facts.selection.held_back), None)
+    return messages.held_back(facts.name(newest.revision), newest.objection) if newest else ""
+
+
+def _failed_before(facts: ExpertFacts, record: FailedRevision) -> str:
+    """What failed, and who serves now: the record is of the moment when it failed."""
+    stable = facts.rollout.stable
+    if stable is None:
+        return record.message
+    now = f" Now {_serves(facts, stable)}."
+    return record.message[: 1024 - len(now)] + now
 
 
 def _foundation_fact(facts: ExpertFacts) -> tuple[str, str] | None:
@@ -115,7 +149,7 @@ def _story(facts: ExpertFacts) -> tuple[str, str]:
             if facts.model.spec.suspend
             else ("NoVersionYet", "no version has landed yet")
         )
-    return "Serving", f"{messages.pair(rollout.stable)} serves 100%"
+    return "Serving", _serves(facts, rollout.stable)
 
 
 def _waiting(facts: ExpertFacts, why: str) -> tuple[str, str]:
@@ -132,20 +166,18 @@ def _ready(facts: ExpertFacts) -> ConditionUpdate:
     if stable is not None and ready > 0:
         return ConditionUpdate("Ready", "True", reason, message)
     if stable is not None and reason == "Serving":
-        return ConditionUpdate("Ready", "False", "ServersNotReady", f"no pod of {messages.pair(stable)} is ready")
+        return ConditionUpdate("Ready", "False", "ServersNotReady", message)
     return ConditionUpdate("Ready", "False", reason, message)
 
 
 def _reconciling(facts: ExpertFacts) -> ConditionUpdate:
     rollout = facts.rollout
     if rollout.canary is None and facts.training.run is None and facts.refresh is None:
-        behind = (
-            rollout.stable is not None and facts.rollout_inputs.of(rollout.stable).ready < facts.rollout_inputs.replicas
-        )
-        if behind:
-            return ConditionUpdate(
-                "Reconciling", "True", "ServersStarting", "not all pods of the stable revision are ready"
-            )
+        stable, wanted = rollout.stable, facts.rollout_inputs.replicas
+        ready = facts.rollout_inputs.of(stable).ready
+        if stable is not None and ready < wanted:
+            text = messages.pods_missing(facts.name(stable), ready, wanted)
+            return ConditionUpdate("Reconciling", "True", "ServersStarting", text)
         return ConditionUpdate("Reconciling", "False", "Settled")
     return ConditionUpdate("Reconciling", "True", *_story(facts))
 
@@ -162,7 +194,7 @@ def _stalled(facts: ExpertFacts) -> ConditionUpdate:
         return stuck
     record = facts.failed_record
     if record is not None:
-        return ConditionUpdate("Stalled", "True", record.reason, record.message)
+        return ConditionUpdate("Stalled", "True", record.reason, _failed_before(facts, record))
     return stuck or ConditionUpdate("Stalled", "False", "Progressing")
 
 
@@ -172,10 +204,10 @@ def _promoted(facts: ExpertFacts) -> ConditionUpdate:
         return ConditionUpdate("Promoted", "False", *_canary_story(facts, rollout.canary))
     record = facts.failed_record
     if record is not None:
-        return ConditionUpdate("Promoted", "False", record.reason, record.message)
+        return ConditionUpdate("Promoted", "False", record.reason, _failed_before(facts, record))
     if rollout.stable is None:
         return ConditionUpdate("Promoted", "False", "NoVersionYet", "no revision has been promoted yet")
-    return ConditionUpdate("Promoted", "True", "Promoted", f"{messages.pair(rollout.stable)} serves 100%")
+    return ConditionUpdate("Promoted", "True", "Promoted", _serves(facts, rollout.stable))
 
 
 def _stale(facts: ExpertFacts) -> ConditionUpdate:

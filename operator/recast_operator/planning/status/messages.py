@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from recast_api.resources import InputFailure, LineageStatus, MetricResult, RevisionStatus, Verdict
+from recast_api.resources import InputFailure, LineageStatus, MetricResult, RetiringRevision, RevisionStatus, Verdict
 from recast_operator.planning.fleet.pilots import HeldPilot
 
 
-def pair(revision: RevisionStatus) -> str:
-    """``v2@fm2``: expert version and foundation version."""
-    return f"v{revision.version}@fm{revision.foundation.version}"
+def pair(revision: RevisionStatus | RetiringRevision, foundation: str) -> str:
+    """``v2@fm2``: expert and foundation version; ``v2@home-fm/2`` where it reads another than ``foundation``."""
+    pin = revision.foundation
+    read = f"fm{pin.version}" if pin.name == foundation else f"{pin.name}/{pin.version}"
+    return f"v{revision.version}@{read}"
+
+
+def beside(revision: RevisionStatus | RetiringRevision, other: RevisionStatus | None, foundation: str) -> str:
+    """:func:`pair`, and the revision too where the two differ in ``spec.serving`` alone."""
+    name = pair(revision, foundation)
+    return f"{name} ({revision.revision})" if other is not None and pair(other, foundation) == name else name
 
 
 def foundation_not_found(name: str, namespace: str, known: Sequence[str]) -> str:
@@ -78,12 +86,38 @@ def waiting_for_slot(why: str, slots: int) -> str:
     return f"{why}; waits for one of {slots} refresh slots"
 
 
-def rolled_back(model: str, failed: RevisionStatus, weight: int, why: str, stable: RevisionStatus | None) -> str:
-    """What happened to a canary, who serves now, and what to do."""
-    serves = f"Stable {pair(stable)} serves 100%." if stable else "Nothing else serves yet."
+def rolled_back(model: str, failed: str, weight: int, why: str, stable: str, revision: str) -> str:
+    """What happened to a canary, who takes over, and what to do. Who serves how much changes, and is :func:`serves`."""
+    takes_over = f"Traffic goes back to stable {stable}." if stable else "Nothing else serves yet."
     return (
-        f"{model} {pair(failed)} rolled back at {weight}%: {why}. {serves} "
-        f'It will not be tried again; land a new version, change spec.serving, or request "Retry" of {failed.revision}.'
+        f"{model} {failed} rolled back at {weight}%: {why}. {takes_over} "
+        f'It will not be tried again; land a new version, change spec.serving, or request "Retry" of {revision}.'
+    )
+
+
+def serves(stable: str, ready: int, replicas: int, shares: Mapping[str, int]) -> str:
+    """Who has the traffic now. ``shares``: percent by name, of all that have ready pods."""
+    others = [f"{name} has {share}%" for name, share in shares.items() if name != stable]
+    pods = f" with {ready} of {replicas} pods ready" if ready < replicas else ""
+    own = f"{stable} serves {shares.get(stable, 0)}%{pods}" if ready else f"no pod of {stable} is ready"
+    return f"{own}, and {join(others)} until more are" if others else own
+
+
+def held_back(name: str, why: str) -> str:
+    """Why something newer is not rolled out."""
+    return f"{name} is held back: {why}"
+
+
+def unanswered(since: str) -> str:
+    """Nobody can judge the canary, and nobody holds that against it."""
+    return f"Prometheus does not answer since {since}: the step waits, and the progress deadline stands still"
+
+
+def stable_down(stable: str) -> str:
+    """Why a canary is treated as the way out."""
+    return (
+        f"no pod of stable {stable} is ready: this revision gets all the pods it can, is not compared with stable, "
+        "and is not rolled back for being late"
     )
 
 
@@ -94,10 +128,9 @@ def worst(results: Sequence[MetricResult]) -> str:
     return "; ".join(failing or waiting)
 
 
-def failure_text(results: Sequence[MetricResult]) -> str:
-    """``error-rate 0.197 > 0.010 (312 requests)`` for each metric that failed."""
-    texts = [entry for entry in results if entry.verdict is Verdict.FAILURE]
-    return "; ".join(entry.message for entry in texts)
+def pods_missing(name: str, ready: int, wanted: int) -> str:
+    """How many pods a revision lacks."""
+    return f"{name}: {ready} of {wanted} pods ready"
 
 
 def merged_steps(weights: Sequence[int], weight: int, replicas: int) -> str:

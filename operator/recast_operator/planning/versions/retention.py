@@ -42,8 +42,7 @@ def _write(judged: Judged, owner: Object, used_by: int, retired: bool, now: date
 def _status(judged: Judged, used_by: int, retired: bool, now: datetime) -> ModelVersionStatus:
     version = judged.version
     facts = [ConditionUpdate(ACCEPTED, "True" if judged.accepted else "False", judged.reason, judged.message)]
-    was_retired = find(version.status.conditions, RETIRED) is not None
-    if retired or was_retired:
+    if retired:
         facts.append(
             ConditionUpdate(
                 RETIRED,
@@ -53,6 +52,7 @@ def _status(judged: Judged, used_by: int, retired: bool, now: datetime) -> Model
             )
         )
     measured = quality(version.spec.measurements)
+    was_retired = find(version.status.conditions, RETIRED) is not None  # and stays so: merge keeps the condition
     state = "Retired" if retired or was_retired else "Accepted" if judged.accepted else "Rejected"
     conditions: list[Condition] = merge(version.status.conditions, facts, version.metadata.generation, now)
     return ModelVersionStatus(

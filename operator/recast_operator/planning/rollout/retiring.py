@@ -1,0 +1,46 @@
+"""Revisions that left and whose pods are not gone: they still read their foundation, and may still answer requests.
+
+An entry keeps the foundation's servers (:func:`planning.projections.fleet_member` reports its pin) until no Deployment
+and no pod of the revision is left, and tells :mod:`planning.rollout.capacity` how dearly its pods are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from recast_api.resources import RetiringRevision, RevisionStatus
+from recast_operator.planning.clock import elapsed, stamp
+from recast_operator.planning.rollout.state import RolloutInputs, RolloutState
+from recast_operator.planning.rollout.traffic import Leaving
+
+REMEMBERED = 16
+
+
+def retire(state: RolloutState, revision: RevisionStatus, now: datetime, *, failed: bool = False) -> RolloutState:
+    """The same, with one more revision that leaves."""
+    entry = RetiringRevision(
+        revision=revision.revision,
+        version=revision.version,
+        foundation=revision.foundation,
+        since=stamp(now),
+        failed=failed,
+    )
+    others = tuple(old for old in state.retiring if old.revision != revision.revision)
+    return replace(state, retiring=(*others, entry)[-REMEMBERED:])
+
+
+def forget_gone(inputs: RolloutInputs, state: RolloutState) -> RolloutState:
+    """The same, without those that are gone or serve again."""
+    serving = {entry.revision for entry in (state.stable, state.canary) if entry is not None}
+    kept = tuple(entry for entry in state.retiring if entry.revision in inputs.remaining - serving)
+    return replace(state, retiring=kept)
+
+
+def leaving(inputs: RolloutInputs, state: RolloutState) -> Mapping[str, Leaving]:
+    """All that are known to be neither stable nor on trial, by revision."""
+    known = {entry.revision: Leaving(True, elapsed(entry.time, inputs.now)) for entry in state.failed}
+    known |= {entry.revision: Leaving(entry.failed, elapsed(entry.since, inputs.now)) for entry in state.retiring}
+    serving = {entry.revision for entry in (state.stable, state.canary) if entry is not None}
+    return {revision: entry for revision, entry in known.items() if revision not in serving}
