@@ -33,6 +33,11 @@ MANAGED_BY = "recast"
 ANNOTATION_TEMPLATE_HASH = "recast.dev/template-hash"
 """Hash of the user-visible input a child was made from; a child is rewritten only when this differs."""
 
+ANNOTATION_LAST_APPLIED = "recast.dev/last-applied"
+"""What was applied, as JSON with a digest: what the live object is compared with."""
+ANNOTATION_REPAIRS = "recast.dev/repairs"
+"""How many times in a row a child that somebody keeps changing was put back."""
+
 TRAINER_SERVICE_ACCOUNT = "recast-trainer"
 SERVER_SERVICE_ACCOUNT = "recast-server"
 

@@ -6,9 +6,10 @@ With :mod:`recast_cli.prometheus` this is all of the plugin's I/O.
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kubernetes import client, config, watch
@@ -39,6 +40,8 @@ class Cluster:
 
     api: client.CustomObjectsApi
     namespace: str
+    said: set[str] = field(default_factory=set)
+    """What was complained about."""
 
     @classmethod
     def connect(cls, kubeconfig: str | None, context: str | None, namespace: str | None) -> Cluster:
@@ -82,8 +85,18 @@ class Cluster:
             raise ClusterError(f"cannot list {PLURALS[kind]} in {self.namespace}: {error.reason}") from error
         except Exception as error:
             raise ClusterError(f"the apiserver cannot be reached: {error}") from error
-        items = [parse({"kind": kind, **item}) for item in answer["items"]]
-        return items, str(answer["metadata"]["resourceVersion"])
+        parsed = (self._parsed(kind, item) for item in answer["items"])
+        return [item for item in parsed if item is not None], str(answer["metadata"]["resourceVersion"])
+
+    def _parsed(self, kind: str, raw: dict[str, Any]) -> Resource | None:
+        """The typed object; None for one that cannot be read, which is said once and hides no other."""
+        try:
+            return parse({"kind": kind, **raw})
+        except ValueError as error:
+            if str(error) not in self.said:
+                self.said.add(str(error))
+                print(f"kubectl recast: {error}", file=sys.stderr)
+            return None
 
     def _follow(self, kind: str, changes: queue.Queue[Change | ClusterError], stop: threading.Event) -> None:
         known: dict[str, Resource] = {}
@@ -128,7 +141,9 @@ class Cluster:
                     return
                 if event["type"] not in ("ADDED", "MODIFIED", "DELETED"):
                     continue
-                resource = parse({"kind": kind, **event["object"]})
+                resource = self._parsed(kind, event["object"])
+                if resource is None:
+                    continue
                 deleted = event["type"] == "DELETED"
                 if deleted:
                     known.pop(resource.metadata.name, None)

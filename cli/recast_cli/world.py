@@ -6,30 +6,37 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
+from recast_api.crd import PRESENTATION
+from recast_api.reading import read
 from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 
 Resource = FoundationModel | ExpertModel | ModelVersion
 
 PLURALS: dict[str, str] = {
-    "FoundationModel": "foundationmodels",
-    "ExpertModel": "expertmodels",
-    "ModelVersion": "modelversions",
+    kind.__name__: PRESENTATION[kind.__name__].plural for kind in (FoundationModel, ExpertModel, ModelVersion)
 }
 
 
 def parse(item: Mapping[str, Any]) -> Resource:
-    """The typed resource in a JSON object of the apiserver.
+    """The typed resource in a JSON object of the apiserver, as far as this version of the plugin understands it.
 
-    Raises ``ValueError`` for a kind that is not ours or a spec that this version of the plugin does not know.
+    Raises ``ValueError`` for a kind that is not ours or an object that cannot be read.
     """
     kind = item.get("kind")
-    match kind:
-        case "FoundationModel":
-            return FoundationModel.model_validate(item)
-        case "ExpertModel":
-            return ExpertModel.model_validate(item)
-        case "ModelVersion":
-            return ModelVersion.model_validate(item)
+    try:
+        match kind:
+            case "FoundationModel":
+                return read(FoundationModel, item).model
+            case "ExpertModel":
+                return read(ExpertModel, item).model
+            case "ModelVersion":
+                return read(ModelVersion, item).model
+    except ValidationError as error:
+        first = error.errors()[0]
+        name, where = item.get("metadata", {}).get("name"), ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{kind} {name} is left out: {where}: {first['msg']}; update the plugin") from error
     raise ValueError(f"kind {kind!r} is not one of {', '.join(PLURALS)}")
 
 

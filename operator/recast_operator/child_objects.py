@@ -11,6 +11,7 @@ from typing import Any
 
 from recast_api import names
 from recast_operator.adapters.job_objects import DISRUPTION_RULE
+from recast_operator.children.record import child_record
 from recast_operator.compact import controller_uid, labels
 from recast_operator.planning.snapshot import (
     DEADLINE_EXCEEDED,
@@ -34,7 +35,7 @@ def observed_children(
         runs=tuple(observed_run(raw, pods) for raw in jobs),
         deployments=tuple(observed_deployment(raw, pods) for raw in deployments),
         services=tuple(
-            ObservedService(raw["metadata"]["name"], controller_uid(raw), template_hash(raw))
+            observed_service(raw)
             for raw in services
             # A training run's own Service comes and goes with its Job.
             if not labels(raw)[names.LABEL_KIND].endswith("-trainer")
@@ -109,6 +110,7 @@ def observed_deployment(raw: Object, pods: Sequence[Object]) -> ObservedDeployme
     spec, status = raw.get("spec") or {}, raw.get("status") or {}
     selector = ((spec.get("selector") or {}).get("matchLabels") or {}).items()
     mine = tuple(observed_pod(pod) for pod in pods if selector and selector <= labels(pod).items())
+    record = child_record(raw)
     return ObservedDeployment(
         name=raw["metadata"]["name"],
         owner_uid=controller_uid(raw),
@@ -118,9 +120,15 @@ def observed_deployment(raw: Object, pods: Sequence[Object]) -> ObservedDeployme
         replicas=spec.get("replicas", 1),
         ready=sum(pod.ready for pod in mine),
         updated=status.get("updatedReplicas", 0),
-        current=status.get("observedGeneration", 0) >= raw["metadata"].get("generation", 0),
+        current=status.get("observedGeneration", 0) >= raw["metadata"].get("generation", 0) and not record.drift,
         pods=mine,
+        record=record,
     )
+
+
+def observed_service(raw: Object) -> ObservedService:
+    """One Service."""
+    return ObservedService(raw["metadata"]["name"], controller_uid(raw), template_hash(raw), child_record(raw))
 
 
 def _number(raw: Object, label: str) -> int:

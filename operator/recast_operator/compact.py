@@ -1,5 +1,7 @@
 """What is worth keeping of an object: a fleet's templates, managed fields and pod details would fill the memory.
 
+Of a child's template its *record* is left (:mod:`recast_operator.children.record`): whether it is as it was applied.
+
 A field that :mod:`recast_operator.observe` or :mod:`recast_operator.child_objects` begins to read belongs here first.
 """
 
@@ -10,6 +12,7 @@ from typing import Any
 
 from recast_api import names
 from recast_api.names import Kind
+from recast_operator.children.record import condense
 from recast_operator.keys import Key
 
 Object = dict[str, Any]
@@ -25,7 +28,9 @@ POD_CONDITIONS = ("Ready", "PodScheduled", "DisruptionTarget")
 
 def compact(kind: str, raw: Mapping[str, Any]) -> Object:
     """The part of an object that is read."""
-    kept: Object = {"apiVersion": raw.get("apiVersion", ""), "kind": kind, "metadata": _metadata(raw["metadata"])}
+    if kind in ("Deployment", "Service"):
+        raw = condense(dict(raw))
+    kept = _only(raw, ("apiVersion", "record")) | {"kind": kind, "metadata": _metadata(raw["metadata"])}
     if kind == "Service":
         return kept
     parts = {"spec": raw.get("spec") or {}, "status": raw.get("status") or {}}

@@ -209,7 +209,7 @@ class Pass(Generic[StatusT]):
         """Whether there was anything to write."""
         if status == self._status:
             return False
-        await self._writer.status(status.wire())
+        await self._writer.status(status)
         self._status = status
         return True
 

@@ -15,7 +15,7 @@ from recast_operator.adapters.errors import Invalid
 from recast_operator.child_objects import observed_children
 from recast_operator.fleet import Fleet
 from recast_operator.keys import Key
-from recast_operator.models import Models
+from recast_operator.parsing import Parser
 from recast_operator.planning.projections import foundation_view
 from recast_operator.planning.snapshot import Children, FoundationView, ObservedExpert, ObservedFoundation
 from recast_operator.store import Address, Store, Stored
@@ -36,9 +36,9 @@ class Snapshot(Generic[ObservedT]):
 class Observer:
     """Makes snapshots from a :class:`Store` and the fleet beside it."""
 
-    def __init__(self, store: Store, models: Models, fleet: Fleet) -> None:
+    def __init__(self, store: Store, parser: Parser, fleet: Fleet) -> None:
         self._store = store
-        self._models = models
+        self._parser = parser
         self._fleet = fleet
 
     def foundation(self, key: Key) -> Snapshot[ObservedFoundation] | None:
@@ -46,8 +46,10 @@ class Observer:
         entry = self._store.get(*key)
         if entry is None:
             return None
+        found = self._parser.read(FoundationModel, entry)
         observed = ObservedFoundation(
-            model=self._models.parse(FoundationModel, entry),
+            model=found.model,
+            doubts=found.doubts,
             versions=tuple(self._versions(key)),
             children=self._children(key),
             experts=self._fleet.experts(key.namespace, key.name),
@@ -59,10 +61,12 @@ class Observer:
         entry = self._store.get(*key)
         if entry is None:
             return None
-        model = self._models.parse(ExpertModel, entry)
+        found = self._parser.read(ExpertModel, entry)
+        model = found.model
         views, unreadable = self._views(key.namespace, foundations_of(model), key.name)
         observed = ObservedExpert(
             model=model,
+            doubts=found.doubts,
             versions=tuple(self._versions(key)),
             children=self._children(key),
             foundations=views,
@@ -88,7 +92,7 @@ class Observer:
             if entry is None:
                 continue
             try:
-                views[name] = foundation_view(self._models.parse(FoundationModel, entry), expert)
+                views[name] = foundation_view(self._parser.read(FoundationModel, entry).model, expert)
             except Invalid:
                 unreadable.append(name)
         return views, unreadable
@@ -96,7 +100,7 @@ class Observer:
     def _versions(self, key: Key) -> Iterator[ModelVersion]:
         for entry in self._store.owned(key, "ModelVersion"):
             try:
-                yield self._models.parse(ModelVersion, entry)
+                yield self._parser.read(ModelVersion, entry).model
             except Invalid:
                 continue  # another's mistake must not stop this model's pass
 

@@ -25,8 +25,8 @@ from recast_operator.keys import Key
 from recast_operator.listing import Listing
 from recast_operator.liveness import Liveness
 from recast_operator.metrics import Metrics
-from recast_operator.models import Models
 from recast_operator.observe import Observer
+from recast_operator.parsing import Parser
 from recast_operator.queue import Pace, WorkQueue
 from recast_operator.store import Doubts, Store
 from recast_operator.wakeups import Wakeups
@@ -69,14 +69,14 @@ class Runtime:
         self.kube = kube
         self.metrics = metrics
         self._queue: WorkQueue[Key] = WorkQueue(time.monotonic, lambda key: PACES[key.kind])
-        models, fleet, doubts = Models(), Fleet(), Doubts()
-        self._store = Store(Wakeups(models, fleet, self._queue.add).changed)
+        parser, fleet, doubts = Parser(), Fleet(), Doubts()
+        self._store = Store(Wakeups(parser, fleet, self._queue.add).changed)
         self.listing = Listing(kube, self._store, self.scopes)
         self._launcher = Launcher(kube.requester)
         self._prometheus = Prometheus(settings.prometheus_url)
         self._events = EventQueue(kube, metrics)
         outside = Outside(self._store, doubts, kube, self._launcher, metrics)
-        self._controller = Controller(Observer(self._store, models, fleet), outside, self._prometheus, self._events)
+        self._controller = Controller(Observer(self._store, parser, fleet), outside, self._prometheus, self._events)
         self.liveness = Liveness(time.monotonic, settings.liveness_seconds, self._queue.oldest)
         metrics.gauge("recast_operator_queue_depth", "Models that are due and wait.", self._queue.depth)
         metrics.gauge("recast_operator_queue_oldest_seconds", "Age of the longest-waiting model.", self._queue.oldest)

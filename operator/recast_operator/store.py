@@ -59,16 +59,16 @@ class Stored:
 
 def stored(kind: str, raw: Mapping[str, Any]) -> Stored:
     """What is kept of an object."""
-    metadata = raw["metadata"]
+    metadata, kept = raw["metadata"], compact(kind, raw)
     return Stored(
         address=Address(kind, metadata["namespace"], metadata["name"]),
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
         generation=metadata.get("generation", 0),
-        model=owner(kind, raw),
-        controller_uid=controller_uid(raw),
+        model=owner(kind, kept),
+        controller_uid=controller_uid(kept),
         has_finalizers=bool(metadata.get("finalizers")),
-        text=json.dumps(compact(kind, raw), separators=(",", ":")),
+        text=json.dumps(kept, separators=(",", ":")),
     )
 
 

@@ -9,7 +9,6 @@ so that a foundation's write costs nothing for the experts that it does not conc
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -17,13 +16,11 @@ from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 from recast_operator.adapters.errors import Invalid
 from recast_operator.fleet import Fleet, foundations
 from recast_operator.keys import Key
-from recast_operator.models import Models
+from recast_operator.parsing import Parser
 from recast_operator.planning.projections import fleet_member, foundation_view, unreadable_member
 from recast_operator.planning.snapshot import FleetMember, FoundationView
 from recast_operator.planning.versions.verdict import rejected
 from recast_operator.store import Address, Stored
-
-logger = logging.getLogger(__name__)
 
 NOBODY = ""
 """No expert has this name: a foundation as it looks to an expert that is no pilot and holds no slot."""
@@ -51,8 +48,8 @@ class _Version:
 class Wakeups:
     """Listens to a store, keeps its fleet up to date, and calls ``wake`` with each key that a change concerns."""
 
-    def __init__(self, models: Models, fleet: Fleet, wake: Callable[[Key], None]) -> None:
-        self._models = models
+    def __init__(self, parser: Parser, fleet: Fleet, wake: Callable[[Key], None]) -> None:
+        self._parser = parser
         self._fleet = fleet
         self._wake = wake
         self._foundations: dict[tuple[str, str], _Foundation] = {}
@@ -71,8 +68,8 @@ class Wakeups:
             self._wake(model)  # it may have belonged to another than it does now
             if address.kind == "ModelVersion" and model.kind == "FoundationModel":
                 self._version_changed(address, model, after if after is not None and after.model == model else None)
-        if after is None:
-            self._models.forget(address)
+        if before is not None and (after is None or after.uid != before.uid):
+            self._parser.forget(address.kind, before.uid)
 
     def _expert_changed(self, address: Address, after: Stored | None) -> None:
         member = self._member(after) if after is not None else None
@@ -89,9 +86,8 @@ class Wakeups:
 
     def _member(self, entry: Stored) -> FleetMember:
         try:
-            return fleet_member(self._models.parse(ExpertModel, entry))
-        except Invalid as error:
-            logger.warning("read for its pins alone: %s", error)
+            return fleet_member(self._parser.read(ExpertModel, entry).model)
+        except Invalid:
             return unreadable_member(entry.raw())
 
     def _foundation_changed(self, address: Address, after: Stored | None) -> None:
@@ -112,9 +108,8 @@ class Wakeups:
 
     def _summary(self, entry: Stored) -> _Foundation:
         try:
-            model = self._models.parse(FoundationModel, entry)
-        except Invalid as error:
-            logger.warning("%s", error)
+            model = self._parser.read(FoundationModel, entry).model
+        except Invalid:
             return _Foundation(None)
         return _Foundation(
             foundation_view(model, NOBODY), frozenset(model.spec.fleet.pilots), frozenset(model.status.wave.granted)
@@ -137,10 +132,8 @@ class Wakeups:
 
     def _version(self, entry: Stored) -> _Version | None:
         try:
-            version = self._models.parse(ModelVersion, entry)
-        except Invalid as error:
-            # Another model's mistake must not stop this one's pass; its own pass reports it.
-            logger.warning("left out of the snapshot: %s", error)
+            version = self._parser.read(ModelVersion, entry).model
+        except Invalid:
             return None
         return _Version(entry.uid, version.spec.number, rejected(version))
 

@@ -18,12 +18,16 @@ from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from recast_api.base import Status
 from recast_api.names import FIELD_MANAGER
+from recast_api.reading import preserved
+from recast_api.resources import ExpertModelStatus, FoundationModelStatus
+from recast_operator.adapters.child_apply import apply_child, as_admitted
 from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound
 from recast_operator.adapters.kube import BY_KIND, DEPLOYMENTS, JOBS, VERSIONS, Kube, Resource
 from recast_operator.keys import Key
 from recast_operator.metrics import Metrics
-from recast_operator.planning.plan import Deletion, Scale, SubmitRun, VersionWrite
+from recast_operator.planning.plan import Apply, Deletion, Scale, SubmitRun, VersionWrite
 from recast_operator.store import Address, Doubts, Object, Store, Stored, stored
 
 logger = logging.getLogger(__name__)
@@ -82,24 +86,21 @@ class Writer:
         """The model's generation, as observed."""
         return self._objects[Address(*self.key)].generation
 
-    async def look(self, children: Iterable[Object]) -> None:
+    async def look(self, children: Iterable[Apply]) -> None:
         """Before anything is written: GET each child's name that the snapshot does not know.
 
         Raises :class:`Blocked` where one is there, or is known, that this model does not own.
         """
         for child in children:
-            address = _address(child)
+            address = _address(child.body)
             if address not in self._objects:
                 try:
                     found = await self._outside.kube.get(BY_KIND[address.kind], address.namespace, address.name)
                 except NotFound:
                     self._free.add(address)
                     continue
-                if self.uid not in _owners(found):
-                    raise self._taken(address)
-                self._outside.store.put(address.kind, found)
                 self._objects[address] = stored(address.kind, found)
-            elif self._objects[address].controller_uid != self.uid:
+            if self._objects[address].controller_uid != self.uid:
                 raise self._taken(address)
 
     async def finalizers(self, wanted: tuple[str, ...]) -> None:
@@ -122,28 +123,35 @@ class Writer:
                 merge = self._outside.kube.merge(VERSIONS, address.namespace, address.name, {"metadata": metadata})
                 self._wrote(address, await self._send(address, merge))
         if write.status is not None:
-            await self._status(VERSIONS, address, write.status.wire())
+            await self._status(VERSIONS, address, write.status)
 
-    async def status(self, status: Object) -> None:
+    async def status(self, status: FoundationModelStatus | ExpertModelStatus) -> None:
         """Write the model's status."""
         await self._status(BY_KIND[self.key.kind], Address(*self.key), status)
 
-    async def apply(self, child: Object) -> None:
+    async def apply(self, child: Apply) -> None:
         """Create a child or rewrite it. :meth:`look` has been called with it."""
-        address, kube = _address(child), self._outside.kube
+        body, address = child.body, _address(child.body)
+        logger.info("%s: apply %s: %s", self.key, address, child.why)
         if address in self._free:
-            made = await self._send(address, kube.apply(child, force=False))
-            if strangers := _strangers(made):
-                await self._send(address, kube.apply(_nothing_of(child)))
-                raise Conflict(f"{address} was made by {', '.join(strangers)} meanwhile; nothing of it was changed")
+            made = await self._send(address, self._create(address, body))
         else:
-            fenced = {**child, "metadata": {**child["metadata"], "uid": self._objects[address].uid}}
-            made = await self._send(address, kube.apply(fenced))
+            fenced = {**body, "metadata": {**body["metadata"], "uid": self._objects[address].uid}}
+            made = await self._send(address, apply_child(self._outside.kube, fenced))
         self._outside.store.put(address.kind, made)
+
+    async def _create(self, address: Address, body: Object) -> Object:
+        kube = self._outside.kube
+        made = await kube.apply(body, force=False)
+        if strangers := _strangers(made):
+            await kube.apply(_nothing_of(body))
+            raise Conflict(f"{address} was made by {', '.join(strangers)} meanwhile; nothing of it was changed")
+        return await as_admitted(kube, body, made)
 
     async def scale(self, scale: Scale) -> None:
         """Set a Deployment's replicas."""
         address = Address("Deployment", self.key.namespace, scale.name)
+        logger.info("%s: scale %s to %d: %s", self.key, address, scale.replicas, scale.why)
         entry = self._mine(address)
         await self._send(address, self._outside.kube.scale(address.namespace, address.name, entry.uid, scale.replicas))
         await self._read(DEPLOYMENTS, address)
@@ -157,6 +165,7 @@ class Writer:
     async def delete(self, deletion: Deletion) -> None:
         """Delete a child of the snapshot."""
         address = Address(deletion.kind, self.key.namespace, deletion.name)
+        logger.info("%s: delete %s: %s", self.key, address, deletion.why)
         entry, resource = self._mine(address), BY_KIND[deletion.kind]
         await self._send(address, self._outside.kube.delete(resource, address.namespace, address.name, entry.uid))
         if entry.has_finalizers:
@@ -164,9 +173,11 @@ class Writer:
         else:
             self._outside.store.deleted(*address, entry.uid)
 
-    async def _status(self, resource: Resource, address: Address, status: Object) -> None:
+    async def _status(self, resource: Resource, address: Address, status: Status) -> None:
         fence, place = self._fences[address], (resource, address.namespace, address.name)
-        put = self._outside.kube.replace_status(*place, fence.uid, fence.resource_version, status)
+        # A field that a newer operator wrote, and that this one does not know, stays.
+        whole = preserved(status, self._objects[address].raw().get("status"))
+        put = self._outside.kube.replace_status(*place, fence.uid, fence.resource_version, whole)
         self._wrote(address, await self._send(address, put))
         self._outside.metrics.status_written(resource.kind)
 
@@ -178,6 +189,7 @@ class Writer:
         """Our own write moves the fence on."""
         metadata = made["metadata"]
         self._fences[address] = Fence(metadata["uid"], metadata["resourceVersion"])
+        self._objects[address] = stored(address.kind, made)
         self._outside.store.put(address.kind, made)
 
     def _mine(self, address: Address) -> Stored:
@@ -212,10 +224,6 @@ class Writer:
 
 def _address(child: Object) -> Address:
     return Address(child["kind"], child["metadata"]["namespace"], child["metadata"]["name"])
-
-
-def _owners(found: Object) -> set[str]:
-    return {owner["uid"] for owner in found["metadata"].get("ownerReferences") or []}
 
 
 def _strangers(made: Object) -> list[str]:

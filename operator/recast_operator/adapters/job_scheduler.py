@@ -109,22 +109,17 @@ class JobScheduler(Scheduler[JobOptions]):  # type: ignore[misc]
         )
         role = values.apply(app.roles[0])
         role.env["RECAST_RANK0_HOST"] = f"{app.name}-0.{app.name}"
-        owner = json.loads(cfg.owner) if cfg.owner else None
-        extra = json.loads(cfg.labels) if cfg.labels else {}
-        request = JobRequest(
+        gang = job_objects.Gang(
+            app=app.name,
+            role=role,
             namespace=cfg.namespace,
-            service=job_objects.service(app.name, role, cfg.namespace, owner, extra),
-            job=job_objects.job(
-                app.name,
-                role,
-                cfg.namespace,
-                owner=owner,
-                extra=extra,
-                service_account=cfg.service_account,
-                active_deadline_seconds=cfg.active_deadline_seconds,
-                ttl_seconds_after_finished=cfg.ttl_seconds_after_finished,
-            ),
+            owner=json.loads(cfg.owner) if cfg.owner else None,
+            extra_labels=json.loads(cfg.labels) if cfg.labels else {},
+            service_account=cfg.service_account,
+            active_deadline_seconds=cfg.active_deadline_seconds,
+            ttl_seconds_after_finished=cfg.ttl_seconds_after_finished,
         )
+        request = JobRequest(cfg.namespace, job_objects.service(gang), job_objects.job(gang))
         return AppDryRunInfo(request, str)
 
     def schedule(self, dryrun_info: AppDryRunInfo[JobRequest, JobOptions]) -> str:

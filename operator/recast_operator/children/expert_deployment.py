@@ -5,15 +5,14 @@ from __future__ import annotations
 from recast_api import names
 from recast_api.resources import ExpertServing
 from recast_api.server import ExpertServerConfig
-from recast_operator.children.labels import EXPERT_SERVER, Object, labels, metadata
-from recast_operator.children.pod import deployment, server_pod
+from recast_operator.children.labels import EXPERT_SERVER, ChildMeta, Object, labels, metadata
+from recast_operator.children.pod import ServerPod, deployment
 
 
 def expert_deployment(
-    config: ExpertServerConfig, serving: ExpertServing, *, claim: str, replicas: int, owner: Object, template_hash: str
+    config: ExpertServerConfig, serving: ExpertServing, child: ChildMeta, *, claim: str, replicas: int
 ) -> Object:
     """``em-<model>-<revision>``: pods of one pair, pointing at their foundation lineage's Service."""
-    name = names.revision_deployment(config.model, config.revision)
     marks = labels(
         EXPERT_SERVER,
         config.model,
@@ -21,13 +20,11 @@ def expert_deployment(
         surface=config.surface,
         lineage=str(config.foundation.lineage),
     )
-    pod = server_pod(
-        image=serving.image,
-        resources=serving.resources.wire(),
-        grace_seconds=serving.termination_grace_period_seconds,
+    pod = ServerPod(
+        serving=serving,
         config=config.model_dump_json(by_alias=True, exclude_none=True),
         claim=claim,
         ports={"http": names.EXPERT_PORT},
         marks=marks,
     )
-    return deployment(metadata(name, config.namespace, owner, marks, template_hash), marks, replicas, pod)
+    return deployment(metadata(child, marks), marks, replicas, pod.template())

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from recast_api import names
 
 EXPERT_SERVER = "expert-server"
 FOUNDATION_SERVER = "foundation-server"
-RUN_AS = 65532
 
 Object = dict[str, Any]
+"""A Kubernetes object, or a part of one, as JSON."""
+
+
+@dataclass(frozen=True)
+class ChildMeta:
+    """What tells one child from another of its kind."""
+
+    name: str
+    namespace: str
+    owner: Object
+    """Owner reference to the model, ``controller: true``."""
+    template_hash: str
+    """Of the user-visible input."""
 
 
 def labels(kind: str, model: str, **more: str) -> dict[str, str]:
@@ -23,12 +36,17 @@ def labels(kind: str, model: str, **more: str) -> dict[str, str]:
     }
 
 
-def metadata(name: str, namespace: str, owner: Object, marks: dict[str, str], template_hash: str) -> Object:
+def metadata(child: ChildMeta, marks: dict[str, str]) -> Object:
     """The metadata of a child: found by label, deleted with its owner, rewritten only when the hash differs."""
     return {
-        "name": name,
-        "namespace": namespace,
+        "name": child.name,
+        "namespace": child.namespace,
         "labels": marks,
-        "annotations": {names.ANNOTATION_TEMPLATE_HASH: template_hash},
-        "ownerReferences": [owner],
+        "annotations": {names.ANNOTATION_TEMPLATE_HASH: child.template_hash},
+        "ownerReferences": [child.owner],
     }
+
+
+def selector(marks: dict[str, str]) -> dict[str, str]:
+    """What a Service selects by: the pods' identity, without the label that all of Recast's objects carry."""
+    return {key: value for key, value in marks.items() if key != names.LABEL_MANAGED_BY}

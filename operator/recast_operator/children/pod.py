@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 from recast_api import names
-from recast_operator.children.labels import RUN_AS, Object
+from recast_api.resources import ExpertServing, FoundationServing
+from recast_operator.children.labels import Object
+from recast_operator.children.security import container_security, pod_security
 
 PRESTOP_SECONDS = 5
 """A terminating pod goes on answering for so long: endpoints and clients learn of its end later than it does."""
@@ -20,65 +22,59 @@ def scrape_annotations() -> dict[str, str]:
     }
 
 
-def server_pod(
-    *,
-    image: str,
-    resources: Object,
-    grace_seconds: int,
-    config: str,
-    claim: str,
-    ports: dict[str, int],
-    marks: dict[str, str],
-) -> Object:
-    """The pod template: non-root, read-only, no service account token; the models volume is mounted read-only."""
-    return {
-        "metadata": {"labels": marks, "annotations": scrape_annotations()},
-        "spec": {
-            "serviceAccountName": names.SERVER_SERVICE_ACCOUNT,
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": grace_seconds,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": RUN_AS,
-                "runAsGroup": RUN_AS,
-                "fsGroup": RUN_AS,
-                "fsGroupChangePolicy": "OnRootMismatch",
-                "seccompProfile": {"type": "RuntimeDefault"},
+@dataclass(frozen=True)
+class ServerPod:
+    """What tells one server's pods from another's."""
+
+    serving: FoundationServing | ExpertServing
+    config: str
+    """The server's configuration as JSON."""
+    claim: str
+    """PersistentVolumeClaim with the artefacts, mounted read-only."""
+    ports: dict[str, int]
+    """By name; the admin port comes on top."""
+    marks: dict[str, str]
+    """The pods' labels."""
+
+    def template(self) -> Object:
+        """The pod template: non-root, read-only, no service account token."""
+        return {
+            "metadata": {"labels": self.marks, "annotations": scrape_annotations()},
+            "spec": {
+                "serviceAccountName": names.SERVER_SERVICE_ACCOUNT,
+                "automountServiceAccountToken": False,
+                "enableServiceLinks": False,
+                "terminationGracePeriodSeconds": self.serving.termination_grace_period_seconds,
+                "securityContext": pod_security(),
+                "containers": [self._container()],
+                "volumes": [
+                    {"name": "models", "persistentVolumeClaim": {"claimName": self.claim, "readOnly": True}},
+                    {"name": "tmp", "emptyDir": {}},
+                ],
             },
-            "containers": [_container(image, resources, grace_seconds, config, ports)],
-            "volumes": [
-                {"name": "models", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}},
-                {"name": "tmp", "emptyDir": {}},
+        }
+
+    def _container(self) -> Object:
+        resources, grace = self.serving.resources.wire(), self.serving.termination_grace_period_seconds
+        every_port = {**self.ports, "admin": names.ADMIN_PORT}
+        return {
+            "name": "server",
+            "image": self.serving.image,
+            "imagePullPolicy": "IfNotPresent",
+            "env": _environment(self.config, resources),
+            "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in every_port.items()],
+            "resources": resources,
+            "volumeMounts": [
+                {"name": "models", "mountPath": names.MODELS_MOUNT, "readOnly": True},
+                {"name": "tmp", "mountPath": names.SCRATCH_MOUNT},
             ],
-        },
-    }
-
-
-def _container(image: str, resources: Object, grace_seconds: int, config: str, ports: dict[str, int]) -> Object:
-    every_port = {**ports, "admin": names.ADMIN_PORT}
-    return {
-        "name": "server",
-        "image": image,
-        "imagePullPolicy": "IfNotPresent",
-        "env": _environment(config, resources),
-        "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in every_port.items()],
-        "resources": resources,
-        "volumeMounts": [
-            {"name": "models", "mountPath": names.MODELS_MOUNT, "readOnly": True},
-            {"name": "tmp", "mountPath": names.SCRATCH_MOUNT},
-        ],
-        "startupProbe": _probe("startup", period=2, failures=150),
-        "livenessProbe": _probe("live", period=10, failures=6),
-        "readinessProbe": _probe("ready", period=2, failures=3),
-        "lifecycle": {"preStop": {"sleep": {"seconds": min(PRESTOP_SECONDS, grace_seconds // 2)}}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-    }
+            "startupProbe": _probe("startup", period=2, failures=150),
+            "livenessProbe": _probe("live", period=10, failures=6),
+            "readinessProbe": _probe("ready", period=2, failures=3),
+            "lifecycle": {"preStop": {"sleep": {"seconds": min(PRESTOP_SECONDS, grace // 2)}}},
+            "securityContext": container_security(),
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+        }
 
 
 def _environment(config: str, resources: Object) -> list[Object]:
@@ -92,7 +88,7 @@ def _environment(config: str, resources: Object) -> list[Object]:
     return environment
 
 
-def _probe(check: str, *, period: int, failures: int) -> dict[str, Any]:
+def _probe(check: str, *, period: int, failures: int) -> Object:
     return {
         "httpGet": {"path": f"/healthz/{check}", "port": "admin"},
         "periodSeconds": period,

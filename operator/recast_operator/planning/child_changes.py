@@ -1,41 +1,46 @@
-"""Which children to write: those that are missing, and those made from other input than the present one.
+"""Which children a model has, what each is made from, and which of them end.
 
 The input is hashed, not the object. An operator that renders a pod differently therefore rewrites nothing that runs;
-its new rendering reaches pods with the next version or the next change of the spec.
+its new rendering reaches pods with the next version or the next change of the spec. Whether one child is written now is
+decided in :mod:`planning.child_writes`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from datetime import datetime
 from typing import Literal
 
 from recast_api import names
 from recast_api.names import MODELS_MOUNT
-from recast_api.resources import ExpertModel, FoundationModel, LineageStatus, ModelVersion, RevisionStatus
+from recast_api.resources import (
+    CanaryStatus,
+    ExpertModel,
+    FoundationModel,
+    LineageStatus,
+    ModelVersion,
+    RevisionStatus,
+)
 from recast_api.server import ExpertServerConfig, FoundationServerConfig, ServedArtifact
 from recast_operator.children.expert_deployment import expert_deployment
 from recast_operator.children.expert_service import expert_service
 from recast_operator.children.foundation_deployment import foundation_deployment
 from recast_operator.children.foundation_service import foundation_service
+from recast_operator.children.labels import ChildMeta, Object
+from recast_operator.planning.child_writes import ChildChanges, Wanted, child_writes, scale
 from recast_operator.planning.hashing import digest, serving_template, visible
-from recast_operator.planning.plan import Deletion, Object, Scale
-from recast_operator.planning.snapshot import Children, ObservedDeployment, ObservedService
+from recast_operator.planning.holds import held
+from recast_operator.planning.plan import Deletion
+from recast_operator.planning.snapshot import (
+    ObservedDeployment,
+    ObservedExpert,
+    ObservedFoundation,
+    ObservedService,
+)
 
 HASH_VERSION = 1
 """Raised only to force every child to be written anew, which restarts pods: a release note, not a refactoring."""
-
-
-@dataclass(frozen=True)
-class ChildChanges:
-    """What has to happen to the children."""
-
-    apply: tuple[Object, ...] = ()
-    scales: tuple[Scale, ...] = ()
-    deletions: tuple[Deletion, ...] = ()
-
-    def __add__(self, other: ChildChanges) -> ChildChanges:
-        return ChildChanges(self.apply + other.apply, self.scales + other.scales, self.deletions + other.deletions)
 
 
 def owner_reference(model: FoundationModel | ExpertModel) -> Object:
@@ -56,49 +61,65 @@ def template_hash(*inputs: object) -> str:
 
 
 def expert_children(
-    model: ExpertModel, revisions: tuple[RevisionStatus, ...], replicas: Mapping[str, int], children: Children
+    observed: ObservedExpert, revisions: tuple[RevisionStatus, ...], replicas: Mapping[str, int], now: datetime
 ) -> ChildChanges:
     """The Service, the Deployments of stable and canary as their snapshots say, and the end of all others."""
-    changes = _expert_service(model, children) if revisions else ChildChanges()
+    model, children = observed.model, observed.children
+    changes, still = ChildChanges(), bool(held(observed.doubts, "Rollout"))
+    if revisions:
+        service = _expert_service(model)
+        changes += child_writes(children.service(service.name), service, now)
+    canary = next((entry for entry in revisions if isinstance(entry, CanaryStatus)), None)
     for revision in revisions:
-        changes += _expert_deployment(model, revision, replicas.get(revision.revision, 0), children)
+        existing = children.deployment(names.revision_deployment(model.metadata.name, revision.revision))
+        count, reason = replicas.get(revision.revision, 0), _replicas_reason(revision, canary)
+        if revision.models_claim:
+            wanted = _expert_deployment(model, revision, count, reason)
+            changes += child_writes(existing, _as_made(wanted, existing) if still else wanted, now)
+        elif existing is not None and existing.owner_uid == model.metadata.uid:
+            changes += scale(existing, count, reason, now)
     kept = {entry.revision for entry in revisions}
     for deployment in children.deployments:
         if deployment.owner_uid == model.metadata.uid and deployment.revision not in kept:
-            changes += _wind_down(deployment, replicas.get(deployment.revision, 0))
+            changes += _wind_down(deployment, replicas.get(deployment.revision, 0), now)
     return changes
 
 
 def foundation_children(
-    model: FoundationModel, lineages: Sequence[LineageStatus], versions: Mapping[int, ModelVersion], children: Children
+    observed: ObservedFoundation, lineages: Sequence[LineageStatus], versions: Mapping[int, ModelVersion], now: datetime
 ) -> ChildChanges:
     """Service and Deployment of each lineage, and the end of those that are no longer in status."""
-    changes = ChildChanges()
+    model, children, changes = observed.model, observed.children, ChildChanges()
     for entry in lineages:
         version = versions.get(entry.version)
         if version is not None:
-            changes += _foundation_lineage(model, version, children)
+            name = names.lineage_server(model.metadata.name, entry.lineage)
+            existing, wanted = children.deployment(name), _foundation_deployment(model, version)
+            changes += child_writes(children.service(name), _foundation_service(model, entry.lineage), now)
+            changes += child_writes(
+                existing, _as_made(wanted, existing) if held(observed.doubts, "Rollout") else wanted, now
+            )
     kept = {names.lineage_server(model.metadata.name, entry.lineage) for entry in lineages}
-    existing: tuple[ObservedDeployment | ObservedService, ...] = (*children.deployments, *children.services)
-    ours = [child for child in existing if child.owner_uid == model.metadata.uid]
-    gone = tuple(Deletion(_kind(child), child.name) for child in ours if child.name not in kept)
-    return changes + ChildChanges(deletions=gone)
+    present: tuple[ObservedDeployment | ObservedService, ...] = (*children.deployments, *children.services)
+    ours = [child for child in present if child.owner_uid == model.metadata.uid]
+    gone = (Deletion(_kind(child), child.name, "nothing reads it any more") for child in ours if child.name not in kept)
+    return changes + ChildChanges(deletions=tuple(gone))
 
 
-def _expert_service(model: ExpertModel, children: Children) -> ChildChanges:
+def _as_made(wanted: Wanted, existing: ObservedDeployment | None) -> Wanted:
+    """Where the template is not understood: whatever the child was made from is what is wanted."""
+    return wanted if existing is None else replace(wanted, template_hash=existing.template_hash)
+
+
+def _expert_service(model: ExpertModel) -> Wanted:
     meta = model.metadata
-    marker = template_hash("expert-service", meta.name)
-    if not _must_write(children.service(names.expert_service(meta.name)), meta.uid, marker):
-        return ChildChanges()
-    return ChildChanges(
-        apply=(expert_service(meta.name, meta.namespace, owner=owner_reference(model), template_hash=marker),)
-    )
+    name, marker = names.expert_service(meta.name), template_hash("expert-service", meta.name)
+    child = ChildMeta(name, meta.namespace, owner_reference(model), marker)
+    return Wanted("Service", name, meta.uid, marker, lambda: expert_service(meta.name, child))
 
 
-def _expert_deployment(model: ExpertModel, revision: RevisionStatus, replicas: int, children: Children) -> ChildChanges:
-    meta, name = model.metadata, names.revision_deployment(model.metadata.name, revision.revision)
-    existing = children.deployment(name)
-    template = serving_template(revision.serving)
+def _expert_deployment(model: ExpertModel, revision: RevisionStatus, replicas: int, reason: str) -> Wanted:
+    meta, template = model.metadata, serving_template(revision.serving)
     tasks = revision.tasks or model.spec.tasks
     marker = template_hash(
         "expert",
@@ -113,16 +134,25 @@ def _expert_deployment(model: ExpertModel, revision: RevisionStatus, replicas: i
         [visible(task) for task in tasks],
         revision.models_claim,
     )
-    if not revision.models_claim or not _must_write(existing, meta.uid, marker):
-        return _scale(existing, replicas, meta.uid)
-    pin, serving = revision.foundation, revision.serving
+    name = names.revision_deployment(meta.name, revision.revision)
+    child = ChildMeta(name, meta.namespace, owner_reference(model), marker)
+
+    def build() -> Object:
+        config = _expert_config(model, revision)
+        return expert_deployment(config, revision.serving, child, claim=revision.models_claim, replicas=replicas)
+
+    return Wanted("Deployment", name, meta.uid, marker, build, replicas, reason)
+
+
+def _expert_config(model: ExpertModel, revision: RevisionStatus) -> ExpertServerConfig:
+    meta, pin, serving = model.metadata, revision.foundation, revision.serving
     address = f"{names.lineage_server(pin.name, pin.lineage)}.{meta.namespace}.svc"
-    config = ExpertServerConfig(
+    return ExpertServerConfig(
         namespace=meta.namespace,
         model=meta.name,
         surface=model.spec.surface,
         revision=revision.revision,
-        tasks=tasks,
+        tasks=revision.tasks or model.spec.tasks,
         artifact=ServedArtifact(
             root=MODELS_MOUNT,
             path=revision.path,
@@ -136,57 +166,53 @@ def _expert_deployment(model: ExpertModel, revision: RevisionStatus, replicas: i
         foundation_deadline_milliseconds=serving.foundation_deadline_milliseconds,
         max_connection_age_seconds=serving.max_connection_age_seconds,
     )
-    owner = owner_reference(model)
-    built = expert_deployment(
-        config, serving, claim=revision.models_claim, replicas=replicas, owner=owner, template_hash=marker
-    )
-    return ChildChanges(apply=(built,))
 
 
-def _foundation_lineage(model: FoundationModel, version: ModelVersion, children: Children) -> ChildChanges:
-    meta, spec, lineage = model.metadata, version.spec, version.spec.lineage
-    serving, name, owner = (
-        model.spec.serving,
-        names.lineage_server(model.metadata.name, version.spec.lineage),
-        owner_reference(model),
-    )
-    claim = model.spec.storage.persistent_volume_claim.claim_name
-    template = serving_template(serving)
-    changes = ChildChanges()
-    marker = template_hash("foundation-service", meta.name, lineage)
-    if _must_write(children.service(name), meta.uid, marker):
-        changes += ChildChanges(
-            apply=(foundation_service(meta.name, meta.namespace, lineage, owner=owner, template_hash=marker),)
+def _foundation_service(model: FoundationModel, lineage: int) -> Wanted:
+    meta = model.metadata
+    name, marker = names.lineage_server(meta.name, lineage), template_hash("foundation-service", meta.name, lineage)
+    child = ChildMeta(name, meta.namespace, owner_reference(model), marker)
+    return Wanted("Service", name, meta.uid, marker, lambda: foundation_service(meta.name, lineage, child))
+
+
+def _foundation_deployment(model: FoundationModel, version: ModelVersion) -> Wanted:
+    meta, spec, serving = model.metadata, version.spec, model.spec.serving
+    claim, template = model.spec.storage.persistent_volume_claim.claim_name, serving_template(serving)
+    marker = template_hash("foundation", meta.name, spec.number, spec.lineage, spec.digest, spec.path, template, claim)
+    name = names.lineage_server(meta.name, spec.lineage)
+    child = ChildMeta(name, meta.namespace, owner_reference(model), marker)
+
+    def build() -> Object:
+        served = ServedArtifact(
+            root=MODELS_MOUNT, path=spec.path, version=spec.number, lineage=spec.lineage, digest=spec.digest
         )
-    marker = template_hash("foundation", meta.name, spec.number, lineage, spec.digest, spec.path, template, claim)
-    existing = children.deployment(name)
-    if not _must_write(existing, meta.uid, marker):
-        return changes + _scale(existing, serving.replicas, meta.uid)
-    served = ServedArtifact(root=MODELS_MOUNT, path=spec.path, version=spec.number, lineage=lineage, digest=spec.digest)
-    config = FoundationServerConfig(namespace=meta.namespace, model=meta.name, artifact=served)
-    built = foundation_deployment(
-        config, serving, claim=claim, replicas=serving.replicas, owner=owner, template_hash=marker
-    )
-    return changes + ChildChanges(apply=(built,))
+        config = FoundationServerConfig(namespace=meta.namespace, model=meta.name, artifact=served)
+        return foundation_deployment(config, serving, child, claim=claim)
+
+    return Wanted("Deployment", name, meta.uid, marker, build, serving.replicas, "spec.serving.replicas")
 
 
-def _must_write(existing: ObservedDeployment | ObservedService | None, uid: str, marker: str) -> bool:
-    """Missing, or ours and made from other input. Another owner's object of our name is left for that owner."""
-    return existing is None or (existing.owner_uid == uid and existing.template_hash != marker)
+def _replicas_reason(revision: RevisionStatus, canary: CanaryStatus | None) -> str:
+    """Why a revision has the pods that it has, as far as its status says."""
+    if canary is None:
+        return "it serves 100%"
+    share = {
+        "Initial": "it is the first revision",
+        "Promoting": "the canary is promoted",
+        "Progressing": f"the canary moves to {canary.desired_weight}%",
+    }[canary.state]
+    return share if revision is canary else f"{share} beside it"
 
 
-def _scale(existing: ObservedDeployment | None, replicas: int, uid: str) -> ChildChanges:
-    if existing is None or existing.owner_uid != uid or existing.replicas == replicas:
-        return ChildChanges()
-    return ChildChanges(scales=(Scale(existing.name, replicas),))
-
-
-def _wind_down(existing: ObservedDeployment, replicas: int) -> ChildChanges:
+def _wind_down(existing: ObservedDeployment, replicas: int, now: datetime) -> ChildChanges:
     """First to zero, so that its pods drain; the empty Deployment is deleted in a later pass."""
     if existing.replicas > replicas:
-        return ChildChanges(scales=(Scale(existing.name, replicas),))
-    done = existing.replicas == 0 and existing.ready == 0
-    return ChildChanges(deletions=(Deletion("Deployment", existing.name),)) if done else ChildChanges()
+        return scale(existing, replicas, "its revision serves no more", now)
+    if existing.replicas or existing.ready:
+        return ChildChanges()
+    return ChildChanges(
+        deletions=(Deletion("Deployment", existing.name, "its revision serves no more, and no pod is ready"),)
+    )
 
 
 def _kind(child: ObservedDeployment | ObservedService) -> Literal["Deployment", "Service"]:

@@ -23,3 +23,8 @@ def elapsed(since: str, now: datetime) -> float:
 def not_ahead(since: str, now: datetime) -> str:
     """``since``, or ``now`` where that lies before it: the clock was set back, and no wait may grow by that."""
     return since if elapsed(since, now) >= 0 else stamp(now)
+
+
+def earliest(*waits: float | None) -> float | None:
+    """The shortest of these waits in seconds; None where nothing is waited for."""
+    return min((wait for wait in waits if wait is not None), default=None)

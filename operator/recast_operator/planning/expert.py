@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from recast_api.resources import ExpertModelStatus, FailedRevision
 from recast_operator.planning.child_changes import expert_children, owner_reference
+from recast_operator.planning.clock import earliest
 from recast_operator.planning.facts import ExpertFacts
 from recast_operator.planning.freshness import refresh
 from recast_operator.planning.freshness.refresh import RefreshInputs
 from recast_operator.planning.freshness.target import FoundationTarget, foundation_target
+from recast_operator.planning.holds import held, judgeable, standing_still
 from recast_operator.planning.plan import Event, Plan, SubmitRun, VersionWrite
 from recast_operator.planning.rollout import analysis, machine, request
 from recast_operator.planning.rollout.candidates import Selection, against_canary, candidates
@@ -33,10 +36,12 @@ def plan_expert(observed: ObservedExpert, now: datetime) -> Plan[ExpertModelStat
     """Decide everything about an expert."""
     if observed.model.metadata.deletion_timestamp is not None:
         return Plan(status=observed.model.status)
-    judged = verdict.judge_all(observed.model, observed.versions, observed.model.spec.gates)
+    judged = verdict.judge_all(observed.model, judgeable(observed.versions, observed.doubts), observed.model.spec.gates)
     target = foundation_target(observed)
     inputs = _training_inputs(observed, target, judged, now)
-    training = lifecycle.advance(inputs, remembered(observed.model.status))
+    training = remembered(observed.model.status)
+    if not held(observed.doubts, "Run"):
+        training = lifecycle.advance(inputs, training)
     rollout = _roll_out(observed, inputs, now)
     freshness = refresh.decide(
         RefreshInputs(
@@ -72,9 +77,7 @@ def plan_expert(observed: ObservedExpert, now: datetime) -> Plan[ExpertModelStat
 def _plan(facts: ExpertFacts) -> Plan[ExpertModelStatus]:
     new = status.expert_status(facts)
     kept = tuple(entry for entry in (facts.rollout.stable, facts.rollout.canary) if entry is not None)
-    inputs = facts.rollout_inputs
-    pods = inputs.capacity.pods(machine.target(inputs, facts.rollout), inputs.endpoints)
-    children = expert_children(facts.model, kept, pods, facts.observed.children)
+    children = expert_children(facts.observed, kept, _pods(facts), facts.now)
     return Plan(
         status=new,
         confirm=facts.training.confirm,
@@ -83,21 +86,32 @@ def _plan(facts: ExpertFacts) -> Plan[ExpertModelStatus]:
         scales=children.scales,
         submit=_submit(facts),
         deletions=(*facts.training.deletions, *children.deletions),
-        events=_events(facts, new),
-        requeue_after=_requeue(facts),
+        events=(*_events(facts, new), *children.events),
+        requeue_after=earliest(_requeue(facts), children.requeue_after),
     )
+
+
+def _pods(facts: ExpertFacts) -> Mapping[str, int]:
+    """By revision, how many pods it gets; while the roll-out is held, those that it has."""
+    if not held(facts.observed.doubts, "Rollout"):
+        inputs = facts.rollout_inputs
+        return inputs.capacity.pods(machine.target(inputs, facts.rollout), inputs.endpoints)
+    stable, have = facts.rollout.stable, facts.rollout_inputs.endpoints
+    serving = {stable.revision: facts.rollout_inputs.replicas} if stable else {}
+    return serving | {revision: seen.replicas for revision, seen in have.items()}
 
 
 def _training_inputs(
     observed: ObservedExpert, target: FoundationTarget, judged: tuple[Judged, ...], now: datetime
 ) -> TrainingInputs:
     meta, spec = observed.model.metadata, observed.model.spec
+    unclear = held(observed.doubts, "Training")
     return TrainingInputs(
         kind="ExpertModel",
         model=meta.name,
         uid=meta.uid,
         training=spec.training,
-        wanted=expert_inputs(spec, target.version.spec.digest) if target.version else None,
+        wanted=expert_inputs(spec, target.version.spec.digest) if target.version and not unclear else None,
         runs=observed.children.runs,
         judged=judged,
         now=now,
@@ -116,16 +130,21 @@ class _Rollout:
 
 
 def _roll_out(observed: ObservedExpert, training: TrainingInputs, now: datetime) -> _Rollout:
+    still = held(observed.doubts, "Rollout")
     before, failed = observed.model.status, tuple(observed.model.status.failed_revisions)
     found = tuple(entry.revision.revision for entry in _select(observed, training, failed).candidates)
     context = request.RequestContext(before.canary, failed, found)
-    decision = request.decide(
-        observed.model.spec.rollout.request, before.handled_requests, before.last_request, context
-    )
+    asked = observed.model.spec.rollout.request
+    if still and asked is not None and asked.action != "Abort":
+        asked = None
+    decision = request.decide(asked, before.handled_requests, before.last_request, context)
     state = RolloutState(before.stable, before.canary, failed, before.previous, tuple(before.retiring), decision.events)
     state = machine.clear_failure(state, decision)
     inputs = _rollout_inputs(observed, now)
-    state = machine.advance(inputs, state, _select(observed, training, state.failed), decision)
+    selected = _select(observed, training, state.failed)
+    if still and decision.action != "Abort":
+        return _Rollout(inputs, standing_still(state, still), Selection(()), decision)
+    state = machine.advance(inputs, state, selected, decision)
     return _Rollout(inputs, state, _select(observed, training, state.failed), decision)
 
 
@@ -187,4 +206,5 @@ def _events(facts: ExpertFacts, new: ExpertModelStatus) -> tuple[Event, ...]:
 def _requeue(facts: ExpertFacts) -> float | None:
     """When time alone can next change the plan."""
     training = [facts.training.requeue] if facts.training.requeue is not None else []
-    return min([*training, *machine.waits(facts.rollout_inputs, facts.rollout)], default=None)
+    rollout = () if held(facts.observed.doubts, "Rollout") else machine.waits(facts.rollout_inputs, facts.rollout)
+    return min([*training, *rollout], default=None)

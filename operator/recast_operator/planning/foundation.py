@@ -8,11 +8,13 @@ from datetime import datetime
 from recast_api.names import FINALIZER_IN_USE
 from recast_api.resources import FoundationModelStatus
 from recast_operator.planning.child_changes import foundation_children, owner_reference
+from recast_operator.planning.clock import earliest
 from recast_operator.planning.facts import FoundationFacts
 from recast_operator.planning.fleet import lineages
 from recast_operator.planning.fleet.lead import lead
 from recast_operator.planning.fleet.members import members, unreadable
 from recast_operator.planning.fleet.wave import wave
+from recast_operator.planning.holds import held, judgeable
 from recast_operator.planning.plan import Event, Plan, SubmitRun, VersionWrite
 from recast_operator.planning.snapshot import ObservedFoundation
 from recast_operator.planning.status import foundation as status
@@ -28,9 +30,11 @@ from recast_operator.planning.versions.verdict import Judged
 
 def plan_foundation(observed: ObservedFoundation, now: datetime) -> Plan[FoundationModelStatus]:
     """Decide everything about a foundation."""
-    judged = verdict.judge_all(observed.model, observed.versions, observed.model.spec.gates)
+    judged = verdict.judge_all(observed.model, judgeable(observed.versions, observed.doubts), observed.model.spec.gates)
     inputs = _training_inputs(observed, judged, now)
-    training = lifecycle.advance(inputs, remembered(observed.model.status))
+    training = remembered(observed.model.status)
+    if not held(observed.doubts, "Run"):
+        training = lifecycle.advance(inputs, training)
     if known.is_due(inputs, training):
         training = lifecycle.reserve(inputs, training, observed.versions)
     leading = lead(observed, inputs)
@@ -51,7 +55,7 @@ def plan_foundation(observed: ObservedFoundation, now: datetime) -> Plan[Foundat
 
 def _plan(facts: FoundationFacts) -> Plan[FoundationModelStatus]:
     new = status.foundation_status(facts)
-    children = foundation_children(facts.model, facts.lineages, facts.served, facts.observed.children)
+    children = foundation_children(facts.observed, facts.lineages, facts.served, facts.now)
     gone = children.deletions if not unreadable(facts.observed) else ()
     return Plan(
         status=new,
@@ -62,8 +66,8 @@ def _plan(facts: FoundationFacts) -> Plan[FoundationModelStatus]:
         scales=children.scales,
         submit=_submit(facts),
         deletions=(*facts.training.deletions, *gone),
-        events=_events(facts, new),
-        requeue_after=_requeue(facts),
+        events=(*_events(facts, new), *children.events),
+        requeue_after=earliest(_requeue(facts), children.requeue_after),
     )
 
 
@@ -74,7 +78,7 @@ def _training_inputs(observed: ObservedFoundation, judged: tuple[Judged, ...], n
         model=meta.name,
         uid=meta.uid,
         training=spec.training,
-        wanted=foundation_inputs(spec),
+        wanted=None if held(observed.doubts, "Training") else foundation_inputs(spec),
         runs=observed.children.runs,
         judged=judged,
         now=now,

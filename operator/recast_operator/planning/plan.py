@@ -8,14 +8,13 @@ writes loses nothing: the next pass derives the same effects again.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from recast_api.resources import ExpertModelStatus, FoundationModelStatus, ModelVersionStatus, Training
 from recast_api.run import TrainingRun
+from recast_operator.children.labels import Object
 
 StatusT = TypeVar("StatusT", FoundationModelStatus, ExpertModelStatus)
-Object = dict[str, Any]
-"""A Kubernetes object as JSON, with metadata, labels and owner references in place."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,21 @@ class VersionWrite:
 
 
 @dataclass(frozen=True)
+class Apply:
+    """Create or rewrite a child by server-side apply."""
+
+    body: Object
+    why: str
+    """What was changed and what it is changed to, for people."""
+
+
+@dataclass(frozen=True)
 class Scale:
     """Set ``spec.replicas`` of a Deployment through its scale subresource, touching nothing else of it."""
 
     name: str
     replicas: int
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,7 @@ class Deletion:
 
     kind: Literal["Deployment", "Service", "Job"]
     name: str
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,8 +103,8 @@ class Plan(Generic[StatusT]):
     """The complete new ``metadata.finalizers`` of the model, or None to leave them. Written before the status."""
     versions: tuple[VersionWrite, ...] = ()
     """Verdicts and adoptions. Written before the status, which relies on them."""
-    apply: tuple[Object, ...] = ()
-    """Children to create or rewrite by server-side apply, only those missing or made from other input."""
+    apply: tuple[Apply, ...] = ()
+    """Only children that are missing, made from other input, or changed by somebody else."""
     scales: tuple[Scale, ...] = ()
     submit: SubmitRun | None = None
     deletions: tuple[Deletion, ...] = ()

@@ -6,7 +6,7 @@ A field that planning begins to read of the other side belongs here first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from recast_api.resources import ExpertModel, FoundationModel, FoundationPin
@@ -36,9 +36,25 @@ def fleet_member(expert: ExpertModel) -> FleetMember:
 
 
 def unreadable_member(raw: Mapping[str, Any]) -> FleetMember:
-    """An expert that this operator cannot read: all pins that can be made out in its raw status."""
-    pins = tuple(dict.fromkeys(_raw_pins(raw.get("status"))))
-    return FleetMember(name=str(raw["metadata"]["name"]), foundation="", retiring=pins, readable=False)
+    """An expert that this operator cannot read: all pins that can be made out in its raw status. Never raises."""
+    return FleetMember(name=str(raw["metadata"]["name"]), foundation="", retiring=raw_pins(raw), readable=False)
+
+
+def raw_pins(raw: Mapping[str, Any]) -> tuple[LineagePin, ...]:
+    """Whatever in a raw status looks like a pin, at any depth: a newer operator may keep pins where this one knows no
+    field. A lineage without a version counts too: what must go on serving is the lineage."""
+    found: dict[LineagePin, None] = {}
+    left: list[Any] = [raw.get("status")]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += value.values()
+            name, lineage, version = value.get("name"), _number(value.get("lineage")), _number(value.get("version"))
+            if isinstance(name, str) and name and lineage:
+                found[LineagePin(name, lineage, version)] = None
+        elif isinstance(value, list):
+            left += value
+    return tuple(sorted(found, key=lambda pin: (pin.foundation, pin.lineage, pin.version)))
 
 
 def foundation_view(model: FoundationModel, expert: str) -> FoundationView:
@@ -61,15 +77,8 @@ def _pin(pin: FoundationPin) -> LineagePin:
     return LineagePin(pin.name, pin.lineage, pin.version)
 
 
-def _raw_pins(value: Any) -> Iterator[LineagePin]:
-    """Whatever looks like a pin, at any depth: a newer operator may keep pins where this one knows no field."""
-    if isinstance(value, list):
-        for entry in value:
-            yield from _raw_pins(entry)
-    if not isinstance(value, dict):
-        return
-    name, lineage, version = value.get("name"), value.get("lineage"), value.get("version")
-    if isinstance(name, str) and isinstance(lineage, int) and isinstance(version, int):
-        yield LineagePin(name, lineage, version)
-    for entry in value.values():
-        yield from _raw_pins(entry)
+def _number(value: Any) -> int:
+    """A positive number, also where it is written as text; else 0."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

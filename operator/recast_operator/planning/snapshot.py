@@ -15,9 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from recast_api.reading import Doubt
 from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 from recast_api.resources.common import Data
 from recast_api.resources.foundation import FoundationVersionRef
+from recast_operator.children.record import ChildRecord
 from recast_operator.planning.rollout.questions import Answer, Question
 
 
@@ -86,7 +88,7 @@ class ObservedDeployment:
     name: str
     owner_uid: str
     template_hash: str
-    """From the annotation ``recast.dev/template-hash``; empty where it is absent."""
+    """Of the input that it was made from; empty where nothing says it."""
     lineage: int = 0
     """From the label ``recast.dev/lineage``."""
     revision: str = ""
@@ -98,8 +100,9 @@ class ObservedDeployment:
     updated: int = 0
     """``status.updatedReplicas``."""
     current: bool = True
-    """``status.observedGeneration`` has reached ``metadata.generation``."""
+    """``status.observedGeneration`` has reached ``metadata.generation``, and nobody else has changed it."""
     pods: tuple[ObservedPod, ...] = ()
+    record: ChildRecord = field(default_factory=ChildRecord)
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ class ObservedService:
     name: str
     owner_uid: str
     template_hash: str
+    record: ChildRecord = field(default_factory=ChildRecord)
 
 
 @dataclass(frozen=True)
@@ -218,6 +222,8 @@ class ObservedFoundation:
     versions: tuple[ModelVersion, ...] = ()
     """Every ModelVersion whose ``spec.model`` names this kind and name, whatever UID it claims."""
     children: Children = field(default_factory=Children)
+    doubts: tuple[Doubt, ...] = ()
+    """What of the model this version does not understand."""
     experts: tuple[FleetMember, ...] = ()
     """Experts of the namespace whose ``foundationRef`` names this one or that pin it, and all that cannot be read."""
     absent_versions: frozenset[str] = frozenset()
@@ -232,6 +238,8 @@ class ObservedExpert:
     versions: tuple[ModelVersion, ...] = ()
     """Every ModelVersion whose ``spec.model`` names this kind and name, whatever UID it claims."""
     children: Children = field(default_factory=Children)
+    doubts: tuple[Doubt, ...] = ()
+    """What of the model this version does not understand."""
     foundations: Mapping[str, FoundationView] = field(default_factory=dict)
     """By name: the referenced one and the pinned ones, as far as they exist and can be read."""
     unreadable_foundations: frozenset[str] = frozenset()

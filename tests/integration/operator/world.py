@@ -28,8 +28,8 @@ from recast_operator.fleet import Fleet
 from recast_operator.keys import Key
 from recast_operator.listing import Listing
 from recast_operator.metrics import Metrics
-from recast_operator.models import Models
 from recast_operator.observe import Observer
+from recast_operator.parsing import Parser
 from recast_operator.store import Doubts, Store
 from recast_operator.wakeups import Wakeups
 from recast_operator.writes import Outside
@@ -67,14 +67,14 @@ class World:
         if self._launcher is not None:
             self._launcher.close()
         self._due: dict[Key, datetime] = {}
-        models, fleet, metrics = Models(), Fleet(), Metrics()
-        self.store = Store(Wakeups(models, fleet, self._wake).changed)
+        parser, fleet, metrics = Parser(), Fleet(), Metrics()
+        self.store = Store(Wakeups(parser, fleet, self._wake).changed)
         self.mirror.put_there, self.mirror.remove_there = self.store.put, self.store.remove
         self._cast = Cast(self.kube, self.namespace, self.mirror, lambda: self.now, self.worse)
         operator = Kube(self.recorder)
         self._launcher = Launcher(self.recorder)
         self._events = EventQueue(operator, metrics, lambda: self.now)
-        self._observer = Observer(self.store, models, fleet)
+        self._observer = Observer(self.store, parser, fleet)
         self._outside = Outside(self.store, Doubts(), operator, self._launcher, metrics)
         self._controller = self._make_controller()
         await Listing(operator, self.store, (self.namespace,)).everything()

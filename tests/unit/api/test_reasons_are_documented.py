@@ -28,6 +28,7 @@ WORDS = {
     "states and reasons of an observed run": {"Admitted", "Disrupted", "Queued", "Succeeded"},
     "actions of a request": {"Abort", "Promote", "Retry"},
     "policies": {"SpecChange"},
+    "decisions that a doubt holds": {"Acceptance", "Rollout", "Run"},
     "kinds": {"Deployment", "ExpertModel", "FoundationModel", "Job", "ModelVersion", "Pod", "Service"},
     "the kubelet's words for ImagePullBackOff": {"ErrImageNeverPull", "ErrImagePull", "InvalidImageName"},
     "parts of an event": {"Reconcile", "Request"},

@@ -19,6 +19,7 @@ from recast_operator.children.expert_deployment import expert_deployment
 from recast_operator.children.expert_service import expert_service
 from recast_operator.children.foundation_deployment import foundation_deployment
 from recast_operator.children.foundation_service import foundation_service
+from recast_operator.children.labels import ChildMeta
 
 GOLDEN = Path(__file__).parent / "golden"
 OWNER = {
@@ -58,17 +59,17 @@ def expert_config() -> ExpertServerConfig:
 
 def build(name: str) -> dict[str, Any]:
     if name == "expert_service":
-        return expert_service("reels", "demo", owner=OWNER, template_hash="hash")
+        return expert_service("reels", ChildMeta("em-reels", "demo", OWNER, "hash"))
     if name == "foundation_service":
-        return foundation_service("home-fm", "demo", 2, owner=FM_OWNER, template_hash="hash")
+        return foundation_service("home-fm", 2, ChildMeta("fm-home-fm-l2", "demo", FM_OWNER, "hash"))
     if name == "expert_deployment":
         serving = ExpertServing.model_validate({"image": "server:1", "resources": RESOURCES})
-        return expert_deployment(
-            expert_config(), serving, claim="models", replicas=4, owner=OWNER, template_hash="hash"
-        )
-    serving = FoundationServing.model_validate({"image": "server:1", "terminationGracePeriodSeconds": 6})
+        child = ChildMeta("em-reels-0123456789", "demo", OWNER, "hash")
+        return expert_deployment(expert_config(), serving, child, claim="models", replicas=4)
+    serving = FoundationServing.model_validate({"image": "server:1", "replicas": 2, "terminationGracePeriodSeconds": 6})
     config = FoundationServerConfig(namespace="demo", model="home-fm", artifact=served("fm/home-fm", 2))
-    return foundation_deployment(config, serving, claim="models", replicas=2, owner=FM_OWNER, template_hash="hash")
+    child = ChildMeta("fm-home-fm-l2", "demo", FM_OWNER, "hash")
+    return foundation_deployment(config, serving, child, claim="models")
 
 
 class Plain(yaml.SafeDumper):

@@ -26,6 +26,8 @@ class FakeApiserver:
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str, str], Object] = {}
         self.log: list[str] = []
+        self._alone: dict[tuple[str, str, str], Object] = {}
+        """Metadata of others' objects, as it was before we applied anything to them."""
         self._clock = itertools.count(100)
         self._uids = itertools.count(1)
         self._script: dict[str, list[tuple[str, Any]]] = {}
@@ -132,9 +134,10 @@ class FakeApiserver:
             raise Conflict("Apply failed with 1 conflict", status=409)
         changed = copy.deepcopy(known)
         if spec is None:  # nothing is applied: what only we managed goes
-            changed["metadata"].pop("ownerReferences", None)
-            changed["metadata"]["managedFields"] = theirs
-            return self._store(kind, changed, manager=None)
+            alone = self._alone[kind, namespace, name]
+            return self._store(kind, {**changed, "metadata": {**alone, "managedFields": theirs}}, manager=None)
+        if FIELD_MANAGER not in {entry["manager"] for entry in known["metadata"]["managedFields"]}:
+            self._alone[kind, namespace, name] = copy.deepcopy(known["metadata"])
         changed["spec"] = spec
         changed["metadata"] |= {key: value for key, value in body["metadata"].items() if key != "uid"}
         return self._store(kind, changed)

@@ -14,8 +14,8 @@ from recast_operator.events import EventQueue
 from recast_operator.fleet import Fleet
 from recast_operator.keys import Key
 from recast_operator.metrics import Metrics
-from recast_operator.models import Models
 from recast_operator.observe import Observer
+from recast_operator.parsing import Parser
 from recast_operator.planning.plan import SubmitRun
 from recast_operator.planning.rollout.questions import BAD, Answer, Question
 from recast_operator.store import Doubts, Store
@@ -74,12 +74,12 @@ class Harness:
 
     def start(self) -> None:
         """An operator that knows nothing yet."""
-        models, fleet, kube = Models(), Fleet(), Kube(self.api)
-        self.store = Store(Wakeups(models, fleet, self.woken.add).changed)
+        parser, fleet, kube = Parser(), Fleet(), Kube(self.api)
+        self.store = Store(Wakeups(parser, fleet, self.woken.add).changed)
         self.doubts = Doubts()
         self.events = EventQueue(kube, self.metrics, lambda: self.now, retry_seconds=0.0)
         self.controller = Controller(
-            Observer(self.store, models, fleet),
+            Observer(self.store, parser, fleet),
             Outside(self.store, self.doubts, kube, FakeLauncher(self.api), self.metrics),
             self.prometheus,
             self.events,

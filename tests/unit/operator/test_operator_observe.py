@@ -10,8 +10,8 @@ from recast_operator.adapters.errors import Invalid
 from recast_operator.child_objects import observed_children, observed_deployment, observed_pod, observed_run
 from recast_operator.fleet import Fleet
 from recast_operator.keys import Key
-from recast_operator.models import Models
 from recast_operator.observe import Observer
+from recast_operator.parsing import Parser
 from recast_operator.planning.snapshot import DISRUPTED, ObservedPod
 from recast_operator.store import Address, Store
 from recast_operator.wakeups import Wakeups
@@ -133,10 +133,10 @@ def test_a_trainers_service_is_no_server_of_the_model() -> None:
 class Memory:
     """A store with all that stands beside it."""
 
-    def __init__(self, kept: int = 256) -> None:
-        self.models, self.fleet = Models(kept), Fleet()
-        self.store = Store(Wakeups(self.models, self.fleet, lambda key: None).changed)
-        self.observer = Observer(self.store, self.models, self.fleet)
+    def __init__(self, room: int = 256) -> None:
+        self.parser, self.fleet = Parser(room), Fleet()
+        self.store = Store(Wakeups(self.parser, self.fleet, lambda key: None).changed)
+        self.observer = Observer(self.store, self.parser, self.fleet)
 
 
 REELS, HOME = Key("ExpertModel", "n", "reels"), Key("FoundationModel", "n", "home-fm")
@@ -235,17 +235,17 @@ def test_a_parsed_model_is_shared_until_it_changes_and_goes_with_its_object() ->
     third = memory.observer.expert(REELS)
     assert third is not None
     assert third.observed.model.spec.suspend
-    parsed = len(memory.models)
+    parsed = len(memory.parser)
     memory.store.remove("ExpertModel", "n", "reels", "reels")
     memory.store.remove("ModelVersion", "n", "fm-home-fm-v1", "fm-home-fm-v1")
-    assert len(memory.models) == parsed - 2
+    assert len(memory.parser) == parsed - 2
 
 
 def test_no_more_models_stay_parsed_than_there_is_room_for() -> None:
-    memory = Memory(kept=3)
+    memory = Memory(room=3)
     for number in range(10):
         memory.store.put("ExpertModel", expert(f"expert-{number}"))
-    assert len(memory.models) == 3
+    assert len(memory.parser) == 3
     snapshot = memory.observer.expert(Key("ExpertModel", "n", "expert-0"))
     assert snapshot is not None
     assert snapshot.observed.model.metadata.name == "expert-0"

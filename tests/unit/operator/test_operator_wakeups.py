@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from recast_api.resources import ExpertModel, FoundationModel
 from recast_operator.fleet import Fleet
 from recast_operator.keys import Key
-from recast_operator.models import Models
+from recast_operator.parsing import Parser
 from recast_operator.planning.projections import fleet_member, foundation_view
 from recast_operator.store import Store
 from recast_operator.wakeups import Wakeups
@@ -27,7 +27,7 @@ class Woken:
     def __init__(self, *objects: Object) -> None:
         self.keys: set[str] = set()
         self.fleet = Fleet()
-        self.store = Store(Wakeups(Models(), self.fleet, self._wake).changed)
+        self.store = Store(Wakeups(Parser(), self.fleet, self._wake).changed)
         for raw in objects:
             self.put(raw)
 

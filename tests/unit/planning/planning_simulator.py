@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from recast_api import names
+from recast_api.reading import Doubt
 from recast_api.resources import (
     ExpertModel,
     FoundationModel,
@@ -25,6 +26,7 @@ from recast_api.resources import (
 from recast_api.resources.version import Baseline, TrainingRunRef
 from recast_api.run import TerminationMessage, TrainingRun
 from recast_operator.adapters.promql import promql
+from recast_operator.children.record import condense, read
 from recast_operator.planning.expert import plan_expert
 from recast_operator.planning.foundation import plan_foundation
 from recast_operator.planning.plan import Event, Plan
@@ -84,6 +86,11 @@ def expert(name: str, *, replicas: int = 4, **spec: Any) -> ExpertModel:
     }
     meta = {"name": name, "namespace": "demo", "uid": f"uid-{name}", "generation": 1, "resourceVersion": "1"}
     return ExpertModel.model_validate({"metadata": meta, "spec": base | spec})
+
+
+def owner_uid(body: dict[str, Any]) -> str:
+    owners = condense(body)["metadata"]["ownerReferences"]
+    return next((str(entry["uid"]) for entry in owners if entry.get("controller")), "")
 
 
 @dataclass
@@ -156,6 +163,8 @@ class Cluster:
         self.prometheus_error = ""
         """What Prometheus says instead of an answer."""
         self.writes = 0
+        self.doubts: dict[str, tuple[Doubt, ...]] = {}
+        """By model: what of it this operator does not understand."""
 
     # ---- what people do
 
@@ -228,9 +237,9 @@ class Cluster:
             runs=tuple(job.observed for job in self.jobs.values() if job.observed.owner_uid == uid),
             deployments=tuple(self._deployment(name) for name in self.deployments if self._owner(name) == uid),
             services=tuple(
-                ObservedService(name, uid, body["metadata"]["annotations"][names.ANNOTATION_TEMPLATE_HASH])
+                ObservedService(name, uid, record.template_hash, record)
                 for name, body in self.services.items()
-                if body["metadata"]["ownerReferences"][0]["uid"] == uid
+                if owner_uid(body) == uid and (record := read(body))
             ),
             revisions_with_pods=frozenset(
                 name.rsplit("-", 1)[1]
@@ -243,11 +252,11 @@ class Cluster:
         return [name for name, until in self.draining if until > self.now]
 
     def _owner(self, name: str) -> str:
-        return str(self.deployments[name].body["metadata"]["ownerReferences"][0]["uid"])
+        return owner_uid(self.deployments[name].body)
 
     def _deployment(self, name: str) -> ObservedDeployment:
         found = self.deployments[name]
-        meta, ready = found.body["metadata"], self.ready(name)
+        meta, ready, record = found.body["metadata"], self.ready(name), read(found.body)
         pull = "ImagePullBackOff" if found.image in self.unpullable else ""
         pods = tuple(
             ObservedPod(
@@ -262,13 +271,14 @@ class Cluster:
         return ObservedDeployment(
             name=name,
             owner_uid=self._owner(name),
-            template_hash=meta["annotations"][names.ANNOTATION_TEMPLATE_HASH],
+            template_hash=record.template_hash,
             lineage=int(meta["labels"].get(names.LABEL_LINEAGE, 0)),
             revision=meta["labels"].get(names.LABEL_REVISION, ""),
             replicas=found.body["spec"]["replicas"],
             ready=ready,
             updated=len(found.pods),
             pods=pods,
+            record=record,
         )
 
     def observe_foundation(self, name: str) -> ObservedFoundation:
@@ -277,6 +287,7 @@ class Cluster:
             model=model,
             versions=self._seen(name),
             children=self._children(model.metadata.uid),
+            doubts=self.doubts.get(name, ()),
             experts=tuple(self._member(entry) for entry in self.models.values() if isinstance(entry, ExpertModel)),
         )
 
@@ -286,6 +297,7 @@ class Cluster:
             model=model,
             versions=self._seen(name),
             children=self._children(model.metadata.uid),
+            doubts=self.doubts.get(name, ()),
             foundations={
                 entry.metadata.name: foundation_view(entry, name)
                 for entry in self.models.values()
@@ -380,7 +392,7 @@ class Cluster:
             status = type(model.status).model_validate(plan.status.wire())  # the round trip through JSON must keep it
             assert status == plan.status
             actions.append(lambda: self._put(name, status=status))
-        actions += [lambda body=body: self._apply(body) for body in plan.apply]
+        actions += [lambda entry=entry: self._apply(entry.body) for entry in plan.apply]
         actions += [lambda entry=entry: self._scale(entry.name, entry.replicas) for entry in plan.scales]
         if plan.submit is not None:
             submit = plan.submit

@@ -95,7 +95,9 @@ def test_a_foundation_image_that_cannot_be_pulled_keeps_the_candidate_waiting() 
     cluster = serving()
     cluster.edit("home-fm", data=DATA_2)
     cluster.until(lambda c: "fm-home-fm-l2" in c.deployments)
-    cluster.deployments["fm-home-fm-l2"].body["spec"]["template"]["spec"]["containers"][0]["image"] = "nowhere:1"
+    candidate = cluster.deployments["fm-home-fm-l2"].body
+    candidate["spec"]["template"]["spec"]["containers"][0]["image"] = "nowhere:1"
+    del candidate["metadata"]["annotations"]["recast.dev/last-applied"]  # as if it had been applied with that image
     cluster.unpullable.add("nowhere:1")
     cluster.run(30)
     assert cluster.condition("home-fm", "Ready").reason == "ImagePullBackOff"

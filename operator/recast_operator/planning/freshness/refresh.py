@@ -12,6 +12,7 @@ from recast_api.resources.expert import RefreshStatus
 from recast_operator.planning.clock import not_ahead, stamp
 from recast_operator.planning.freshness.policies import Freshness, Violation, evaluate
 from recast_operator.planning.freshness.target import FoundationTarget
+from recast_operator.planning.holds import held
 from recast_operator.planning.snapshot import ObservedExpert
 from recast_operator.planning.training import known
 from recast_operator.planning.training.inputs import TrainingInputs, expert_inputs, spec_part
@@ -65,6 +66,7 @@ def _freshness(inputs: RefreshInputs) -> Freshness:
     model, basis = inputs.observed.model, _basis(inputs)
     made = verdict.by_number(inputs.training_inputs.judged, basis.number) if basis else None
     run = made.version.spec.run if made else None
+    incomparable = {"SpecChange"} if held(inputs.observed.doubts, "Training") else set()
     return Freshness(
         model=model.metadata.name,
         version=basis.number if basis else None,
@@ -72,7 +74,7 @@ def _freshness(inputs: RefreshInputs) -> Freshness:
         target=inputs.target.pin,
         trained_spec=spec_part(run.inputs_hash) if run else "",
         wanted_spec=spec_part(inputs.training_inputs.wanted or expert_inputs(model.spec, "")),
-        policies=frozenset(model.spec.refresh.triggers),
+        policies=frozenset(model.spec.refresh.triggers) - incomparable,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from recast_api.resources import CanaryStatus, ExpertModelStatus, FailedRevision, RevisionStatus
 from recast_api.resources.expert import ExpertSummary
 from recast_operator.children.labels import EXPERT_SERVER
+from recast_operator.planning import holds
 from recast_operator.planning.facts import ExpertFacts
 from recast_operator.planning.status import messages, training
 from recast_operator.planning.status.conditions import ConditionUpdate, State, merge
@@ -183,6 +184,9 @@ def _reconciling(facts: ExpertFacts) -> ConditionUpdate:
 
 
 def _stalled(facts: ExpertFacts) -> ConditionUpdate:
+    unclear = holds.stalled(facts.observed.doubts)
+    if unclear is not None:
+        return unclear
     foundation = _foundation_fact(facts)
     if foundation is not None and foundation[0] in BROKEN_REFERENCE:
         return ConditionUpdate("Stalled", "True", *foundation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from recast_api.resources import FoundationModelStatus
 from recast_api.resources.foundation import FoundationSummary, FoundationVersionRef
+from recast_operator.planning import holds
 from recast_operator.planning.facts import FoundationFacts
 from recast_operator.planning.fleet.lineages import lineage_deployment, server_ready
 from recast_operator.planning.fleet.members import reads, unreadable
@@ -123,6 +124,9 @@ def _reconciling(facts: FoundationFacts) -> ConditionUpdate:
 
 def _stalled(facts: FoundationFacts) -> ConditionUpdate:
     """What a person must act on, the gravest first."""
+    unclear = holds.stalled(facts.observed.doubts)
+    if unclear is not None:
+        return unclear
     observed, lead = facts.observed, facts.lead
     if facts.model.metadata.deletion_timestamp is not None and facts.users:
         return ConditionUpdate("Stalled", "True", "InUse", messages.pinned(facts.model.metadata.name, facts.users))

@@ -77,7 +77,7 @@ def _land(inputs: TrainingInputs, state: TrainingState) -> TrainingState:
         return state
     if landed.version.spec.run is None:
         seen = inputs.observed_run(run)
-        gone = (Deletion("Job", seen.name),) if seen is not None and not seen.ended else ()
+        gone = (Deletion("Job", seen.name, "its run has ended"),) if seen is not None and not seen.ended else ()
         return replace(state, run=None, deletions=gone).with_event(
             "Warning", "RunCancelled", f"run {run.number} is taken back: v{run.number} was landed by somebody else"
         )
@@ -117,7 +117,8 @@ def _active(inputs: TrainingInputs, state: TrainingState, run: RunStatus, seen: 
         return replace(state, note=f"run {run.number}, attempt {run.attempt} is training")
     if not found.image or not _outdated(inputs, run):
         return replace(state, note=found.message, note_reason=found.reason)
-    cancelled = replace(state, run=None, deletions=(Deletion("Job", seen.name),), note="the spec has changed")
+    gone = Deletion("Job", seen.name, "it never started, and the spec has changed")
+    cancelled = replace(state, run=None, deletions=(gone,), note="the spec has changed")
     return cancelled.with_event(
         "Normal", "RunCancelled", f"run {run.number} never started ({found.message}); the spec has changed"
     )

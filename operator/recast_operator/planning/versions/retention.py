@@ -7,7 +7,8 @@ from datetime import datetime
 
 from recast_api.resources import Condition, ModelVersionStatus
 from recast_api.resources.version import VersionSummary
-from recast_operator.planning.plan import Object, VersionWrite
+from recast_operator.children.labels import Object
+from recast_operator.planning.plan import VersionWrite
 from recast_operator.planning.status.conditions import ConditionUpdate, find, merge
 from recast_operator.planning.versions.gates import quality
 from recast_operator.planning.versions.verdict import ACCEPTED, Judged, events
