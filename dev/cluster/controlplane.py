@@ -72,7 +72,7 @@ class ControlPlane:
             f"--tls-private-key-file={pki}/apiserver.key",
             "--authorization-mode=RBAC",
             "--allow-privileged",
-            "--service-cluster-ip-range=10.0.0.0/24",
+            "--service-cluster-ip-range=10.0.0.0/16",
             "--endpoint-reconciler-type=none",
             *([] if self._with_controllers else ["--disable-admission-plugins=ServiceAccount"]),
             "--service-account-issuer=https://kubernetes.default.svc",
@@ -135,6 +135,10 @@ class ControlPlane:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    def process(self, name: str) -> subprocess.Popen[bytes]:
+        """A running part, such as ``kube-apiserver``: for tests that hold it up."""
+        return self._processes[name]
 
     def stop_apiserver(self) -> None:
         """An outage of the apiserver; :meth:`start` ends it."""

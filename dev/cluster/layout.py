@@ -1,5 +1,8 @@
 """What one cluster is: its folders, its addresses, its name. Pure but for reading the routes that are already there.
 
+Services have a /16, of the range that carriers and clusters keep for themselves (RFC 6598): an expert has a Service,
+and one more for each of its training runs that is not cleaned up yet, so that a fleet soon fills a /24.
+
 Two checkouts may each run a cluster. The number that tells them apart comes from the path of the state folder; it picks
 the subnets, and moves on where one of them is taken.
 """
@@ -16,6 +19,7 @@ from pathlib import Path
 NODE = "node-1"
 API_PORT = 6443
 PROMETHEUS_PORT = 9090
+SLOTS = 64
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class ClusterLayout:
     state: Path
     id: str
     slot: int
+    services: str
+    """The Services' subnet."""
 
     @property
     def host_ip(self) -> str:
@@ -42,19 +48,14 @@ class ClusterLayout:
         return f"10.214.{self.slot}.0/24"
 
     @property
-    def services(self) -> str:
-        """The Services' subnet."""
-        return f"10.215.{self.slot}.0/24"
-
-    @property
     def dns_ip(self) -> str:
         """The ClusterIP of cluster DNS."""
-        return f"10.215.{self.slot}.10"
+        return str(ipaddress.IPv4Network(self.services)[10])
 
     @property
     def api_ip(self) -> str:
         """The ClusterIP of the apiserver."""
-        return f"10.215.{self.slot}.1"
+        return str(ipaddress.IPv4Network(self.services)[1])
 
     @property
     def server(self) -> str:
@@ -93,9 +94,8 @@ class ClusterLayout:
 
 
 def _taken() -> list[ipaddress.IPv4Network]:
-    routes = json.loads(
-        subprocess.run(["ip", "-json", "route"], capture_output=True, text=True, check=True).stdout or "[]"
-    )
+    command = ["ip", "-4", "-json", "route", "show", "table", "all"]
+    routes = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout or "[]")
     named = [route["dst"] for route in routes if route["dst"] != "default"]
     return [ipaddress.IPv4Network(name, strict=False) for name in named]
 
@@ -110,15 +110,20 @@ def load(state: Path) -> ClusterLayout:
     chosen = state / "layout.json"
     if chosen.exists():
         known = json.loads(chosen.read_text())
-        return ClusterLayout(state=state, id=known["id"], slot=known["slot"])
+        # What an earlier checkout has chosen stays: the addresses stand in the cluster's certificates and Services.
+        services = known.get("services", f"10.215.{known['slot']}.0/24")
+        return ClusterLayout(state=state, id=known["id"], slot=known["slot"], services=services)
     own = identity(state)
     taken = _taken()
-    for offset in range(256):
-        layout = ClusterLayout(state=state, id=own, slot=(int(own, 16) + offset) % 256)
+    for offset in range(SLOTS):
+        slot = (int(own, 16) + offset) % SLOTS
+        layout = ClusterLayout(state=state, id=own, slot=slot, services=f"100.{64 + slot}.0.0/16")
         nets = [ipaddress.IPv4Network(net) for net in (f"{layout.host_ip}/32", layout.pods, layout.services)]
         if not any(net.overlaps(other) for net in nets for other in taken):
             state.mkdir(parents=True, exist_ok=True)
-            chosen.write_text(json.dumps({"id": layout.id, "slot": layout.slot}))
+            chosen.write_text(json.dumps({"id": layout.id, "slot": layout.slot, "services": layout.services}))
             (state / "id").write_text(layout.id + "\n")
             return layout
-    raise RuntimeError("no free subnets in 10.213.0.0/16, 10.214.0.0/16 and 10.215.0.0/16: see `ip route`")
+    raise RuntimeError(
+        "no free subnets in 10.213.0.0/16, 10.214.0.0/16 and 100.64.0.0/10: see `ip route show table all`"
+    )

@@ -1,55 +1,50 @@
 """One pass over one model: observe, plan, execute.
 
-The plan is a value; here it is carried out, in the one order that survives a crash between any two writes:
-finalizers and verdicts, then the status (with the observed ``resourceVersion``: it fails when somebody wrote first, and
-then nothing has happened), then children, scales, the training run and deletions, which all follow from that status and
-which the next pass would derive from it again; events last.
+The plan is a value; here it is carried out, in the one order that survives a crash between any two writes: a look at
+the names that are to be taken, finalizers and verdicts, then the status (bound to the snapshot: it fails when somebody
+wrote first, and then nothing has happened), then children, scales, the training run and deletions, which all follow
+from that status and which the next pass would derive from it again. Events are handed over with the write they tell of.
 
-Errors by kind: a :class:`Conflict` or :class:`Transient` ends the pass and is tried again with back-off. An
-:class:`Invalid` or :class:`Blocked` is said in the condition ``Stalled`` too, since a person must act.
+Errors by kind: a :class:`Conflict` or :class:`Transient` ends the pass and is tried again with back-off. What a person
+must act on is said in the condition ``Stalled`` too, with a reason of ours: ``InvalidRequest`` and ``BlockedRequest``
+where the apiserver or a taken name refuses a write, ``InternalError`` where planning itself failed. It is taken back
+by the first pass that gets through.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from recast_api.names import FIELD_MANAGER
-from recast_api.reading import preserved
-from recast_api.resources import API_VERSION, Condition, ExpertModelStatus, FoundationModelStatus
-from recast_operator.adapters.child_apply import apply_child
-from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound, OutsideError
-from recast_operator.adapters.kube import BY_KIND, DEPLOYMENTS, EVENTS, JOBS, VERSIONS, Kube, Resource
-from recast_operator.metrics import Metrics
-from recast_operator.observe import Key, Observer
+from recast_api.resources import Condition, ExpertModelStatus, FoundationModelStatus
+from recast_operator.adapters.errors import Blocked, Invalid, NotFound, OutsideError
+from recast_operator.adapters.kube import BY_KIND, VERSIONS
+from recast_operator.events import EventQueue
+from recast_operator.keys import Key
+from recast_operator.observe import Observer, Snapshot
+from recast_operator.planning.clock import stamp
 from recast_operator.planning.expert import plan_expert
 from recast_operator.planning.foundation import plan_foundation
-from recast_operator.planning.plan import Event, Plan, SubmitRun, VersionWrite
+from recast_operator.planning.plan import Event, Plan
 from recast_operator.planning.rollout import analysis
 from recast_operator.planning.rollout.questions import Answer, Question
 from recast_operator.planning.snapshot import ObservedExpert, ObservedFoundation
-from recast_operator.store import Object, Store
+from recast_operator.planning.status.conditions import find
+from recast_operator.writes import Outside, Writer
 
 logger = logging.getLogger(__name__)
 
 StatusT = TypeVar("StatusT", FoundationModelStatus, ExpertModelStatus)
-T = TypeVar("T")
 
 STALLED = "Stalled"
-OUR_REASONS = ("InvalidRequest", "BlockedRequest")
+INTERNAL_ERROR = "InternalError"
+OUR_REASONS = ("InvalidRequest", "BlockedRequest", INTERNAL_ERROR)
 """Reasons of ``Stalled`` that are given here; others are planning's."""
-NOTE_LIMIT = 1024
-
-
-class Submits(Protocol):
-    """Submits training runs; see :class:`recast_operator.adapters.torchx.Launcher`."""
-
-    async def submit(self, namespace: str, request: SubmitRun) -> str:
-        """Create or adopt the Job of one attempt."""
-        ...
+MESSAGE_LIMIT = 1024
 
 
 class Answers(Protocol):
@@ -60,12 +55,10 @@ class Answers(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Why a plan could not be carried out, for the condition."""
+class InternalError(OutsideError):
+    """Planning failed on what it observed: a mistake of this operator, on one model."""
 
-    reason: str
-    message: str
+    kind = INTERNAL_ERROR
 
 
 class Controller:
@@ -73,250 +66,184 @@ class Controller:
 
     def __init__(
         self,
-        store: Store,
-        kube: Kube,
-        launcher: Submits,
+        observer: Observer,
+        outside: Outside,
         prometheus: Answers,
-        metrics: Metrics,
+        events: EventQueue,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._store = store
-        self._observer = Observer(store)
-        self._kube = kube
-        self._launcher = launcher
+        self._observer = observer
+        self._outside = outside
         self._prometheus = prometheus
-        self._metrics = metrics
+        self._events = events
         self._clock = clock
-        self._problems: dict[Key, Problem] = {}
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass. Seconds until time alone may change the plan; None: until an event or the resync.
 
         Raises :class:`OutsideError` where the pass could not be finished.
         """
-        await self._settle(key.namespace)
-        try:
-            requeue = await self._pass(key)
-        except (Invalid, Blocked) as error:
-            self._problems[key] = Problem(f"{error.kind}Request", str(error)[:NOTE_LIMIT])
-            raise
-        if self._problems.pop(key, None) is not None:
-            return 0.0  # the condition still says so: take it back
-        return requeue
-
-    async def _pass(self, key: Key) -> float | None:
+        await self._settle(key)
         if key.kind == "FoundationModel":
             foundation = self._observer.foundation(key)
             return None if foundation is None else await self._foundation(key, foundation)
         expert = self._observer.expert(key)
         return None if expert is None else await self._expert(key, expert)
 
-    async def _foundation(self, key: Key, observed: ObservedFoundation) -> float | None:
-        now = self._clock()
-        plan = plan_foundation(observed, now)
+    async def _foundation(self, key: Key, snapshot: Snapshot[ObservedFoundation]) -> float | None:
+        observed, now = snapshot.observed, self._clock()
+        run = self._begin(key, observed.model.status, snapshot, now)
+        plan = await run.plan(lambda: plan_foundation(observed, now))
         if plan.confirm:
             absent = await self._absent(key.namespace, plan.confirm)
             again = self._observer.foundation(key)
             if again is None:
                 return None
-            observed = replace(again, absent_versions=absent)
-            plan = plan_foundation(observed, now)
-        return await self._execute(key, observed.model.status, plan)
+            confirmed = replace(again.observed, absent_versions=absent)
+            run = self._begin(key, confirmed.model.status, again, now)
+            plan = await run.plan(lambda: plan_foundation(confirmed, now))
+        return await run.execute(plan)
 
-    async def _expert(self, key: Key, observed: ObservedExpert) -> float | None:
-        now = self._clock()
+    async def _expert(self, key: Key, snapshot: Snapshot[ObservedExpert]) -> float | None:
+        observed, now = snapshot.observed, self._clock()
         if questions := analysis.questions(observed, now):
             observed = replace(observed, answers=await self._prometheus.answers(questions, now))
-        plan = plan_expert(observed, now)
+        run = self._begin(key, observed.model.status, snapshot, now)
+        plan = await run.plan(lambda: plan_expert(observed, now))
         if plan.confirm:
             absent = await self._absent(key.namespace, plan.confirm)
             again = self._observer.expert(key)
             if again is None:
                 return None
-            observed = replace(again, answers=observed.answers, absent_versions=absent)
-            plan = plan_expert(observed, now)
-        return await self._execute(key, observed.model.status, plan)
+            confirmed = replace(again.observed, answers=observed.answers, absent_versions=absent)
+            run = self._begin(key, confirmed.model.status, again, now)
+            plan = await run.plan(lambda: plan_expert(confirmed, now))
+        return await run.execute(plan)
 
     async def _absent(self, namespace: str, wanted: tuple[str, ...]) -> frozenset[str]:
         """Read these ModelVersions into the store; the names of those that are not there."""
         absent = set()
         for name in wanted:
             try:
-                self._store.put(VERSIONS.kind, await self._kube.get(VERSIONS, namespace, name))
+                self._outside.store.put(VERSIONS.kind, await self._outside.kube.get(VERSIONS, namespace, name))
             except NotFound:
                 absent.add(name)
         return frozenset(absent)
 
-    async def _execute(self, key: Key, before: StatusT, plan: Plan[StatusT]) -> float | None:
-        if plan.finalizers is not None:
-            await self._write_finalizers(key, plan.finalizers)
-        for version in plan.versions:
-            await self._write_version(key.namespace, version)
-        status = self._with_problem(key, before, plan.status)
-        if status != before:
-            await self._write_status(key, status)
-        for child in plan.apply:
-            logger.info("%s: apply %s %s: %s", key, child.body["kind"], child.body["metadata"]["name"], child.why)
-            await self._apply(child.body)
-        for scale in plan.scales:
-            logger.info("%s: scale Deployment %s: %s", key, scale.name, scale.why)
-            await self._guard(
-                DEPLOYMENTS, key.namespace, scale.name, self._kube.scale(key.namespace, scale.name, scale.replicas)
+    def _begin(self, key: Key, status: StatusT, snapshot: Snapshot[Any], now: datetime) -> Pass[StatusT]:
+        return Pass(status, Writer(key, snapshot.objects, self._outside), self._events, now)
+
+    async def _settle(self, key: Key) -> None:
+        """Read again what a failed write of this model left in doubt. Other models go on meanwhile."""
+        for address in self._outside.doubts.of(key):
+            try:
+                found = await self._outside.kube.get(BY_KIND[address.kind], address.namespace, address.name)
+            except NotFound:
+                known = self._outside.store.get(*address)
+                if known is not None:
+                    self._outside.store.remove(*address, known.uid)
+            except OutsideError as error:
+                self._outside.metrics.doubt_failed(address.kind)
+                logger.warning("%s waits until %s can be read, whose last write has no known outcome", key, address)
+                raise error
+            else:
+                self._outside.store.put(address.kind, found)
+            self._outside.doubts.settled(key, address)
+
+
+class Pass(Generic[StatusT]):
+    """Carries out one plan, and knows which status stands in the cluster meanwhile."""
+
+    def __init__(self, before: StatusT, writer: Writer, events: EventQueue, now: datetime) -> None:
+        self._status: StatusT = before
+        self._writer = writer
+        self._events = events
+        self._now = now
+
+    async def plan(self, plan: Callable[[], Plan[StatusT]]) -> Plan[StatusT]:
+        """Make the plan. Raises :class:`InternalError`, and has said so in the status, where planning failed."""
+        try:
+            return plan()
+        except Exception as error:
+            logger.exception("%s: planning failed", self._writer.key)
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{where.filename.rpartition('recast_operator/')[2]}:{where.lineno} ({where.name})"
+            failed = InternalError(
+                f"{type(error).__name__} in {place}: {str(error)[:300]}; nothing was changed. "
+                "Correct what it is about, or report it with the operator's log"
             )
-            await self._read(DEPLOYMENTS, key.namespace, scale.name)
-        if plan.submit is not None:
-            await self._submit(key.namespace, plan.submit)
-        for deletion in plan.deletions:
-            logger.info("%s: delete %s %s: %s", key, deletion.kind, deletion.name, deletion.why)
-            await self._delete(BY_KIND[deletion.kind], key.namespace, deletion.name)
-        for event in plan.events:
-            await self._tell(key, event)
+            await self._stall(INTERNAL_ERROR, str(failed))
+            raise failed from error
+
+    async def execute(self, plan: Plan[StatusT]) -> float | None:
+        """Carry the plan out. What a person must act on stands in the status by the time that this raises."""
+        try:
+            await self._writer.look(plan.apply)
+            await self._execute(plan)
+        except (Invalid, Blocked) as error:
+            await self._stall(f"{error.kind}Request", str(error))
+            raise
         return plan.requeue_after
 
-    def _with_problem(self, key: Key, before: StatusT, status: StatusT) -> StatusT:
-        problem = self._problems.get(key)
-        others: list[Condition] = [
-            item
-            for item in status.conditions
-            if item.type != STALLED or (problem is None and item.reason not in OUR_REASONS)
-        ]
-        if problem is None:
-            return status.model_copy(update={"conditions": others})
-        old = next((item for item in before.conditions if item.type == STALLED and item.status == "True"), None)
+    async def _execute(self, plan: Plan[StatusT]) -> None:
+        writer, stalled = self._writer, _ours(self._status)
+        if plan.finalizers is not None:
+            await writer.finalizers(plan.finalizers)
+        for version in plan.versions:
+            await writer.version(version)
+            self._tell(version.events)
+        # Until this pass has got through, what stopped the last one is still so.
+        if await self._write(_with(plan.status, stalled) if stalled is not None else plan.status):
+            self._tell(plan.events)
+        for child in plan.apply:
+            await writer.apply(child)
+        for scale in plan.scales:
+            await writer.scale(scale)
+        if plan.submit is not None:
+            await writer.submit(plan.submit)
+        for deletion in plan.deletions:
+            await writer.delete(deletion)
+        await self._write(plan.status)
+
+    async def _write(self, status: StatusT) -> bool:
+        """Whether there was anything to write."""
+        if status == self._status:
+            return False
+        await self._writer.status(status)
+        self._status = status
+        return True
+
+    async def _stall(self, reason: str, message: str) -> None:
+        """Say on top of the status as it stands that nothing goes on; all else in it stays true."""
+        old, message = find(self._status.conditions, STALLED), message[:MESSAGE_LIMIT]
+        since = old.last_transition_time if old is not None and old.status == "True" else stamp(self._now)
         condition = Condition(
             type=STALLED,
             status="True",
-            reason=problem.reason,
-            message=problem.message,
-            last_transition_time=(
-                old.last_transition_time if old else self._clock().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            ),
-            observed_generation=status.observed_generation,
+            reason=reason,
+            message=message,
+            last_transition_time=since,
+            observed_generation=self._writer.generation,
         )
-        return status.model_copy(update={"conditions": [*others, condition]})
+        told = old is not None and (old.status, old.reason) == ("True", reason)
+        await self._write(_with(self._status, condition))
+        if not told:
+            self._tell([Event("Warning", reason, message)])
 
-    async def _settle(self, namespace: str) -> None:
-        """Read again what a failed write left in doubt."""
-        for address in self._store.doubts(namespace):
-            kind, _, name = address
-            try:
-                found = await self._kube.get(BY_KIND[kind], namespace, name)
-            except NotFound:
-                self._store.settle(address, None)
-            else:
-                self._store.settle(address, found)
+    def _tell(self, events: Iterable[Event]) -> None:
+        self._events.add(self._writer.key, self._writer.uid, events)
 
-    async def _guard(self, resource: Resource, namespace: str, name: str, write: Awaitable[T]) -> T:
-        """Await a write; if anything goes wrong, its object is read before the next plan."""
-        try:
-            return await write
-        except BaseException:
-            self._store.doubt(resource.kind, namespace, name)
-            raise
 
-    async def _read(self, resource: Resource, namespace: str, name: str) -> None:
-        try:
-            found = await self._guard(resource, namespace, name, self._kube.get(resource, namespace, name))
-        except NotFound:
-            return
-        self._store.put(resource.kind, found)
+def _ours(status: FoundationModelStatus | ExpertModelStatus) -> Condition | None:
+    """The condition ``Stalled``, where it is one that was given here."""
+    found = find(status.conditions, STALLED)
+    return found if found is not None and found.reason in OUR_REASONS else None
 
-    def _known(self, key: Key) -> Object:
-        raw = self._store.get(*key)
-        if raw is None:
-            raise Conflict(f"{key} went while it was planned")
-        return raw
 
-    async def _write_finalizers(self, key: Key, finalizers: tuple[str, ...]) -> None:
-        raw = self._known(key)
-        if tuple(raw["metadata"].get("finalizers") or ()) == finalizers:
-            return
-        metadata = {"resourceVersion": raw["metadata"]["resourceVersion"], "finalizers": list(finalizers)}
-        await self._merge(BY_KIND[key.kind], key.namespace, key.name, {"metadata": metadata})
-
-    async def _merge(self, resource: Resource, namespace: str, name: str, body: Object) -> Object:
-        made = await self._guard(resource, namespace, name, self._kube.merge(resource, namespace, name, body))
-        self._store.put(resource.kind, made)
-        return made
-
-    async def _write_version(self, namespace: str, write: VersionWrite) -> None:
-        raw = self._store.get("ModelVersion", namespace, write.name)
-        if raw is None:
-            raise Conflict(f"ModelVersion {namespace}/{write.name} went while it was planned")
-        metadata: dict[str, Any] = {}
-        owners = raw["metadata"].get("ownerReferences") or []
-        if write.owner is not None and write.owner["uid"] not in {owner["uid"] for owner in owners}:
-            metadata["ownerReferences"] = [*owners, write.owner]
-        raw = {**raw, "metadata": {**raw["metadata"], "resourceVersion": write.resource_version}}
-        if metadata:
-            metadata["resourceVersion"] = write.resource_version
-            raw = await self._merge(VERSIONS, namespace, write.name, {"metadata": metadata})
-        if write.status is not None and raw.get("status") != (status := preserved(write.status, raw.get("status"))):
-            await self._replace_status(VERSIONS, raw, status)
-
-    async def _write_status(self, key: Key, status: FoundationModelStatus | ExpertModelStatus) -> None:
-        raw = self._known(key)
-        await self._replace_status(BY_KIND[key.kind], raw, preserved(status, raw.get("status")))
-
-    async def _replace_status(self, resource: Resource, raw: Object, status: Object) -> None:
-        metadata = raw["metadata"]
-        made = await self._guard(
-            resource, metadata["namespace"], metadata["name"], self._kube.replace_status(resource, raw, status)
-        )
-        self._store.put(resource.kind, made)
-        self._metrics.status_written(resource.kind)
-
-    async def _apply(self, child: Object) -> None:
-        resource, metadata = BY_KIND[child["kind"]], child["metadata"]
-        known = self._store.get(resource.kind, metadata["namespace"], metadata["name"])
-        mine = {owner["uid"] for owner in metadata.get("ownerReferences", [])}
-        if known is not None and not mine & {item["uid"] for item in known["metadata"].get("ownerReferences") or []}:
-            raise Blocked(
-                f'{resource.kind} "{metadata["name"]}" in namespace {metadata["namespace"]} exists and is not owned by '
-                "this model; delete it or rename the model"
-            )
-        made = await self._guard(resource, metadata["namespace"], metadata["name"], apply_child(self._kube, child))
-        self._store.put(resource.kind, made)
-
-    async def _submit(self, namespace: str, request: SubmitRun) -> None:
-        name = request.run.job_name
-        await self._guard(JOBS, namespace, name, self._launcher.submit(namespace, request))
-        await self._read(JOBS, namespace, name)
-
-    async def _delete(self, resource: Resource, namespace: str, name: str) -> None:
-        raw = self._store.get(resource.kind, namespace, name)
-        if raw is None:
-            return
-        uid = raw["metadata"]["uid"]
-        await self._guard(resource, namespace, name, self._kube.delete(resource, namespace, name, uid))
-        if raw["metadata"].get("finalizers"):
-            await self._read(resource, namespace, name)
-        else:
-            self._store.deleted(resource.kind, namespace, name, uid)
-
-    async def _tell(self, key: Key, event: Event) -> None:
-        """Post an event. A lost one is a loss of words only, and never ends a pass."""
-        raw = self._known(key)
-        body = {
-            "apiVersion": EVENTS.api_version,
-            "kind": EVENTS.kind,
-            "metadata": {"generateName": f"{key.name}-", "namespace": key.namespace},
-            "eventTime": self._clock().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-            "reportingController": "recast.dev/operator",
-            "reportingInstance": FIELD_MANAGER,
-            "action": "Reconcile",
-            "type": event.type,
-            "reason": event.reason,
-            "note": event.message[:NOTE_LIMIT],
-            "regarding": {
-                "apiVersion": API_VERSION,
-                "kind": key.kind,
-                "namespace": key.namespace,
-                "name": key.name,
-                "uid": raw["metadata"]["uid"],
-            },
-        }
-        try:
-            await self._kube.create(EVENTS, key.namespace, body)
-        except OutsideError as error:
-            logger.warning("%s: an event was lost: %s", key, error)
+def _with(status: StatusT, condition: Condition) -> StatusT:
+    """The same status with one condition replaced, in its place."""
+    conditions: list[Condition] = list(status.conditions)
+    if find(conditions, condition.type) is None:
+        conditions.append(condition)
+    conditions = [condition if item.type == condition.type else item for item in conditions]
+    return status.model_copy(update={"conditions": conditions})

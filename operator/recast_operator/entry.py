@@ -1,8 +1,4 @@
-"""The operator's process: command line, kopf's watches, and the wiring between them.
-
-kopf watches, and does nothing else: no change handlers, timers, daemons or finalizers, so that it never writes on an
-object. Its events go to :class:`recast_operator.runtime.Runtime`. This is the only module that knows kopf.
-"""
+"""The operator's process: command line, signals, and the wiring of :mod:`runtime` and :mod:`watches`."""
 
 from __future__ import annotations
 
@@ -11,21 +7,17 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import kopf
-
-from recast_operator.adapters.credentials import Credentials, from_kubeconfig, in_cluster
-from recast_operator.adapters.kube import CHILDREN, MODELS, HttpRequester, Kube, Resource
+from recast_operator.adapters.credentials import from_kubeconfig, in_cluster
+from recast_operator.adapters.kube import HttpRequester, Kube
 from recast_operator.liveness import serve
 from recast_operator.metrics import Metrics
-from recast_operator.runtime import Runtime, Settings, selector
+from recast_operator.runtime import Runtime, Settings
+from recast_operator.watches import Watches
 
 logger = logging.getLogger("recast_operator")
-
-WATCH_SECONDS = 300
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -43,61 +35,15 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--resync-seconds", type=float, default=300.0, help="list and look at everything this often")
     parser.add_argument("--heartbeat-seconds", type=float, default=10.0, help="ask the apiserver this often")
     parser.add_argument(
-        "--liveness-seconds", type=float, default=90.0, help="/healthz fails after this long without an event or a pass"
+        "--liveness-seconds", type=float, default=90.0, help="/healthz fails after so long without an answer or a pass"
     )
-    parser.add_argument("--workers", type=int, default=4, help="models that are reconciled at once")
+    parser.add_argument("--workers", type=int, default=16, help="models that are reconciled at once")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return parser.parse_args(argv)
 
 
-def kopf_settings() -> kopf.OperatorSettings:
-    """kopf as a watcher that notices dead connections and posts nothing."""
-    settings = kopf.OperatorSettings()
-    settings.posting.enabled = False
-    settings.peering.standalone = True
-    settings.scanning.disabled = True  # the kinds are known, and need not be discovered again
-    settings.networking.connect_timeout = 10
-    settings.networking.request_timeout = 30
-    settings.watching.connect_timeout = 10
-    settings.watching.server_timeout = WATCH_SECONDS
-    settings.watching.client_timeout = WATCH_SECONDS + 1
-    for resource in CHILDREN:
-        settings.watching.label_selectors[_address(resource)] = selector(resource)
-    return settings
-
-
-def kopf_registry(runtime: Runtime, credentials: Credentials) -> kopf.OperatorRegistry:
-    """One event handler a kind, and a login with the operator's own credentials."""
-    registry = kopf.OperatorRegistry()
-
-    @kopf.on.login(registry=registry)  # type: ignore[untyped-decorator]
-    def login(**_: Any) -> kopf.ConnectionInfo:
-        return kopf.ConnectionInfo(
-            server=credentials.server,
-            ca_data=credentials.ca,
-            insecure=credentials.insecure,
-            scheme="Bearer",
-            token=credentials.token(),
-            certificate_data=credentials.certificate,
-            private_key_data=credentials.key,
-        )
-
-    def watch(resource: Resource) -> None:
-        @kopf.on.event(*_address(resource), id=f"watch-{resource.plural}", registry=registry)  # type: ignore[untyped-decorator]
-        def notice(event: Any, **_: Any) -> None:
-            runtime.seen(resource.kind, event["type"], dict(event["object"]))
-
-    for resource in (*MODELS, *CHILDREN):
-        watch(resource)
-    return registry
-
-
-def _address(resource: Resource) -> tuple[str, str, str]:
-    return (resource.group, resource.version, resource.plural)
-
-
 async def run(options: argparse.Namespace) -> None:
-    """Work until a signal ends kopf."""
+    """Work until SIGTERM or SIGINT."""
     credentials = from_kubeconfig(options.kubeconfig, options.context) if options.kubeconfig else in_cluster()
     metrics = Metrics()
     requester = HttpRequester(credentials, metrics.api_called)
@@ -112,35 +58,29 @@ async def run(options: argparse.Namespace) -> None:
     runtime = Runtime(settings, Kube(requester), metrics)
     server = await serve(options.metrics_port, runtime.liveness, metrics)
     logger.info("serving %s, metrics and health on port %d", credentials.server, options.metrics_port)
+
+    async def work() -> None:
+        # A kind that is not there when kopf looks is not watched, so the definitions must be there before.
+        await runtime.start()
+        logger.info("the first listing is complete")
+        await Watches(runtime, credentials, take_signals).run()
+
+    task = asyncio.create_task(work(), name="work")
+
+    def take_signals() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+    take_signals()
     try:
-        # kopf looks once which kinds there are, so the definitions must be there before it starts.
-        if await _finished_before_signal(runtime.start()):
-            logger.info("the first listing is complete")
-            await kopf.operator(
-                registry=kopf_registry(runtime, credentials),
-                settings=kopf_settings(),
-                clusterwide=not options.namespace,
-                namespaces=options.namespace,
-                standalone=True,
-            )
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
     finally:
         await runtime.stop()
         await server.cleanup()
         await requester.close()
         logger.info("stopped")
-
-
-async def _finished_before_signal(work: Coroutine[Any, Any, None]) -> bool:
-    """Await ``work`` unless SIGTERM or SIGINT comes first, which then cancels it. Later kopf takes the signals over."""
-    task = asyncio.create_task(work, name="start")
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        return False
-    return True
 
 
 def main(argv: Sequence[str] | None = None) -> int:

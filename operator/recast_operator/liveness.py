@@ -1,14 +1,18 @@
 """Is the operator alive? Judged by what reached it and what it finished, never by the fact that it answers.
 
-Two ages count: of the last proof that the apiserver still speaks to us (a watch event, or a heartbeat's listing where
-nothing happens), and of work that is due and not done. ``/healthz`` fails when either is too old, so that Kubernetes
-restarts an operator whose connections are dead or whose workers hang. ``/readyz`` says whether the first listing is
-complete.
+``/healthz`` fails where a restart would help, and only there:
+
+- nothing comes through any more: neither a watch event nor an *answer* to a heartbeat, for too long. An apiserver that
+  refuses a heartbeat has answered; it is away, and a restart would not bring it back. One that leaves it without an
+  answer until its deadline has not: that is a dead connection.
+- the apiserver answers well, yet a pass does not end, or work is due and no pass is finished: a worker hangs.
+
+``/readyz`` says whether the first listing is complete.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from aiohttp import web
 
@@ -16,47 +20,59 @@ from recast_operator.metrics import Metrics
 
 
 class Liveness:
-    """The two ages, in seconds of ``clock``."""
+    """Ages in seconds of ``clock``."""
 
     def __init__(self, clock: Callable[[], float], limit_seconds: float, oldest_work: Callable[[], float]) -> None:
         self._clock = clock
         self._limit = limit_seconds
         self._oldest_work = oldest_work
         self._heard = clock()
+        self._answers = True
         self._progress = clock()
-        self._busy = 0
+        self._passes: dict[Hashable, float] = {}
         self.ready = False
 
     def heard(self) -> None:
-        """A watch event or a heartbeat's answer arrived."""
+        """A watch event arrived, or a heartbeat was answered as it should be."""
         self._heard = self._clock()
+        if not self._answers:
+            # What did not end while the apiserver was away gets its full time from now on.
+            self._answers, self._progress = True, self._heard
+            self._passes = dict.fromkeys(self._passes, self._heard)
 
-    def began(self) -> None:
+    def refused(self) -> None:
+        """A heartbeat was answered with an error, or the connection was refused: the apiserver is away, we are not."""
+        self._heard = self._clock()
+        self._answers = False
+
+    def began(self, key: Hashable) -> None:
         """A worker took a key."""
-        if self._busy == 0:
+        if not self._passes:
             self._progress = self._clock()
-        self._busy += 1
+        self._passes[key] = self._clock()
 
-    def finished(self) -> None:
+    def finished(self, key: Hashable) -> None:
         """A worker finished a pass, whatever came of it."""
-        self._busy -= 1
+        del self._passes[key]
         self._progress = self._clock()
 
     def silence(self) -> float:
         """Seconds since anything was heard."""
         return self._clock() - self._heard
 
-    def stuck(self) -> float:
-        """Seconds for which work waits, or is in hand, and none was finished; 0 where there is none."""
-        return self._clock() - self._progress if self._busy else self._oldest_work()
-
     def problems(self) -> list[str]:
         """What is wrong, in words; empty for a healthy operator."""
-        found = []
+        found, now = [], self._clock()
         if self.silence() > self._limit:
-            found.append(f"no watch event and no heartbeat for {self.silence():.0f}s (limit {self._limit:.0f}s)")
-        if self.stuck() > self._limit:
-            found.append(f"work is due and no pass was finished for {self.stuck():.0f}s (limit {self._limit:.0f}s)")
+            found.append(f"no watch event and no answer for {self.silence():.0f}s (limit {self._limit:.0f}s)")
+        if not self._answers:
+            return found
+        waited = now - self._progress if self._passes else self._oldest_work()
+        if waited > self._limit:
+            found.append(f"work is due and no pass was finished for {waited:.0f}s (limit {self._limit:.0f}s)")
+        key, began = min(self._passes.items(), key=lambda item: item[1], default=("", now))
+        if now - began > self._limit:
+            found.append(f"{key}: a pass has not ended for {now - began:.0f}s (limit {self._limit:.0f}s)")
         return found
 
 

@@ -26,7 +26,10 @@ class Metrics:
             "recast_operator_status_writes_total", "Statuses written.", ["kind"], registry=self.registry
         )
         self._api_calls = Counter(
-            "recast_operator_api_calls_total", "Requests to the apiserver.", ["verb", "code"], registry=self.registry
+            "recast_operator_api_calls_total",
+            "Requests to the apiserver.",
+            ["verb", "resource", "code"],
+            registry=self.registry,
         )
         self._watch_events = Counter(
             "recast_operator_watch_events_total", "Events from watches.", ["kind"], registry=self.registry
@@ -38,6 +41,37 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._events_lost = Counter(
+            "recast_operator_events_lost_total",
+            "Events that were never posted: no room in the queue, refused, failed, or left over at the end.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._doubts_failed = Counter(
+            "recast_operator_doubts_failed_total",
+            "Objects whose last write has no known outcome, and that could not be read either.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self._watches_ended = Counter(
+            "recast_operator_watches_ended_total",
+            "Watches that failed and were begun again.",
+            ["kind"],
+            registry=self.registry,
+        )
+
+    def event_lost(self, reason: str) -> None:
+        """One event was dropped: ``overflow``, ``shutdown``, or the kind of error that refused it."""
+        self._events_lost.labels(reason).inc()
+
+    def doubt_failed(self, kind: str) -> None:
+        """One object in doubt could not be read."""
+        self._doubts_failed.labels(kind).inc()
+
+    def watch_ended(self, kind: str) -> None:
+        """One watch ended with an error."""
+        self._watches_ended.labels(kind).inc()
+
     def pass_ended(self, kind: str, result: str, seconds: float) -> None:
         """One pass: ``success``, or the kind of error that ended it."""
         self._passes.labels(kind, result).observe(seconds)
@@ -46,17 +80,17 @@ class Metrics:
         """One status went to the apiserver."""
         self._status_writes.labels(kind).inc()
 
-    def api_called(self, verb: str, code: str) -> None:
-        """One request was answered with ``code``, or ended in ``error``."""
-        self._api_calls.labels(verb, code).inc()
+    def api_called(self, verb: str, resource: str, code: str) -> None:
+        """One request was answered with ``code``, or ended in ``error``; ``resource`` is ``pods``, ``jobs/status``."""
+        self._api_calls.labels(verb, resource, code).inc()
 
     def watch_event(self, kind: str) -> None:
         """One event was seen."""
         self._watch_events.labels(kind).inc()
 
-    def watch_missed(self, kind: str) -> None:
-        """A listing knew what the watch had not told."""
-        self._missed.labels(kind).inc()
+    def watch_missed(self, kind: str, count: int) -> None:
+        """A listing knew so many objects better than the watch."""
+        self._missed.labels(kind).inc(count)
 
     def gauge(self, name: str, documentation: str, value: Callable[[], float]) -> None:
         """A gauge that is read when it is scraped."""

@@ -1,13 +1,14 @@
-"""Models and versions from the apiserver's JSON, each parsed once and complained about once.
+"""Models and versions from the apiserver's JSON, each state of one parsed once and complained about once.
 
 Between :mod:`recast_operator.observe`, which asks for an object in every pass, and :mod:`recast_api.reading`, which
 says what of it this version understands. What cannot be read is remembered as well: it is not tried again, and not
-logged again, until the object changes.
+logged again, until the object changes. The memory is bounded, and what is known of an object goes with it.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -16,11 +17,13 @@ from pydantic import ValidationError
 from recast_api.reading import Reading, read
 from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 from recast_operator.adapters.errors import Invalid
-from recast_operator.children.labels import Object
+from recast_operator.store import Stored
 
 logger = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", FoundationModel, ExpertModel, ModelVersion)
+ROOM = 256
+"""A parsed model takes ten times the memory of its text; so many are asked for again before they change."""
 
 
 class Complaints:
@@ -44,24 +47,28 @@ class Complaints:
 
 
 class Parser:
-    """Remembers, by kind and UID, the newest state that it was asked for."""
+    """Remembers, by kind and UID, the state of each object that it was last asked for; of the last ``room`` objects."""
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, str], tuple[str, Reading[Any] | Invalid]] = {}
+    def __init__(self, room: int = ROOM) -> None:
+        self._room = room
+        self._known: OrderedDict[tuple[str, str], tuple[str, Reading[Any] | Invalid]] = OrderedDict()
         self._complaints = Complaints()
 
-    def read(self, kind: type[ModelT], raw: Object) -> Reading[ModelT]:
+    def read(self, kind: type[ModelT], entry: Stored) -> Reading[ModelT]:
         """The object as far as it is understood. Raises :class:`Invalid` for one that cannot be read."""
-        metadata = raw["metadata"]
-        identity, version = (kind.__name__, metadata["uid"]), metadata["resourceVersion"]
+        identity = (kind.__name__, entry.uid)
         known = self._known.get(identity)
-        if known is None or known[0] != version:
+        if known is None or known[0] != entry.resource_version:
+            raw = entry.raw()
             try:
                 found: Reading[ModelT] | Invalid = parsed_model(kind, raw)
             except Invalid as error:
                 found = error
-            known = self._known[identity] = (version, found)
+            known = self._known[identity] = (entry.resource_version, found)
             self._complaints.hear(identity, str(found) if isinstance(found, Invalid) else doubts_of(raw, found))
+        self._known.move_to_end(identity)
+        if len(self._known) > self._room:
+            self._known.popitem(last=False)
         if isinstance(known[1], Invalid):
             raise known[1]
         return cast("Reading[ModelT]", known[1])
@@ -70,6 +77,9 @@ class Parser:
         """Drop what was parsed of an object that is gone."""
         self._known.pop((kind, uid), None)
         self._complaints.forget((kind, uid))
+
+    def __len__(self) -> int:
+        return len(self._known)
 
 
 def parsed_model(kind: type[ModelT], raw: Mapping[str, Any]) -> Reading[ModelT]:

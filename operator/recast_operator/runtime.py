@@ -1,7 +1,7 @@
 """The operator without kopf: memory, queue, workers, heartbeat and resync, in one event loop.
 
-:mod:`recast_operator.entry` feeds watch events into :meth:`Runtime.seen`; everything else happens here. A lost event is
-not a lost change: every ``resync_seconds`` all objects are listed anew, and what the watches missed is counted.
+:mod:`recast_operator.watches` feeds events into :meth:`Runtime.seen`; everything else happens here. A lost event is not
+a lost change: every ``resync_seconds`` all objects are listed anew, and what the watches missed is counted.
 """
 
 from __future__ import annotations
@@ -9,26 +9,42 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from recast_api.names import LABEL_MANAGED_BY, MANAGED_BY
 from recast_operator.adapters.errors import OutsideError
-from recast_operator.adapters.kube import CHILDREN, FOUNDATIONS, MODELS, Kube, Resource
+from recast_operator.adapters.kube import FOUNDATIONS, Kube, Resource
 from recast_operator.adapters.prometheus import Prometheus
 from recast_operator.adapters.torchx import Launcher
+from recast_operator.compact import MODEL_KINDS
 from recast_operator.controller import Controller
+from recast_operator.events import EventQueue
+from recast_operator.fleet import Fleet
+from recast_operator.keys import Key
+from recast_operator.listing import Listing
 from recast_operator.liveness import Liveness
 from recast_operator.metrics import Metrics
-from recast_operator.observe import Key, Observer
-from recast_operator.queue import WorkQueue
-from recast_operator.store import Object, Store
+from recast_operator.observe import Observer
+from recast_operator.parsing import Parser
+from recast_operator.queue import Pace, WorkQueue
+from recast_operator.store import Doubts, Store
+from recast_operator.wakeups import Wakeups
+from recast_operator.writes import Outside
 
 logger = logging.getLogger(__name__)
 
-OURS = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 START_RETRY_SECONDS = 2.0
 SECOND_LISTING_SECONDS = 10.0
+HEARTBEAT_DEADLINE_SECONDS = 8.0
+"""Shorter than any other limit on a request: a heartbeat without an answer by then hangs."""
+FLUSH_SECONDS = 2.0
+
+PACES: Mapping[str, Pace] = {
+    # Each of a thousand experts may wake it at once.
+    "FoundationModel": Pace(urgent=True, interval_seconds=0.5),
+    "ExpertModel": Pace(interval_seconds=0.1),
+}
 
 
 @dataclass(frozen=True)
@@ -41,68 +57,83 @@ class Settings:
     resync_seconds: float = 300.0
     heartbeat_seconds: float = 10.0
     liveness_seconds: float = 90.0
-    workers: int = 4
-
-
-def selector(resource: Resource) -> str:
-    """The label selector by which a kind is listed and watched."""
-    return OURS if resource in CHILDREN else ""
+    workers: int = 16
+    """Passes at once. They wait for the apiserver most of their time."""
 
 
 class Runtime:
     """All parts, wired. Made inside the running event loop."""
 
     def __init__(self, settings: Settings, kube: Kube, metrics: Metrics) -> None:
-        self._settings = settings
-        self._kube = kube
-        self._metrics = metrics
-        self._store = Store(self._changed)
-        self._observer = Observer(self._store)
-        self._queue: WorkQueue[Key] = WorkQueue(time.monotonic)
+        self.settings = settings
+        self.kube = kube
+        self.metrics = metrics
+        self._queue: WorkQueue[Key] = WorkQueue(time.monotonic, lambda key: PACES[key.kind])
+        parser, fleet, doubts = Parser(), Fleet(), Doubts()
+        self._store = Store(Wakeups(parser, fleet, self._queue.add).changed)
+        self.listing = Listing(kube, self._store, self.scopes)
         self._launcher = Launcher(kube.requester)
         self._prometheus = Prometheus(settings.prometheus_url)
-        self._controller = Controller(self._store, kube, self._launcher, self._prometheus, metrics)
+        self._events = EventQueue(kube, metrics)
+        outside = Outside(self._store, doubts, kube, self._launcher, metrics)
+        self._controller = Controller(Observer(self._store, parser, fleet), outside, self._prometheus, self._events)
         self.liveness = Liveness(time.monotonic, settings.liveness_seconds, self._queue.oldest)
         metrics.gauge("recast_operator_queue_depth", "Models that are due and wait.", self._queue.depth)
         metrics.gauge("recast_operator_queue_oldest_seconds", "Age of the longest-waiting model.", self._queue.oldest)
-        metrics.gauge("recast_operator_silence_seconds", "Age of the last event or heartbeat.", self.liveness.silence)
+        metrics.gauge("recast_operator_silence_seconds", "Age of the last event or answer.", self.liveness.silence)
+        metrics.gauge("recast_operator_events_waiting", "Events that are not posted yet.", self._events.depth)
+        metrics.gauge("recast_operator_doubts", "Objects whose last write has no known outcome.", doubts.count)
         self._tasks: list[asyncio.Task[None]] = []
 
-    def seen(self, kind: str, event: str | None, raw: Object) -> None:
-        """A watch told of an object: ``DELETED``, or anything else for one that is there."""
+    @property
+    def scopes(self) -> tuple[str | None, ...]:
+        """The namespaces that are worked in; None stands for all."""
+        return self.settings.namespaces or (None,)
+
+    def seen(self, kind: str, event: str | None, raw: Mapping[str, Any]) -> None:
+        """A watch saw an object: ``DELETED``, or anything else for one that is there. On the event loop only."""
         self.liveness.heard()
-        self._metrics.watch_event(kind)
-        metadata = raw["metadata"]
+        self.metrics.watch_event(kind)
         if event == "DELETED":
+            metadata = raw["metadata"]
             self._store.remove(kind, metadata["namespace"], metadata["name"], metadata["uid"])
-            self._observer.forget(kind, metadata["uid"])
         else:
             self._store.put(kind, raw)
-
-    def _changed(self, kind: str, raw: Object) -> None:
-        for key in self._observer.concerned(kind, raw):
-            self._queue.add(key)
 
     async def start(self) -> None:
         """List everything, waiting for the apiserver and the definitions if need be; then begin to work."""
         self._spawn("heartbeat", self._heartbeat)
         while True:
             try:
-                await self._list_all(first=True)
+                await self.listing.everything()
                 break
             except OutsideError as error:
                 logger.warning("cannot list yet, are the CustomResourceDefinitions installed? %s", error)
                 await asyncio.sleep(START_RETRY_SECONDS)
         self.liveness.ready = True
         self._spawn("resync", self._resync)
-        for number in range(self._settings.workers):
+        self._spawn("events", self._events.run)
+        # One worker is for urgent keys alone, so that these never wait for a free one.
+        self._spawn("worker-urgent", lambda: self._work(urgent_only=True))
+        for number in range(self.settings.workers):
             self._spawn(f"worker-{number}", self._work)
+
+    async def served(self, resource: Resource) -> None:
+        """Wait until a kind is served (again), and list it. Returns once the memory has it."""
+        while True:
+            try:
+                await self.listing.kind(resource)
+                return
+            except OutsideError as error:
+                logger.warning("waiting for %s: %s", resource.plural, error)
+                await asyncio.sleep(START_RETRY_SECONDS)
 
     async def stop(self) -> None:
         """End all tasks. A pass that is cut off leaves nothing behind that the next start does not see."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._events.flush(FLUSH_SECONDS)
         self._launcher.close()
         await self._prometheus.close()
 
@@ -123,37 +154,37 @@ class Runtime:
 
     async def _heartbeat(self) -> None:
         while True:
-            for namespace in self._scopes():
-                await self._kube.list(FOUNDATIONS, namespace, limit=1, any_age=True)
+            await self._beat()
+            await asyncio.sleep(self.settings.heartbeat_seconds)
+
+    async def _beat(self) -> None:
+        try:
+            async with asyncio.timeout(HEARTBEAT_DEADLINE_SECONDS):
+                for namespace in self.scopes:
+                    await self.kube.exists(FOUNDATIONS, namespace)
+        except TimeoutError:
+            logger.warning("a heartbeat got no answer within %.0f s", HEARTBEAT_DEADLINE_SECONDS)
+        except OutsideError as error:
+            self.liveness.refused()
+            logger.warning("the apiserver is away: %s", error)
+        else:
             self.liveness.heard()
-            await asyncio.sleep(self._settings.heartbeat_seconds)
 
     async def _resync(self) -> None:
         # The watches begin after the first listing: a second one soon finds what fell between.
-        await asyncio.sleep(min(SECOND_LISTING_SECONDS, self._settings.resync_seconds))
+        await asyncio.sleep(min(SECOND_LISTING_SECONDS, self.settings.resync_seconds))
         while True:
-            await self._list_all(first=False)
-            for key in self._observer.models():
-                self._queue.add(key)
-            await asyncio.sleep(self._settings.resync_seconds)
+            for kind, better in (await self.listing.again()).items():
+                self.metrics.watch_missed(kind, better)
+            for kind in MODEL_KINDS:
+                for address in self._store.addresses(kind):
+                    self._queue.add(Key(kind, address.namespace, address.name))
+            await asyncio.sleep(self.settings.resync_seconds)
 
-    def _scopes(self) -> Sequence[str | None]:
-        return self._settings.namespaces or (None,)
-
-    async def _list_all(self, *, first: bool) -> None:
-        for resource in (*MODELS, *CHILDREN):
-            for namespace in self._scopes():
-                found = await self._kube.list(resource, namespace, selector(resource))
-                version = found["metadata"]["resourceVersion"]
-                better = self._store.replace_all(resource.kind, found["items"], version, namespace)
-                if not first:
-                    for _ in range(better):
-                        self._metrics.watch_missed(resource.kind)
-
-    async def _work(self) -> None:
+    async def _work(self, *, urgent_only: bool = False) -> None:
         while True:
-            key = await self._queue.take()
-            self.liveness.began()
+            key = await self._queue.take(urgent_only=urgent_only)
+            self.liveness.began(key)
             began, failed = time.monotonic(), True
             result = "Error"
             try:
@@ -169,5 +200,5 @@ class Runtime:
                 logger.exception("%s: a pass failed", key)
             finally:
                 self._queue.done(key, failed=failed)
-                self._metrics.pass_ended(key.kind, result, time.monotonic() - began)
-                self.liveness.finished()
+                self.metrics.pass_ended(key.kind, result, time.monotonic() - began)
+                self.liveness.finished(key)

@@ -2,21 +2,73 @@
 
 Watches run behind. So what a write returns is put here at once, an event that is older than what is known is dropped,
 and an object whose write ended without an answer is *in doubt* until it has been read again. Thereby a plan is never
-made from a state that the operator itself has already left. Filled by :mod:`recast_operator.entry` (watches) and
-:mod:`recast_operator.controller` (writes); read by :mod:`recast_operator.observe`.
+made from a state that the operator itself has already left.
+
+It belongs to the event loop: whoever calls from another thread is refused. An object is kept as the JSON text of what
+is read of it (:mod:`recast_operator.compact`), and is found by the model that it belongs to: nobody scans a namespace.
+Filled by :mod:`recast_operator.watches`, :mod:`recast_operator.listing` and :mod:`recast_operator.writes`; read by
+:mod:`recast_operator.observe`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import json
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from recast_operator.children.record import condense
+from recast_operator.adapters.objects import Object, controller_uid
+from recast_operator.compact import compact, owner
+from recast_operator.keys import Key
 
-Object = dict[str, Any]
 
-Address = tuple[str, str, str]
-"""Kind, namespace, name."""
+class Address(NamedTuple):
+    """Where an object is."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One object in one state."""
+
+    address: Address
+    uid: str
+    resource_version: str
+    generation: int
+    model: Key | None
+    """The model that it belongs to; None for a model itself, and for what belongs to none."""
+    controller_uid: str
+    """The UID of the owner that controls it; empty where none does."""
+    has_finalizers: bool
+    text: str
+    """JSON of what is kept."""
+
+    def raw(self) -> Object:
+        """What is kept, decoded anew."""
+        found: Object = json.loads(self.text)
+        return found
+
+
+def stored(kind: str, raw: Mapping[str, Any]) -> Stored:
+    """What is kept of an object."""
+    metadata, kept = raw["metadata"], compact(kind, raw)
+    return Stored(
+        address=Address(kind, metadata["namespace"], metadata["name"]),
+        uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
+        generation=metadata.get("generation", 0),
+        model=owner(kind, kept),
+        controller_uid=controller_uid(kept),
+        has_finalizers=bool(metadata.get("finalizers")),
+        text=json.dumps(kept, separators=(",", ":")),
+    )
 
 
 def newer(left: str, right: str) -> bool:
@@ -27,111 +79,145 @@ def newer(left: str, right: str) -> bool:
         return left != right
 
 
-def slim(kind: str, raw: Object) -> Object:
-    """The part of an object that is worth keeping: a fleet's pods and templates would otherwise fill the memory."""
-    metadata = {key: value for key, value in raw["metadata"].items() if key != "managedFields"}
-    kept = {**raw, "kind": kind, "metadata": metadata}
-    if kind in ("Deployment", "Service"):
-        return condense({**kept, "metadata": raw["metadata"]})
-    if kind == "Job":
-        kept["spec"] = {key: value for key, value in raw.get("spec", {}).items() if key != "template"}
-    elif kind == "Pod":
-        containers = raw.get("spec", {}).get("containers") or []
-        kept["spec"] = {"containers": [{"image": item.get("image", "")} for item in containers]}
-    return kept
-
-
-Listener = Callable[[str, Object], None]
-"""Told of every change: the kind and the object, as it was and as it is."""
+Listener = Callable[[Address, Stored | None, Stored | None], None]
+"""Called with every change: the object as it was and as it is, None where it was not or is not there."""
 
 
 class Store:
-    """Objects by kind, namespace and name, as JSON."""
+    """Objects by address, and by the model that they belong to. For one thread only."""
 
-    def __init__(self, listener: Listener = lambda kind, raw: None) -> None:
+    def __init__(self, listener: Listener = lambda address, before, after: None) -> None:
         self._listener = listener
-        self._objects: dict[str, dict[str, dict[str, Object]]] = {}
+        self._thread = threading.get_ident()
+        self._objects: dict[tuple[str, str], dict[str, Stored]] = {}
+        self._owned: dict[Key, dict[str, dict[str, Stored]]] = {}
         self._deleted: dict[Address, str] = {}
-        self._doubts: set[Address] = set()
 
-    def put(self, kind: str, raw: Object) -> bool:
+    def put(self, kind: str, raw: Mapping[str, Any]) -> bool:
         """Take note of an object. False where that is old news."""
+        self._check_thread()
         metadata = raw["metadata"]
-        namespace, name = metadata["namespace"], metadata["name"]
-        address = (kind, namespace, name)
-        known = self.get(kind, namespace, name)
+        address = Address(kind, metadata["namespace"], metadata["name"])
+        known = self.get(*address)
         if self._deleted.get(address) == metadata["uid"]:
             return False  # an event from before our deletion
-        if known is not None and not newer(metadata["resourceVersion"], known["metadata"]["resourceVersion"]):
+        if known is not None and not newer(metadata["resourceVersion"], known.resource_version):
             return False
         self._deleted.pop(address, None)
-        kept = slim(kind, raw)
-        self._objects.setdefault(kind, {}).setdefault(namespace, {})[name] = kept
-        if known is not None:
-            self._listener(kind, known)  # it may have concerned others than it does now
-        self._listener(kind, kept)
+        self._replace(address, known, stored(kind, raw))
         return True
 
     def remove(self, kind: str, namespace: str, name: str, uid: str) -> bool:
         """A watch saw the object with this UID go. False where another has its name by now, or none had."""
-        if self._deleted.get((kind, namespace, name)) == uid:
-            del self._deleted[kind, namespace, name]
-        known = self.get(kind, namespace, name)
-        if known is None or known["metadata"]["uid"] != uid:
+        self._check_thread()
+        address = Address(kind, namespace, name)
+        if self._deleted.get(address) == uid:
+            del self._deleted[address]
+        known = self.get(*address)
+        if known is None or known.uid != uid:
             return False
-        del self._objects[kind][namespace][name]
-        self._listener(kind, known)
+        self._replace(address, known, None)
         return True
 
     def deleted(self, kind: str, namespace: str, name: str, uid: str) -> None:
         """We deleted the object with this UID: events about it that are still under way count no more."""
-        self._deleted[kind, namespace, name] = uid
+        self._check_thread()
+        self._deleted[Address(kind, namespace, name)] = uid
         known = self.get(kind, namespace, name)
-        if known is not None and known["metadata"]["uid"] == uid:
-            del self._objects[kind][namespace][name]
-            self._listener(kind, known)
+        if known is not None and known.uid == uid:
+            self._replace(known.address, known, None)
 
-    def get(self, kind: str, namespace: str, name: str) -> Object | None:
-        """The object as last known."""
-        return self._objects.get(kind, {}).get(namespace, {}).get(name)
+    def complete(self, kind: str, listed: Iterable[str], version: str, namespace: str | None = None) -> int:
+        """A listing of one namespace, or of all, is at its end; how many objects it knew to be gone.
 
-    def of(self, kind: str, namespace: str) -> Iterator[Object]:
-        """The objects of a kind in a namespace, in order of name."""
-        found = self._objects.get(kind, {}).get(namespace, {})
-        return (found[name] for name in sorted(found))
-
-    def replace_all(self, kind: str, found: list[Object], version: str, namespace: str | None = None) -> int:
-        """Take over a complete listing, of one namespace or of all; how many objects it knew better than the watch.
-
-        What the listing lacks is gone, unless it is newer than the listing's ``version``.
+        What it lacks by UID is gone, unless it is newer than the listing's resource ``version``.
         """
-        better = sum([self.put(kind, raw) for raw in found])
-        listed = {raw["metadata"]["uid"] for raw in found}
-        for name in [namespace] if namespace is not None else list(self._objects.get(kind, {})):
-            for raw in list(self.of(kind, name)):
-                metadata = raw["metadata"]
-                if metadata["uid"] not in listed and newer(version, metadata["resourceVersion"]):
-                    better += self.remove(kind, name, metadata["name"], metadata["uid"])
-        return better
+        self._check_thread()
+        uids = frozenset(listed)
+        gone = [
+            entry
+            for (found, space), entries in self._objects.items()
+            if found == kind and namespace in (None, space)
+            for entry in entries.values()
+            if entry.uid not in uids and newer(version, entry.resource_version)
+        ]
+        for entry in gone:
+            self._replace(entry.address, entry, None)
+        for address, uid in list(self._deleted.items()):
+            if address.kind == kind and namespace in (None, address.namespace) and uid not in uids:
+                del self._deleted[address]
+        return len(gone)
 
-    def namespaces(self, kind: str) -> list[str]:
-        """Namespaces that have an object of this kind."""
-        return [namespace for namespace, objects in self._objects.get(kind, {}).items() if objects]
+    def get(self, kind: str, namespace: str, name: str) -> Stored | None:
+        """The object as last known."""
+        return self._objects.get((kind, namespace), {}).get(name)
 
-    def doubt(self, kind: str, namespace: str, name: str) -> None:
-        """A write of this object failed, perhaps only in the telling: read it before planning with it."""
-        self._doubts.add((kind, namespace, name))
+    def names(self, kind: str, namespace: str) -> list[str]:
+        """Names of all objects of a kind in a namespace, sorted."""
+        return sorted(self._objects.get((kind, namespace), {}))
 
-    def doubts(self, namespace: str) -> list[Address]:
-        """What must be read again before anything of this namespace is planned."""
-        return sorted(address for address in self._doubts if address[1] == namespace)
+    def owned(self, key: Key, kind: str) -> list[Stored]:
+        """The objects of a kind that belong to a model, in order of name."""
+        found = self._owned.get(key, {}).get(kind, {})
+        return [found[name] for name in sorted(found)]
 
-    def settle(self, address: Address, found: Object | None) -> None:
-        """The doubted object was read: here it is, or there is none."""
-        kind, namespace, name = address
-        known = self.get(kind, namespace, name)
-        if found is not None:
-            self.put(kind, found)
-        elif known is not None:
-            self.remove(kind, namespace, name, known["metadata"]["uid"])
-        self._doubts.discard(address)
+    def addresses(self, kind: str) -> list[Address]:
+        """Addresses of all objects of a kind."""
+        return [
+            entry.address
+            for (found, _), entries in self._objects.items()
+            if found == kind
+            for entry in entries.values()
+        ]
+
+    def _replace(self, address: Address, before: Stored | None, after: Stored | None) -> None:
+        space = (address.kind, address.namespace)
+        if after is None:
+            del self._objects[space][address.name]
+            if not self._objects[space]:
+                del self._objects[space]
+        else:
+            self._objects.setdefault(space, {})[address.name] = after
+        if before is not None and before.model is not None and (after is None or after.model != before.model):
+            self._disown(before.model, address)
+        if after is not None and after.model is not None:
+            self._owned.setdefault(after.model, {}).setdefault(address.kind, {})[address.name] = after
+        self._listener(address, before, after)
+
+    def _disown(self, key: Key, address: Address) -> None:
+        kinds = self._owned[key]
+        del kinds[address.kind][address.name]
+        if not kinds[address.kind]:
+            del kinds[address.kind]
+        if not kinds:
+            del self._owned[key]
+
+    def _check_thread(self) -> None:
+        if threading.get_ident() != self._thread:
+            raise RuntimeError("the store belongs to the event loop's thread: call it from a coroutine")
+
+
+class Doubts:
+    """Objects whose last write ended without an answer, by the model whose pass made it: only that one waits."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[Key, set[Address]] = {}
+
+    def add(self, key: Key, address: Address) -> None:
+        """The write failed, perhaps only on its way back: read the object before planning this model again."""
+        self._by_key.setdefault(key, set()).add(address)
+
+    def of(self, key: Key) -> list[Address]:
+        """What must be read again before this model is planned."""
+        return sorted(self._by_key.get(key, ()))
+
+    def settled(self, key: Key, address: Address) -> None:
+        """It was read."""
+        left = self._by_key.get(key, set())
+        left.discard(address)
+        if not left:
+            self._by_key.pop(key, None)
+
+    def count(self) -> int:
+        """How many objects are in doubt."""
+        return sum(len(found) for found in self._by_key.values())

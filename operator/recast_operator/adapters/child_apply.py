@@ -14,8 +14,12 @@ from recast_operator.children.record import admitted
 
 
 async def apply_child(kube: Kube, child: Object) -> Object:
-    """Create, rewrite or repair a child; the object as the apiserver then has it."""
-    made = await _applied(kube, child)
+    """Rewrite or repair a child; the object as the apiserver then has it."""
+    return await as_admitted(kube, child, await _applied(kube, child))
+
+
+async def as_admitted(kube: Kube, child: Object, made: Object) -> Object:
+    """Note on a child, which was applied and has become ``made``, what admission changed of it."""
     again = admitted(child, made)
     return made if again is None else await kube.apply(again)
 

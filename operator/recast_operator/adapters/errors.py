@@ -5,6 +5,7 @@
 :class:`Transient`  the apiserver or the network: try again with back-off
 :class:`Invalid`    the request itself is wrong (400, 422) and will be again: say it, and try again with back-off
 :class:`Blocked`    something a person must move: a name that is taken, a missing permission
+:class:`Expired`    a listing took longer than the apiserver remembers its beginning (410): begin it again
 ==================  ================================================================================================
 """
 
@@ -53,3 +54,9 @@ class Blocked(OutsideError):  # noqa: N818
     """Only a person can move this on."""
 
     kind = "Blocked"
+
+
+class Expired(OutsideError):  # noqa: N818
+    """The apiserver has forgotten the state that a listing or a watch began with."""
+
+    kind = "Expired"

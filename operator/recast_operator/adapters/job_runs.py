@@ -6,6 +6,8 @@ as a queue's, brings a translation of its own; planning knows no launcher.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from recast_api import names
 from recast_operator.adapters.job_objects import DISRUPTION_RULE, LABEL_JOB
 from recast_operator.adapters.objects import Object, controller_uid, label_number, labels
@@ -13,7 +15,7 @@ from recast_operator.adapters.pods import observed_pod
 from recast_operator.planning.snapshot import DEADLINE_EXCEEDED, DISRUPTED, ObservedRun, RunState
 
 
-def observed_run(job: Object, pods: list[Object]) -> ObservedRun:
+def observed_run(job: Object, pods: Sequence[Object]) -> ObservedRun:
     """The attempt that a Job carries, with its pods."""
     name, status = job["metadata"]["name"], job.get("status") or {}
     mine = tuple(observed_pod(pod) for pod in pods if labels(pod).get(LABEL_JOB) == name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -17,7 +17,7 @@ import aiohttp
 
 from recast_api.names import FIELD_MANAGER
 from recast_operator.adapters.credentials import Credentials
-from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound, OutsideError, Transient
+from recast_operator.adapters.errors import Blocked, Conflict, Expired, Invalid, NotFound, OutsideError, Transient
 
 Object = dict[str, Any]
 T = TypeVar("T")
@@ -26,6 +26,8 @@ APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 JSON = "application/json"
 REQUEST_SECONDS = 30.0
+PAGE = 500
+"""Objects in one answer of a listing: the whole of a large fleet in one would fill both sides' memory."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,15 @@ class Request:
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
 
+    @property
+    def resource(self) -> str:
+        """The plural, and the subresource where there is one; empty for discovery."""
+        parts = self.path.strip("/").split("/")
+        rest = parts[2:] if parts[0] == "api" else parts[3:]
+        if rest[:1] == ["namespaces"] and len(rest) > 2:
+            rest = rest[2:]
+        return "/".join([*rest[:1], *rest[2:]])
+
 
 class Requester(Protocol):
     """One HTTP exchange with the apiserver: the seam where a test counts, delays or cuts."""
@@ -96,14 +107,14 @@ class Exchange(Protocol):
         ...
 
 
-Count = Callable[[str, str], None]
-"""Told of every request: the verb, and the status code or ``error``."""
+Count = Callable[[str, str, str], None]
+"""Called with every request: the verb, the resource as in ``pods`` or ``jobs/status``, the status code or ``error``."""
 
 
 class HttpRequester:
     """:class:`Requester` over aiohttp. Made and used inside one event loop."""
 
-    def __init__(self, credentials: Credentials, count: Count = lambda verb, code: None) -> None:
+    def __init__(self, credentials: Credentials, count: Count = lambda verb, resource, code: None) -> None:
         self._credentials = credentials
         self._count = count
         self._session: aiohttp.ClientSession | None = None
@@ -137,12 +148,12 @@ class HttpRequester:
         try:
             async with asked as response:
                 payload = await response.text()
-                self._count(request.method, str(response.status))
+                self._count(request.method, request.resource, str(response.status))
                 if response.status >= 400:
                     raise error_of(response.status, payload, str(request))
                 return payload if request.text else json.loads(payload or "{}")
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            self._count(request.method, "error")
+            self._count(request.method, request.resource, "error")
             words = str(error) or type(error).__name__
             raise Transient(f"{request}: {words}", unknown_outcome=request.method != "GET") from error
 
@@ -158,6 +169,10 @@ def error_of(status: int, payload: str, what: str) -> OutsideError:
         return NotFound(text, status=status)
     if status == 409:
         return Conflict(text, status=status)
+    if status == 410:
+        return Expired(text, status=status)
+    if status == 422 and "metadata.uid: Invalid value" in text:
+        return Conflict(text, status=status)  # the write named a UID, and another object has the name now
     if status in (400, 413, 415, 422):
         return Invalid(text, status=status)
     if status == 403:
@@ -176,15 +191,42 @@ class Kube:
         found: Object = await self.requester.send(Request("GET", resource.path(namespace, name)))
         return found
 
-    async def list(
-        self, resource: Resource, namespace: str | None, selector: str = "", *, limit: int = 0, any_age: bool = False
-    ) -> Object:
-        """A collection, of one namespace or of all; with ``any_age`` from the apiserver's cache."""
-        params = {"labelSelector": selector} if selector else {}
-        params |= {"limit": str(limit)} if limit else {}
-        params |= {"resourceVersion": "0"} if any_age else {}
-        found: Object = await self.requester.send(Request("GET", resource.path(namespace), params=params))
-        return found
+    async def exists(self, resource: Resource, namespace: str | None) -> None:
+        """Ask for one object of a collection, from the apiserver's cache: the cheapest question that there is.
+
+        Raises :class:`NotFound` where the kind is not served.
+        """
+        params = {"limit": "1", "resourceVersion": "0"}
+        await self.requester.send(Request("GET", resource.path(namespace), params=params))
+
+    async def discovered(self, resource: Resource) -> bool:
+        """Whether the apiserver's discovery names a kind: for a new definition that comes a moment after serving it."""
+        if resource.group:
+            groups = await self.requester.send(Request("GET", "/apis"))
+            if resource.group not in {group["name"] for group in groups["groups"]}:
+                return False
+        prefix = "/apis" if resource.group else "/api"
+        try:
+            found = await self.requester.send(Request("GET", f"{prefix}/{resource.api_version}"))
+        except NotFound:
+            return False
+        return resource.plural in {entry["name"] for entry in found["resources"]}
+
+    async def pages(
+        self, resource: Resource, namespace: str | None, selector: str = "", limit: int = PAGE
+    ) -> AsyncIterator[Object]:
+        """A collection of one namespace or of all, a page at a time; all pages are of the same moment.
+
+        Raises :class:`Expired` where that moment is too long ago for the next page.
+        """
+        params = {"limit": str(limit)} | ({"labelSelector": selector} if selector else {})
+        while True:
+            found: Object = await self.requester.send(Request("GET", resource.path(namespace), params=params))
+            yield found
+            token = found["metadata"].get("continue")
+            if not token:
+                return
+            params["continue"] = token
 
     async def create(self, resource: Resource, namespace: str, body: Object) -> Object:
         """Make an object. Raises :class:`Conflict` where the name is taken."""
@@ -193,8 +235,12 @@ class Kube:
         )
         return made
 
-    async def apply(self, body: Object) -> Object:
-        """Create or rewrite a child: its fields become those of ``body`` under our field manager, others' stay."""
+    async def apply(self, body: Object, *, force: bool = True) -> Object:
+        """Create or rewrite a child: its fields become those of ``body`` under our field manager, others' stay.
+
+        Without ``force`` nobody's field is taken over. Raises :class:`Conflict` where that would be needed, and where
+        ``body`` has a ``metadata.uid`` that is not the object's.
+        """
         resource, metadata = BY_KIND[body["kind"]], body["metadata"]
         made: Object = await self.requester.send(
             Request(
@@ -202,7 +248,7 @@ class Kube:
                 resource.path(metadata["namespace"], metadata["name"]),
                 body=body,
                 content_type=APPLY,
-                params={"fieldManager": FIELD_MANAGER, "force": "true"},
+                params={"fieldManager": FIELD_MANAGER, "force": "true" if force else "false"},
             )
         )
         return made
@@ -210,7 +256,7 @@ class Kube:
     async def merge(
         self, resource: Resource, namespace: str, name: str, body: Object, subresource: str | None = None
     ) -> Object:
-        """A JSON merge patch. With ``metadata.resourceVersion`` in it: raises :class:`Conflict` if that has passed."""
+        """A JSON merge patch. With a UID or resource version in its metadata that is not so: :class:`Conflict`."""
         made: Object = await self.requester.send(
             Request(
                 "PATCH",
@@ -222,22 +268,30 @@ class Kube:
         )
         return made
 
-    async def replace_status(self, resource: Resource, observed: Object, status: Object) -> Object:
-        """Write a whole status onto the object as it was observed. Raises :class:`Conflict` if it has changed since."""
-        metadata = observed["metadata"]
+    async def replace_status(
+        self, resource: Resource, namespace: str, name: str, uid: str, resource_version: str, status: Object
+    ) -> Object:
+        """Write a whole status onto the object with this UID in this state. Raises :class:`Conflict` for any other."""
+        metadata = {"namespace": namespace, "name": name, "uid": uid, "resourceVersion": resource_version}
         made: Object = await self.requester.send(
             Request(
                 "PUT",
-                resource.path(metadata["namespace"], metadata["name"], "status"),
-                body={**observed, "status": status},
+                resource.path(namespace, name, "status"),
+                body={
+                    "apiVersion": resource.api_version,
+                    "kind": resource.kind,
+                    "metadata": metadata,
+                    "status": status,
+                },
                 params={"fieldManager": FIELD_MANAGER},
             )
         )
         return made
 
-    async def scale(self, namespace: str, name: str, replicas: int) -> None:
-        """Set a Deployment's replicas through its scale subresource."""
-        await self.merge(DEPLOYMENTS, namespace, name, {"spec": {"replicas": replicas}}, "scale")
+    async def scale(self, namespace: str, name: str, uid: str, replicas: int) -> None:
+        """Set the replicas of the Deployment with this UID through its scale subresource. Raises :class:`Conflict`."""
+        body = {"metadata": {"uid": uid}, "spec": {"replicas": replicas}}
+        await self.merge(DEPLOYMENTS, namespace, name, body, "scale")
 
     async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> bool:
         """Delete the object with this UID, its dependants in the background; False where it was already gone.

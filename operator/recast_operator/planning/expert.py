@@ -197,7 +197,6 @@ def _events(facts: ExpertFacts, new: ExpertModelStatus) -> tuple[Event, ...]:
     already = {event.reason for event in facts.rollout.events}
     changed = transitions(facts.model.status.conditions, new.conditions, {"Stale": "True", "Stalled": "True"})
     return (
-        *verdict.events(facts.judged),
         *facts.training.events,
         *(event for event in changed if event.reason not in already),
         *facts.rollout.events,

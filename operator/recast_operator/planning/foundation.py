@@ -128,7 +128,6 @@ def _events(facts: FoundationFacts, new: FoundationModelStatus) -> tuple[Event, 
     granted = sorted(set(new.wave.granted) - set(before.wave.granted))
     slots = (Event("Normal", "SlotGranted", f"{messages.join(granted)} may refresh now"),) if granted else ()
     return (
-        *verdict.events(facts.judged),
         *facts.training.events,
         *facts.lead.events,
         *slots,

@@ -18,6 +18,15 @@ StatusT = TypeVar("StatusT", FoundationModelStatus, ExpertModelStatus)
 
 
 @dataclass(frozen=True)
+class Event:
+    """A transition told to people, on the model; handed over with the write that makes it so."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
 class VersionWrite:
     """What to write on a ModelVersion; a None means: leave as it is."""
 
@@ -27,6 +36,8 @@ class VersionWrite:
     owner: Object | None = None
     """An owner reference to add: the version is of one of our own runs."""
     status: ModelVersionStatus | None = None
+    events: tuple[Event, ...] = ()
+    """What the write tells; on the model, not on the version."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +83,6 @@ class Deletion:
 
 
 @dataclass(frozen=True)
-class Event:
-    """A transition told to people: posted after everything else, on the model."""
-
-    type: Literal["Normal", "Warning"]
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True)
 class Plan(Generic[StatusT]):
     """One pass. Executed from top to bottom; a conflict (409) anywhere ends the pass and observes again.
 
@@ -107,5 +109,6 @@ class Plan(Generic[StatusT]):
     submit: SubmitRun | None = None
     deletions: tuple[Deletion, ...] = ()
     events: tuple[Event, ...] = ()
+    """What the status write tells."""
     requeue_after: float | None = None
     """Seconds until time alone may change the plan; None: wait for an event or the periodic resync."""

@@ -1,7 +1,6 @@
 """Everybody but the operator: Job controller, trainers, Deployment controller, kubelet and Prometheus, played simply.
 
-They see the cluster through the same memory as the operator, and put what they write there at once: the watch of a test
-has no delay.
+They see the cluster through a mirror of it, and put what they write there at once: the watch of a test has no delay.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from recast_operator.adapters.errors import NotFound
 from recast_operator.adapters.kube import DEPLOYMENTS, JOBS, MERGE, PODS, VERSIONS, Kube, Request
 from recast_operator.adapters.promql import promql
 from recast_operator.planning.rollout.questions import BAD, Answer, Question
-from recast_operator.store import Store
+from tests.integration.operator.mirror import Mirror
 
 Object = dict[str, Any]
 
@@ -45,44 +44,104 @@ class Traffic:
         return Answer(0.0 if question.count in BAD.values() else requests, query=promql(question))
 
 
+def completed(job: Object, time: str) -> Object:
+    """The status of a Job whose pods have all succeeded."""
+    return {
+        "startTime": time,
+        "completionTime": time,
+        "succeeded": job["spec"]["completions"],
+        "completedIndexes": ",".join(str(index) for index in range(job["spec"]["completions"])),
+        "uncountedTerminatedPods": {},
+        "conditions": [
+            {"type": kind, "status": "True", "lastTransitionTime": time, "lastProbeTime": time}
+            for kind in ("SuccessCriteriaMet", "Complete")
+        ],
+    }
+
+
+def training_run(job: Object) -> TrainingRun:
+    """The run that a Job's pods were given."""
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    env = {item["name"]: item.get("value", "") for item in container["env"]}
+    return TrainingRun.model_validate_json(env[names.RUN_ENV])
+
+
+def landed_version(run: TrainingRun, namespace: str, *, worse: bool = False) -> Object:
+    """The ModelVersion that a trainer creates at the end of a run."""
+    seed = f"{run.kind}/{run.model}/{run.number}"
+    foundation = run.expert.foundation if run.expert else None
+    surface = run.expert.surface if run.expert else "feed"
+    measurement = {
+        "surface": surface,
+        "task": "click",
+        "rows": 5000,
+        "positives": 800,
+        "ne": "0.9900" if worse else "0.7300",
+        "calibration": "1.01",
+    }
+    if run.baseline is not None:
+        change = "0.3000" if worse else "-0.0050"
+        measurement |= {
+            "baselineNe": "0.7350",
+            "neIncrease": change,
+            "neIncreaseLow": "0.2500" if worse else "-0.0070",
+            "neIncreaseHigh": "0.3500" if worse else "-0.0030",
+        }
+    spec: Object = {
+        "model": {"kind": run.kind, "name": run.model, "uid": run.uid},
+        "number": run.number,
+        "lineage": run.number,
+        "digest": "sha256:" + hashlib.sha256(seed.encode()).hexdigest(),
+        "path": names.artifact_path(run.kind, run.model, run.uid, run.number),
+        "watermark": "2026-01-03T00:00:00Z",
+        "run": {"jobName": run.job_name, "attempt": run.attempt, "inputsHash": run.inputs_hash},
+        "measurements": [measurement],
+    }
+    if foundation is not None:
+        spec["foundation"] = {
+            "name": foundation.model,
+            "version": foundation.version,
+            "lineage": foundation.lineage,
+            "digest": foundation.digest,
+        }
+    if run.expert is not None:
+        spec["tasks"] = [task.name for task in run.expert.tasks]
+    if run.baseline is not None:
+        spec["baseline"] = {"version": run.baseline.version, "digest": run.baseline.digest}
+    return {
+        "apiVersion": VERSIONS.api_version,
+        "kind": "ModelVersion",
+        "metadata": {"name": names.version(run.kind, run.model, run.number), "namespace": namespace},
+        "spec": spec,
+    }
+
+
 class Cast:
     """Plays one turn at a time. ``worse``: learning rates that make a version worse than the one before."""
 
     def __init__(
-        self, kube: Kube, namespace: str, store: Store, clock: Callable[[], datetime], worse: set[str]
+        self, kube: Kube, namespace: str, mirror: Mirror, clock: Callable[[], datetime], worse: set[str]
     ) -> None:
         self._kube = kube
         self._namespace = namespace
-        self._store = store
+        self._mirror = mirror
         self._clock = clock
         self._worse = worse
 
     async def trainers(self) -> int:
         """Job controller and trainers: the version lands, then the Job is complete."""
         acted = 0
-        for job in list(self._store.of("Job", self._namespace)):
+        for job in list(self._mirror.of("Job")):
             if any(item["status"] == "True" for item in job.get("status", {}).get("conditions") or []):
                 continue
             raw = await self._kube.get(JOBS, self._namespace, job["metadata"]["name"])
-            container = raw["spec"]["template"]["spec"]["containers"][0]
-            env = {item["name"]: item.get("value", "") for item in container["env"]}
-            run = TrainingRun.model_validate_json(env[names.RUN_ENV])
-            version = await self._create_or_get(self._version(run))
-            self._store.put("ModelVersion", version)
-            finished = self._clock().strftime("%Y-%m-%dT%H:%M:%SZ")
-            status = {
-                "startTime": finished,
-                "completionTime": finished,
-                "succeeded": raw["spec"]["completions"],
-                "completedIndexes": ",".join(str(index) for index in range(raw["spec"]["completions"])),
-                "uncountedTerminatedPods": {},
-                "conditions": [
-                    {"type": kind, "status": "True", "lastTransitionTime": finished, "lastProbeTime": finished}
-                    for kind in ("SuccessCriteriaMet", "Complete")
-                ],
-            }
+            run = training_run(raw)
+            worse = run.optimization.learning_rate in self._worse
+            version = await self._create_or_get(landed_version(run, self._namespace, worse=worse))
+            self._mirror.put("ModelVersion", version)
+            status = completed(raw, self._clock().strftime("%Y-%m-%dT%H:%M:%SZ"))
             done = await self._kube.merge(JOBS, self._namespace, raw["metadata"]["name"], {"status": status}, "status")
-            self._store.put("Job", done)
+            self._mirror.put("Job", done)
             acted += 1
         return acted
 
@@ -92,64 +151,15 @@ class Cast:
         except NotFound:
             return await self._kube.create(VERSIONS, self._namespace, body)
 
-    def _version(self, run: TrainingRun) -> Object:
-        worse = run.optimization.learning_rate in self._worse
-        seed = f"{run.kind}/{run.model}/{run.number}"
-        foundation = run.expert.foundation if run.expert else None
-        surface = run.expert.surface if run.expert else "feed"
-        measurement = {
-            "surface": surface,
-            "task": "click",
-            "rows": 5000,
-            "positives": 800,
-            "ne": "0.9900" if worse else "0.7300",
-            "calibration": "1.01",
-        }
-        if run.baseline is not None:
-            change = "0.3000" if worse else "-0.0050"
-            measurement |= {
-                "baselineNe": "0.7350",
-                "neIncrease": change,
-                "neIncreaseLow": "0.2500" if worse else "-0.0070",
-                "neIncreaseHigh": "0.3500" if worse else "-0.0030",
-            }
-        spec: Object = {
-            "model": {"kind": run.kind, "name": run.model, "uid": run.uid},
-            "number": run.number,
-            "lineage": run.number,
-            "digest": "sha256:" + hashlib.sha256(seed.encode()).hexdigest(),
-            "path": names.artifact_path(run.kind, run.model, run.uid, run.number),
-            "watermark": "2026-01-03T00:00:00Z",
-            "run": {"jobName": run.job_name, "attempt": run.attempt, "inputsHash": run.inputs_hash},
-            "measurements": [measurement],
-        }
-        if run.expert is not None:
-            spec["tasks"] = [task.name for task in run.expert.tasks]
-        if foundation is not None:
-            spec["foundation"] = {
-                "name": foundation.model,
-                "version": foundation.version,
-                "lineage": foundation.lineage,
-                "digest": foundation.digest,
-            }
-        if run.baseline is not None:
-            spec["baseline"] = {"version": run.baseline.version, "digest": run.baseline.digest}
-        return {
-            "apiVersion": VERSIONS.api_version,
-            "kind": "ModelVersion",
-            "metadata": {"name": names.version(run.kind, run.model, run.number), "namespace": self._namespace},
-            "spec": spec,
-        }
-
     async def deployments(self) -> int:
         """Deployment controller and kubelet: pods as many as wished, ready at once; no owner, no pods."""
         acted = 0
         wished: set[str] = set()
-        for raw in list(self._store.of("Deployment", self._namespace)):
+        for raw in list(self._mirror.of("Deployment")):
             name, replicas = raw["metadata"]["name"], raw["spec"]["replicas"]
             wished |= {f"{name}-{index}" for index in range(replicas)}
             for index in range(replicas):
-                if self._store.get("Pod", self._namespace, f"{name}-{index}") is None:
+                if self._mirror.get("Pod", f"{name}-{index}") is None:
                     await self._pod(f"{name}-{index}", raw)
                     acted += 1
             status = raw.get("status") or {}
@@ -157,17 +167,17 @@ class Cast:
             if (status.get("observedGeneration"), status.get("readyReplicas", 0)) != (generation, replicas):
                 counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), replicas)
                 body = {"status": {"observedGeneration": generation, **counts}}
-                self._store.put(
+                self._mirror.put(
                     "Deployment", await self._kube.merge(DEPLOYMENTS, self._namespace, name, body, "status")
                 )
                 acted += 1
-        for raw in list(self._store.of("Pod", self._namespace)):
-            name, uid = raw["metadata"]["name"], raw["metadata"]["uid"]
+        for raw in list(self._mirror.of("Pod")):
+            name = raw["metadata"]["name"]
             if name not in wished:
                 await self._kube.requester.send(
                     Request("DELETE", PODS.path(self._namespace, name), params={"gracePeriodSeconds": "0"})
                 )
-                self._store.remove("Pod", self._namespace, name, uid)
+                self._mirror.remove("Pod", name)
                 acted += 1
         return acted
 
@@ -184,4 +194,4 @@ class Cast:
         made = await self._kube.requester.send(
             Request("PATCH", PODS.path(self._namespace, name, "status"), body={"status": ready}, content_type=MERGE)
         )
-        self._store.put("Pod", made)
+        self._mirror.put("Pod", made)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -18,8 +20,35 @@ from recast_operator.adapters.kube import (
     Kube,
     Request,
 )
+from recast_operator.listing import Listing
+from recast_operator.planning.rollout.questions import Answer, Question
+from recast_operator.store import Store
+from recast_operator.writes import _nothing_of, _strangers
 from tests.integration.operator.world import World
 from tests.unit.operator.test_operator_torchx import submission, submit
+
+NOBODYS_UID = "00000000-0000-0000-0000-000000000000"
+
+
+class AbortDuringTheWait:
+    """Prometheus answers as it does; while it first thinks, a person aborts the canary."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._inner = world.prometheus
+        self.aborted = ""
+
+    async def answers(self, questions: tuple[Question, ...], now: datetime) -> Mapping[Question, Answer]:
+        if not self.aborted:
+            self.aborted = self._world.model("ExpertModel", "reels")["status"]["canary"]["revision"]
+            request = {"id": "a1", "action": "Abort", "revision": self.aborted}
+            path = EXPERTS.path(self._world.namespace, "reels")
+            body = {"spec": {"rollout": {"request": request}}}
+            made = await self._world.kube.requester.send(
+                Request("PATCH", path, body=body, content_type=MERGE, params={"fieldManager": "somebody"})
+            )
+            self._world.mirror.put("ExpertModel", made)
+        return await self._inner.answers(questions, now)
 
 
 def deployment(namespace: str, image: str) -> dict[str, Any]:
@@ -65,9 +94,157 @@ async def test_our_apply_takes_back_our_fields_and_leaves_other_peoples_alone(
 async def test_scaling_touches_nothing_but_the_replicas(requester: HttpRequester, namespace: str) -> None:
     kube = Kube(requester)
     before = await kube.apply(deployment(namespace, "ours:1"))
-    await kube.scale(namespace, "server", 3)
+    await kube.scale(namespace, "server", before["metadata"]["uid"], 3)
     after = await kube.get(DEPLOYMENTS, namespace, "server")
     assert after["spec"] == {**before["spec"], "replicas": 3}
+    with pytest.raises(Conflict, match="UID in precondition"):
+        await kube.scale(namespace, "server", NOBODYS_UID, 5)
+
+
+async def test_an_apply_that_names_a_uid_changes_that_very_object_or_nothing(
+    requester: HttpRequester, namespace: str
+) -> None:
+    kube = Kube(requester)
+
+    def body(uid: str) -> dict[str, Any]:
+        wanted = deployment(namespace, "ours:2")
+        return {**wanted, "metadata": {**wanted["metadata"], "uid": uid}}
+
+    with pytest.raises(Conflict, match="uid mismatch"):  # where there is none, none is made
+        await kube.apply(body(NOBODYS_UID))
+    uid = (await kube.apply(deployment(namespace, "ours:1")))["metadata"]["uid"]
+    with pytest.raises(Conflict):
+        await kube.apply(body(NOBODYS_UID))
+    made = await kube.apply(body(uid))
+    assert made["spec"]["template"]["spec"]["containers"][0]["image"] == "ours:2"
+
+
+async def test_a_first_apply_takes_no_field_over_and_what_it_added_to_a_strangers_object_can_be_taken_back(
+    requester: HttpRequester, namespace: str
+) -> None:
+    kube = Kube(requester)
+    theirs = await kube.create(DEPLOYMENTS, namespace, deployment(namespace, "theirs:1"))
+    managers = [{**entry, "manager": "somebody"} for entry in theirs["metadata"]["managedFields"]]
+    theirs = await kube.merge(DEPLOYMENTS, namespace, "server", {"metadata": {"managedFields": managers}})
+    with pytest.raises(Conflict, match='conflict with "somebody"'):
+        await kube.apply(deployment(namespace, "ours:1"), force=False)
+    ours = deployment(namespace, "theirs:1")
+    ours["metadata"]["labels"] = {"ours": "too"}
+    made = await kube.apply(ours, force=False)  # nothing of it differs, so that it is not refused
+    assert _strangers(made) == ["somebody"]
+    undone = await kube.apply(_nothing_of(ours))
+    assert undone["spec"] == theirs["spec"]
+    assert "labels" not in undone["metadata"]
+    assert {entry["manager"] for entry in undone["metadata"]["managedFields"]} == {"somebody"}
+
+
+async def test_a_status_goes_onto_one_object_in_one_state_and_leaves_the_rest_of_it_alone(
+    requester: HttpRequester, namespace: str
+) -> None:
+    world = World(requester, namespace)
+    await world.boot()
+    await world.apply("home-fm.yaml")
+    world.close()
+    kube = Kube(requester)
+    before = await kube.get(FOUNDATIONS, namespace, "home-fm")
+    uid, version = before["metadata"]["uid"], before["metadata"]["resourceVersion"]
+    place = (FOUNDATIONS, namespace, "home-fm")
+    after = await kube.replace_status(*place, uid, version, {"observedGeneration": 1})
+    assert after["status"]["observedGeneration"] == 1
+    assert after["spec"] == before["spec"]
+    assert after["metadata"].get("annotations") == before["metadata"].get("annotations")
+    with pytest.raises(Conflict):
+        await kube.replace_status(*place, uid, version, {"observedGeneration": 2})
+    with pytest.raises(Conflict):
+        await kube.replace_status(*place, NOBODYS_UID, after["metadata"]["resourceVersion"], {"observedGeneration": 3})
+
+
+async def test_a_collection_comes_in_pages_of_one_moment(requester: HttpRequester, namespace: str) -> None:
+    kube = Kube(requester)
+    for number in range(5):
+        await kube.create(SERVICES, namespace, {"metadata": {"name": f"s{number}"}, "spec": {"ports": [{"port": 1}]}})
+    pages = [page async for page in kube.pages(SERVICES, namespace, limit=2)]
+    assert [[raw["metadata"]["name"] for raw in page["items"]] for page in pages] == [
+        ["s0", "s1"],
+        ["s2", "s3"],
+        ["s4"],
+    ]
+    assert len({page["metadata"]["resourceVersion"] for page in pages}) == 1
+    [empty] = [page async for page in kube.pages(SERVICES, f"{namespace}-not-there")]
+    assert empty["items"] == []
+
+
+async def test_a_listing_fills_the_memory_page_by_page_and_finds_what_went(
+    requester: HttpRequester, namespace: str
+) -> None:
+    kube, store = Kube(requester), Store()
+    for number in range(5):
+        body = deployment(namespace, "ours:1")
+        body["metadata"] |= {"name": f"d{number}", "labels": {"app.kubernetes.io/managed-by": "recast"}}
+        await kube.apply(body)
+    await kube.apply(deployment(namespace, "theirs:1"))
+    listing = Listing(kube, store, (namespace,), page=2)
+    assert await listing.kind(DEPLOYMENTS) == 5
+    assert store.names("Deployment", namespace) == [f"d{number}" for number in range(5)]
+    gone = store.get("Deployment", namespace, "d3")
+    assert gone is not None
+    await kube.delete(DEPLOYMENTS, namespace, "d3", gone.uid)
+    assert await listing.kind(DEPLOYMENTS) == 1
+    assert store.names("Deployment", namespace) == ["d0", "d1", "d2", "d4"]
+
+
+async def test_a_users_service_of_our_name_is_left_alone_and_said_and_gone_with_what_stood_in_the_way(
+    requester: HttpRequester, namespace: str
+) -> None:
+    world = World(requester, namespace)
+    world.tolerated.add("Blocked")
+    theirs = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "fm-home-fm-l1"},
+        "spec": {"selector": {"app": "theirs"}, "ports": [{"port": 80}]},
+    }
+    before = await world.kube.create(SERVICES, namespace, theirs)
+    await world.boot()
+    await world.apply("home-fm.yaml")
+
+    def stalled() -> dict[str, Any]:
+        status = world.model("FoundationModel", "home-fm").get("status") or {}
+        return next((item for item in status.get("conditions", []) if item["type"] == "Stalled"), {})
+
+    await world.until("it is said", lambda: stalled().get("reason") == "BlockedRequest")
+    await world.settle(60)
+    assert await world.kube.get(SERVICES, namespace, "fm-home-fm-l1") == before
+    status = world.model("FoundationModel", "home-fm")["status"]
+    assert not status.get("candidate")
+    assert not list(world.mirror.of("Deployment"))
+    writes = len(world.recorder.writes)
+    await world.settle(60)
+    assert len(world.recorder.writes) == writes
+    await world.kube.delete(SERVICES, namespace, "fm-home-fm-l1", before["metadata"]["uid"])
+    await world.boot()
+    await world.until("it serves", lambda: bool(world.model("FoundationModel", "home-fm")["status"].get("current")))
+    assert stalled()["status"] == "False"
+    world.close()
+
+
+async def test_an_abort_during_the_wait_for_prometheus_is_carried_out_and_never_overwritten(
+    requester: HttpRequester, namespace: str
+) -> None:
+    world = World(requester, namespace)
+    await world.boot()
+    await world.apply("home-fm.yaml", "reels.yaml")
+    await world.until("it serves", lambda: bool(world.model("ExpertModel", "reels").get("status", {}).get("stable")))
+    await world.apply("reels.yaml", change=lambda body: body["spec"]["serving"].update(image="other:1"))
+    slow = AbortDuringTheWait(world)
+    world.interrupt(slow)
+    await world.until("the abort is carried out", lambda: bool(slow.aborted and world.handled("reels")))
+    await world.settle(30)
+    world.close()
+    raw = await world.kube.get(EXPERTS, namespace, "reels")
+    assert raw["spec"]["rollout"]["request"]["action"] == "Abort"
+    assert [entry["revision"] for entry in raw["status"]["failedRevisions"]] == [slow.aborted]
+    assert not raw["status"].get("canary")
 
 
 async def test_a_deletion_of_an_object_that_was_replaced_meanwhile_is_a_conflict(
@@ -76,7 +253,7 @@ async def test_a_deletion_of_an_object_that_was_replaced_meanwhile_is_a_conflict
     kube = Kube(requester)
     made = await kube.apply(deployment(namespace, "ours:1"))
     with pytest.raises(Conflict):
-        await kube.delete(DEPLOYMENTS, namespace, "server", "00000000-0000-0000-0000-000000000000")
+        await kube.delete(DEPLOYMENTS, namespace, "server", NOBODYS_UID)
     assert await kube.delete(DEPLOYMENTS, namespace, "server", made["metadata"]["uid"])
     assert not await kube.delete(DEPLOYMENTS, namespace, "server", made["metadata"]["uid"])
 
@@ -119,7 +296,8 @@ async def test_torchx_makes_one_job_and_finds_it_again(requester: HttpRequester,
     handles = [await submit(recorder, request, namespace) for _ in range(3)]  # type: ignore[arg-type]
     assert handles == [f"recast:///{namespace}:fm-home-fm-r3-a2"] * 3
     kube = Kube(requester)
-    jobs = (await kube.list(JOBS, namespace))["items"]
+    [page] = [page async for page in kube.pages(JOBS, namespace)]
+    jobs = page["items"]
     assert [job["metadata"]["name"] for job in jobs] == ["fm-home-fm-r3-a2"]
     assert jobs[0]["spec"]["completionMode"] == "Indexed"
     service = await kube.get(SERVICES, namespace, "fm-home-fm-r3-a2")

@@ -40,7 +40,7 @@ async def play_demo(world: World) -> None:
         )
         await world.until(
             "the worse version is judged",
-            lambda: bool(world.store.get("ModelVersion", world.namespace, "em-feed-v3")) and quiet(world, "feed"),
+            lambda: bool(world.mirror.get("ModelVersion", "em-feed-v3")) and quiet(world, "feed"),
         )
         await world.settle(120)
     finally:

@@ -2,7 +2,8 @@
 
 Everybody else is played by :mod:`cast`, and time is a number that the test moves. The operator's own parts are the real
 ones, without kopf: what it writes goes to the apiserver through :mod:`recorder`, which can cut the operator down at any
-write. After a crash everything of the operator is made anew, and it lists the cluster as it does at a start.
+write; everybody else sees the cluster through a :mod:`mirror`. After a crash everything of the operator is made anew,
+and it lists the cluster as it does at a start.
 """
 
 from __future__ import annotations
@@ -19,14 +20,21 @@ import yaml
 from recast_api import names
 from recast_api.resources import MetricName
 from recast_operator.adapters.errors import OutsideError
-from recast_operator.adapters.kube import APPLY, BY_KIND, CHILDREN, MODELS, Kube, Request, Requester
+from recast_operator.adapters.kube import APPLY, BY_KIND, Kube, Request, Requester
 from recast_operator.adapters.torchx import Launcher
-from recast_operator.controller import Controller
+from recast_operator.controller import Answers, Controller
+from recast_operator.events import EventQueue
+from recast_operator.fleet import Fleet
+from recast_operator.keys import Key
+from recast_operator.listing import Listing
 from recast_operator.metrics import Metrics
-from recast_operator.observe import Key, Observer
-from recast_operator.runtime import selector
-from recast_operator.store import Store
+from recast_operator.observe import Observer
+from recast_operator.parsing import Parser
+from recast_operator.store import Doubts, Store
+from recast_operator.wakeups import Wakeups
+from recast_operator.writes import Outside
 from tests.integration.operator.cast import Cast, Traffic
+from tests.integration.operator.mirror import Mirror
 from tests.integration.operator.recorder import Crash, Point, Recorder
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
@@ -39,12 +47,14 @@ class World:
 
     def __init__(self, requester: Requester, namespace: str, cuts: frozenset[Point] = frozenset()) -> None:
         self.namespace = namespace
+        self.mirror = Mirror()
         self.kube = Kube(requester)  # everybody else's line: never cut
-        self.recorder = Recorder(requester, namespace, cuts)
+        self.recorder = Recorder(requester, namespace, cuts, self.mirror)
         self.now = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
         self.crashes = 0
         self.traffic = Traffic(self._image_of)
         self.traffic.set_share("bad-server", MetricName.ERROR_RATE, 0.2)
+        self.prometheus: Answers = self.traffic
         self.weights: dict[str, list[tuple[tuple[str, int], ...]]] = {}
         self.worse: set[str] = set()
         """Learning rates that make a version worse."""
@@ -57,26 +67,37 @@ class World:
         if self._launcher is not None:
             self._launcher.close()
         self._due: dict[Key, datetime] = {}
-        self.store = Store(self._changed)
-        self._observer = Observer(self.store)
-        self._cast = Cast(self.kube, self.namespace, self.store, lambda: self.now, self.worse)
+        parser, fleet, metrics = Parser(), Fleet(), Metrics()
+        self.store = Store(Wakeups(parser, fleet, self._wake).changed)
+        self.mirror.put_there, self.mirror.remove_there = self.store.put, self.store.remove
+        self._cast = Cast(self.kube, self.namespace, self.mirror, lambda: self.now, self.worse)
         operator = Kube(self.recorder)
         self._launcher = Launcher(self.recorder)
-        self._controller = Controller(
-            self.store, operator, self._launcher, self.traffic, Metrics(), clock=lambda: self.now
-        )
-        for resource in (*MODELS, *CHILDREN):
-            found = await operator.list(resource, self.namespace, selector(resource))
-            for raw in found["items"]:
-                self.store.put(resource.kind, raw)
+        self._events = EventQueue(operator, metrics, lambda: self.now)
+        self._observer = Observer(self.store, parser, fleet)
+        self._outside = Outside(self.store, Doubts(), operator, self._launcher, metrics)
+        self._controller = self._make_controller()
+        await Listing(operator, self.store, (self.namespace,)).everything()
+
+    def _make_controller(self) -> Controller:
+        return Controller(self._observer, self._outside, self.prometheus, self._events, clock=lambda: self.now)
 
     def close(self) -> None:
         if self._launcher is not None:
             self._launcher.close()
 
-    def _changed(self, kind: str, raw: Object) -> None:
-        for key in self._observer.concerned(kind, raw):
-            self._due[key] = min(self._due.get(key, self.now), self.now)
+    def interrupt(self, prometheus: Answers) -> None:
+        """Let another Prometheus answer from now on."""
+        self.prometheus = prometheus
+        self._controller = self._make_controller()
+
+    def handled(self, expert: str) -> list[str]:
+        """Ids of the requests that an expert has acted on."""
+        found: list[str] = (self.model("ExpertModel", expert).get("status") or {}).get("handledRequests") or []
+        return found
+
+    def _wake(self, key: Key) -> None:
+        self._due[key] = min(self._due.get(key, self.now), self.now)
 
     async def apply(self, *files: str, change: Callable[[Object], None] = lambda body: None) -> None:
         """``kubectl apply`` of examples, each changed before."""
@@ -94,11 +115,11 @@ class World:
                         params={"fieldManager": "kubectl", "force": "true"},
                     )
                 )
-                self.store.put(resource.kind, made)
+                self.mirror.put(resource.kind, made)
 
     def model(self, kind: str, name: str) -> Object:
         """A model as last known."""
-        raw = self.store.get(kind, self.namespace, name)
+        raw = self.mirror.get(kind, name)
         assert raw is not None, f"{kind} {name} is gone"
         return raw
 
@@ -139,6 +160,7 @@ class World:
                 if error.kind not in self.tolerated:
                     raise
                 requeue = 1.0
+            await self._events.drain()
             self._watch_weights()
             if requeue is not None:
                 time = self.now + timedelta(seconds=max(requeue, 0.1))
@@ -149,7 +171,7 @@ class World:
 
     def _image_of(self, revision: str) -> str:
         """The image that a revision on trial or in service was made with."""
-        for expert in self.store.of("ExpertModel", self.namespace):
+        for expert in self.mirror.of("ExpertModel"):
             status = expert.get("status") or {}
             for entry in (status.get("canary"), status.get("stable")):
                 if entry and entry["revision"] == revision:
@@ -158,11 +180,11 @@ class World:
 
     def _watch_weights(self) -> None:
         """Write down how many pods each revision of each expert shall have, whenever that changes."""
-        for expert in self.store.of("ExpertModel", self.namespace):
+        for expert in self.mirror.of("ExpertModel"):
             name = expert["metadata"]["name"]
             pods: dict[str, int] = {}
             ready = 0
-            for raw in self.store.of("Deployment", self.namespace):
+            for raw in self.mirror.of("Deployment"):
                 marks = raw["metadata"]["labels"]
                 if marks.get(names.LABEL_MODEL) == name and names.LABEL_REVISION in marks:
                     pods[marks[names.LABEL_REVISION]] = raw["spec"]["replicas"]
@@ -176,15 +198,15 @@ class World:
 
     def end_state(self) -> Object:
         """Everything that should not depend on when the operator ran: names, numbers, verdicts, replicas."""
-        state: Object = {"jobs": sorted(raw["metadata"]["name"] for raw in self.store.of("Job", self.namespace))}
+        state: Object = {"jobs": sorted(raw["metadata"]["name"] for raw in self.mirror.of("Job"))}
         for kind in ("FoundationModel", "ExpertModel", "ModelVersion"):
-            for raw in self.store.of(kind, self.namespace):
+            for raw in self.mirror.of(kind):
                 state[f"{kind}/{raw['metadata']['name']}"] = timeless(raw.get("status") or {})
-        for raw in self.store.of("Deployment", self.namespace):
+        for raw in self.mirror.of("Deployment"):
             state[f"Deployment/{raw['metadata']['name']}"] = raw["spec"]["replicas"]
         servers = [
             raw["metadata"]["name"]
-            for raw in self.store.of("Service", self.namespace)
+            for raw in self.mirror.of("Service")
             if not raw["metadata"]["labels"][names.LABEL_KIND].endswith("-trainer")
         ]
         return {**state, "services": sorted(servers)}

@@ -16,7 +16,7 @@ from dev.cluster.paths import content_hash
 
 @pytest.fixture
 def here(tmp_path: Path) -> layout.ClusterLayout:
-    return layout.ClusterLayout(state=tmp_path, id="0123abcd", slot=7)
+    return layout.ClusterLayout(state=tmp_path, id="0123abcd", slot=7, services="100.71.0.0/16")
 
 
 def pod(**changes: object) -> dict[str, object]:
@@ -50,7 +50,21 @@ def test_a_taken_subnet_is_stepped_over(tmp_path: Path, monkeypatch: pytest.Monk
     wanted = layout.load(tmp_path)
     (tmp_path / "layout.json").unlink()
     monkeypatch.setattr(layout, "_taken", lambda: [layout.ipaddress.IPv4Network(wanted.pods)])
-    assert layout.load(tmp_path).slot == (wanted.slot + 1) % 256
+    assert layout.load(tmp_path).slot == (wanted.slot + 1) % layout.SLOTS
+
+
+def test_services_have_room_for_a_fleet_and_stay_where_an_earlier_checkout_put_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "_taken", list)
+    fresh = layout.load(tmp_path / "fresh")
+    assert layout.ipaddress.IPv4Network(fresh.services).num_addresses == 65536
+    assert layout.load(tmp_path / "fresh") == fresh
+    assert layout.ipaddress.IPv4Address(fresh.dns_ip) in layout.ipaddress.IPv4Network(fresh.services)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "layout.json").write_text(json.dumps({"id": "0123abcd", "slot": 200}))
+    old = layout.load(tmp_path / "old")
+    assert (old.services, old.dns_ip, old.api_ip) == ("10.215.200.0/24", "10.215.200.10", "10.215.200.1")
 
 
 def test_the_names_of_interfaces_fit_the_kernels_limit(here: layout.ClusterLayout) -> None:

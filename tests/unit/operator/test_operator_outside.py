@@ -35,6 +35,7 @@ def port() -> Iterator[int]:
         (403, errors.Blocked),
         (404, errors.NotFound),
         (409, errors.Conflict),
+        (410, errors.Expired),
         (422, errors.Invalid),
         (429, errors.Transient),
         (500, errors.Transient),
@@ -49,15 +50,20 @@ def test_an_answer_of_the_apiserver_becomes_the_error_that_tells_what_to_do(stat
     assert str(error_of(status, "<html>", "GET /x")).count("<html>") == 1
 
 
+def test_a_write_that_names_another_objects_uid_is_a_conflict_and_no_mistake_in_the_object() -> None:
+    words = 'Deployment.apps "d" is invalid: metadata.uid: Invalid value: "0": field is immutable'
+    assert type(error_of(422, json.dumps({"message": words}), "PATCH /x")) is errors.Conflict
+
+
 async def test_a_write_that_got_no_answer_has_an_unknown_outcome_and_a_read_has_none(port: int) -> None:
-    counted: list[tuple[str, str]] = []
-    requester = HttpRequester(Credentials(f"http://127.0.0.1:{port}"), lambda verb, code: counted.append((verb, code)))
+    counted: list[tuple[str, ...]] = []
+    requester = HttpRequester(Credentials(f"http://127.0.0.1:{port}"), lambda *call: counted.append(call))
     for method, unknown in (("GET", False), ("POST", True)):
         with pytest.raises(errors.Transient) as caught:
-            await requester.send(Request(method, "/x", body={} if unknown else None))
+            await requester.send(Request(method, PODS.path("n", "p"), body={} if unknown else None))
         assert caught.value.unknown_outcome is unknown
     await requester.close()
-    assert counted == [("GET", "error"), ("POST", "error")]
+    assert counted == [("GET", "pods", "error"), ("POST", "pods", "error")]
 
 
 async def test_a_token_is_read_again_for_every_request(tmp_path: Path) -> None:
@@ -74,9 +80,25 @@ async def test_a_token_is_read_again_for_every_request(tmp_path: Path) -> None:
         requester = HttpRequester(Credentials(f"http://127.0.0.1:{server.port}", token_file=token))
         for text in ("one\n", "two\n"):
             token.write_text(text)
-            await Kube(requester).list(FOUNDATIONS, None)
+            await Kube(requester).exists(FOUNDATIONS, None)
         await requester.close()
     assert seen == ["Bearer one", "Bearer two"]
+
+
+@pytest.mark.parametrize(
+    ("path", "resource"),
+    [
+        (PODS.path("n", "p", "status"), "pods/status"),
+        (PODS.path("n"), "pods"),
+        (FOUNDATIONS.path(None), "foundationmodels"),
+        (FOUNDATIONS.path("n", "home-fm"), "foundationmodels"),
+        ("/apis", ""),
+        ("/apis/recast.dev/v1alpha1", ""),
+        ("/api/v1/namespaces/n", "namespaces"),
+    ],
+)
+def test_requests_are_counted_by_what_they_are_about_and_never_by_names(path: str, resource: str) -> None:
+    assert Request("GET", path).resource == resource
 
 
 def test_paths_are_kubernetes_paths() -> None:
@@ -95,10 +117,38 @@ class Clock:
 def test_silence_is_unhealthy_whatever_else_goes_on() -> None:
     clock = Clock()
     liveness = Liveness(clock, 10, lambda: 0.0)
-    clock.now += 11
-    assert "no watch event" in liveness.problems()[0]
+    clock.now += 10
+    assert liveness.problems() == []
+    clock.now += 1
+    assert "no watch event and no answer for 11s" in liveness.problems()[0]
     liveness.heard()
     assert liveness.problems() == []
+
+
+def test_an_apiserver_that_refuses_has_answered_and_nothing_is_held_against_us_while_it_is_away() -> None:
+    clock = Clock()
+    liveness = Liveness(clock, 10, lambda: 1000.0)
+    liveness.began("reels")
+    for _ in range(20):
+        clock.now += 9
+        liveness.refused()
+    assert liveness.problems() == []
+    liveness.heard()  # from now on the pass has its full time
+    assert liveness.problems() == []
+    clock.now += 9
+    liveness.heard()
+    assert liveness.problems() == []
+    clock.now += 2
+    liveness.heard()
+    assert "no pass was finished for 11s" in liveness.problems()[0]
+
+
+def test_an_apiserver_that_refused_and_then_says_nothing_more_is_silence() -> None:
+    clock = Clock()
+    liveness = Liveness(clock, 10, lambda: 0.0)
+    liveness.refused()
+    clock.now += 11
+    assert "no watch event and no answer" in liveness.problems()[0]
 
 
 def test_a_pass_that_never_ends_and_work_that_nobody_takes_are_unhealthy_but_idleness_is_not() -> None:
@@ -108,15 +158,27 @@ def test_a_pass_that_never_ends_and_work_that_nobody_takes_are_unhealthy_but_idl
         clock.now += 9
         liveness.heard()
     assert liveness.problems() == []
-    liveness.began()
+    liveness.began("reels")
     assert liveness.problems() == []  # only just begun
     clock.now += 11
     liveness.heard()
     assert "no pass was finished" in liveness.problems()[0]
-    liveness.finished()
+    liveness.finished("reels")
     assert liveness.problems() == []
     oldest[0] = 11.0
     assert "no pass was finished" in liveness.problems()[0]
+
+
+def test_one_pass_that_hangs_is_seen_although_others_are_finished() -> None:
+    clock = Clock()
+    liveness = Liveness(clock, 10, lambda: 0.0)
+    liveness.began("reels")
+    for _ in range(6):
+        clock.now += 2
+        liveness.heard()
+        liveness.began("feed")
+        liveness.finished("feed")
+    assert liveness.problems() == ["reels: a pass has not ended for 12s (limit 10s)"]
 
 
 async def test_health_readiness_and_metrics_are_served(port: int) -> None:

@@ -3,58 +3,99 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recast_operator.queue import BACKOFF_BASE_SECONDS, BACKOFF_CAP_SECONDS, Schedule, WorkQueue
+from recast_operator.queue import BACKOFF_BASE_SECONDS, BACKOFF_CAP_SECONDS, Pace, Schedule, WorkQueue
 
-KEYS = st.sampled_from("abc")
+PACES = {
+    "A": Pace(urgent=True, interval_seconds=2.0),
+    "B": Pace(urgent=True),
+    "c": Pace(interval_seconds=1.0),
+    "d": Pace(),
+}
+KEYS = st.sampled_from(list(PACES))
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("add"), KEYS, st.floats(0, 10)),
-        st.tuples(st.just("take"), st.none(), st.none()),
+        st.tuples(st.just("add"), KEYS, st.integers(0, 10)),
+        st.tuples(st.just("take"), st.none(), st.booleans()),
         st.tuples(st.just("done"), KEYS, st.booleans()),
-        st.tuples(st.just("wait"), st.none(), st.floats(0, 5)),
+        st.tuples(st.just("wait"), st.none(), st.integers(0, 5)),
     ),
     max_size=60,
-)
+)  # fmt: skip
 
 
-def replay(steps: list[tuple[str, Any, Any]]) -> tuple[Schedule[str], list[str], dict[str, float], float]:
-    """Run steps beside a model of them: who is in hand, what is wished, what time it is."""
-    schedule: Schedule[str] = Schedule(lambda: 1.0)
-    working: list[str] = []
-    wished: dict[str, float] = {}
-    failures: dict[str, int] = {}
-    now = 0.0
-    for step, key, value in steps:
+@dataclass
+class Model:
+    """What the schedule should know, said as simply as possible."""
+
+    schedule: Schedule[str] = field(default_factory=lambda: Schedule(PACES.__getitem__, lambda: 1.0))
+    now: float = 0.0
+    working: set[str] = field(default_factory=set)
+    wished: dict[str, float] = field(default_factory=dict)
+    ended: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
+
+    def due(self, key: str) -> float:
+        """When a wished key may be handed out: never before its interval is over."""
+        wished, ended = self.wished[key], self.ended.get(key)
+        return wished if ended is None else max(wished, ended + PACES[key].interval_seconds)
+
+    def waiting(self, *, urgent_only: bool = False) -> dict[str, float]:
+        times = {key: self.due(key) for key in self.wished if key not in self.working}
+        return {key: time for key, time in times.items() if time <= self.now and (PACES[key].urgent or not urgent_only)}
+
+    def wish(self, key: str, time: float) -> None:
+        self.wished[key] = min(self.wished.get(key, float("inf")), time)
+
+    def step(self, step: str, key: str, value: Any) -> None:
         if step == "add":
-            schedule.add(key, now + value)
-            wished[key] = min(wished.get(key, float("inf")), now + value)
+            self.schedule.add(key, self.now + value)
+            self.wish(key, self.now + value)
         elif step == "wait":
-            now += value
-        elif step == "done" and key in working:
-            if value:
-                delay = schedule.failed(key, now)
-                failures[key] = failures.get(key, 0) + 1
-                assert delay == min(BACKOFF_CAP_SECONDS, BACKOFF_BASE_SECONDS * 2 ** (failures[key] - 1))
-                wished[key] = min(wished.get(key, float("inf")), now + delay)
-            else:
-                schedule.succeeded(key)
-                failures.pop(key, None)
-            schedule.done(key)
-            working.remove(key)
+            self.now += value
+        elif step == "done" and key in self.working:
+            self.done(key, failed=value)
         elif step == "take":
-            due = {name: time for name, time in wished.items() if time <= now and name not in working}
-            taken = schedule.take(now)
-            if taken is None:
-                assert not due
-            else:
-                assert wished.pop(taken) == min(due.values())
-                working.append(taken)
-    return schedule, working, wished, now
+            self.take(urgent_only=value)
+
+    def done(self, key: str, *, failed: bool) -> None:
+        if failed:
+            delay = self.schedule.failed(key, self.now)
+            self.failures[key] = self.failures.get(key, 0) + 1
+            assert delay == min(BACKOFF_CAP_SECONDS, BACKOFF_BASE_SECONDS * 2 ** (self.failures[key] - 1))
+            self.wish(key, self.now + delay)
+        else:
+            self.schedule.succeeded(key)
+            self.failures.pop(key, None)
+        self.schedule.done(key, self.now)
+        self.working.remove(key)
+        self.ended[key] = self.now
+
+    def take(self, *, urgent_only: bool) -> str | None:
+        waiting = self.waiting(urgent_only=urgent_only)
+        taken = self.schedule.take(self.now, urgent_only=urgent_only)
+        if taken is None:
+            assert not waiting
+            return None
+        assert taken in waiting
+        urgent = [key for key in waiting if PACES[key].urgent]
+        assert taken in urgent or not urgent, "an urgent key waited behind another"
+        assert waiting[taken] == min(waiting[key] for key in urgent or waiting), "the longest-waiting comes first"
+        del self.wished[taken]
+        self.working.add(taken)
+        return taken
+
+
+def replay(steps: list[tuple[str, Any, Any]]) -> Model:
+    model = Model()
+    for step in steps:
+        model.step(*step)
+    return model
 
 
 @given(STEPS)
@@ -64,30 +105,46 @@ def test_a_key_is_handed_out_when_due_to_one_worker_and_the_longest_waiting_firs
 
 @given(STEPS)
 def test_no_wish_is_ever_lost(steps: list[Any]) -> None:
-    schedule, working, wished, now = replay(steps)
-    for key in working:
-        schedule.done(key)
-    end = max([now, *wished.values()])
+    model = replay(steps)
+    for key in sorted(model.working):
+        model.done(key, failed=False)
+    model.now = max([model.now, *(model.due(key) for key in model.wished)])
+    wished = sorted(model.wished)
     handed = []
-    while (key := schedule.take(end)) is not None:
+    while (key := model.take(urgent_only=False)) is not None:
         handed.append(key)
-        schedule.done(key)
-    assert sorted(handed) == sorted(wished)
+    assert sorted(handed) == wished
 
 
-@given(STEPS)
-def test_depth_age_and_next_time_agree_with_what_can_be_taken(steps: list[Any]) -> None:
-    schedule, working, wished, now = replay(steps)
-    due = [time for key, time in wished.items() if time <= now and key not in working]
-    assert schedule.depth(now) == len(due)
-    assert schedule.oldest(now) == (now - min(due) if due else 0.0)
-    assert schedule.next_due() == min((t for k, t in wished.items() if k not in working), default=None)
-    assert schedule.working == len(working)
+@given(STEPS, st.booleans())
+def test_depth_age_and_next_time_agree_with_what_can_be_taken(steps: list[Any], urgent_only: bool) -> None:
+    model = replay(steps)
+    waiting = model.waiting()
+    assert model.schedule.depth(model.now) == len(waiting)
+    assert model.schedule.oldest(model.now) == (model.now - min(waiting.values()) if waiting else 0.0)
+    free = {key: model.due(key) for key in model.wished if key not in model.working}
+    assert model.schedule.next_due(model.now) == min(free.values(), default=None)
+    following = model.schedule.next_due(model.now, urgent_only=True)
+    urgent = [time for key, time in free.items() if PACES[key].urgent]
+    # A worker for urgent keys may look once too often, never too late.
+    assert not urgent or (following is not None and following <= min(urgent))
+
+
+def test_a_burst_of_changes_makes_one_pass_an_interval() -> None:
+    schedule: Schedule[str] = Schedule(PACES.__getitem__)
+    passes = []
+    for tick in range(1000):  # ten seconds
+        now = tick / 100
+        schedule.add("A", now)
+        if schedule.take(now) is not None:
+            passes.append(now)
+            schedule.done("A", now)
+    assert passes == [0.0, 2.0, 4.0, 6.0, 8.0]
 
 
 @given(st.floats(0, 1), st.integers(1, 200))
 def test_back_off_grows_stays_under_its_cap_and_keeps_apart_what_failed_together(jitter: float, times: int) -> None:
-    schedule: Schedule[str] = Schedule(lambda: jitter)
+    schedule: Schedule[str] = Schedule(jitter=lambda: jitter)
     delays = [schedule.failed("a", 0.0) for _ in range(times)]
     assert delays == sorted(delays)
     assert delays[0] >= BACKOFF_BASE_SECONDS / 2
@@ -110,6 +167,17 @@ async def test_a_waiting_worker_wakes_when_a_key_is_added_and_when_a_delay_has_p
     assert await asyncio.wait_for(second, 5) == "a"
 
 
+async def test_a_worker_for_urgent_keys_alone_leaves_the_others_to_others() -> None:
+    queue: WorkQueue[str] = WorkQueue(asyncio.get_running_loop().time, PACES.__getitem__)
+    urgent = asyncio.create_task(queue.take(urgent_only=True))
+    await asyncio.sleep(0)
+    queue.add("d")
+    assert await asyncio.wait_for(queue.take(), 5) == "d"
+    assert not urgent.done()
+    queue.add("B")
+    assert await asyncio.wait_for(urgent, 5) == "B"
+
+
 async def test_a_failed_key_returns_by_itself() -> None:
     queue: WorkQueue[str] = WorkQueue(asyncio.get_running_loop().time, jitter=lambda: 0.0)
     queue.add("a")
@@ -117,3 +185,4 @@ async def test_a_failed_key_returns_by_itself() -> None:
     delay = queue.done("a", failed=True)
     assert 0 < delay <= BACKOFF_BASE_SECONDS
     assert await asyncio.wait_for(queue.take(), 5) == "a"
+    assert (queue.depth(), queue.oldest()) == (0, 0.0)

@@ -11,12 +11,17 @@ import pytest
 from recast_api.resources import ExpertModel, FoundationModel
 from recast_operator.adapters.errors import Invalid
 from recast_operator.parsing import Parser
+from recast_operator.store import Stored, stored
 from tests.unit.api.test_tolerant_reading import EXPERT
 
 Object = dict[str, Any]
 
 
-def raw(version: str = "1", **spec: Any) -> Object:
+def raw(version: str = "1", **spec: Any) -> Stored:
+    return stored("ExpertModel", document(version, **spec))
+
+
+def document(version: str = "1", **spec: Any) -> Object:
     made = copy.deepcopy(EXPERT)
     made["metadata"]["resourceVersion"] = version
     made["spec"] |= spec
@@ -69,8 +74,9 @@ def test_a_value_that_was_refused_is_not_logged(caplog: pytest.LogCaptureFixture
 
 def test_two_kinds_of_one_uid_are_two_objects_and_null_metadata_is_absent() -> None:
     parser = Parser()
-    made = raw()
-    made["metadata"]["labels"] = None
+    whole = document()
+    whole["metadata"]["labels"] = None
+    made = stored("ExpertModel", whole)
     assert parser.read(ExpertModel, made).model.metadata.labels == {}
     with pytest.raises(Invalid):
         parser.read(FoundationModel, made)

@@ -11,7 +11,7 @@ from recast_operator.children.labels import Object
 from recast_operator.planning.plan import VersionWrite
 from recast_operator.planning.status.conditions import ConditionUpdate, find, merge
 from recast_operator.planning.versions.gates import quality
-from recast_operator.planning.versions.verdict import ACCEPTED, Judged
+from recast_operator.planning.versions.verdict import ACCEPTED, Judged, events
 
 RETIRED = "Retired"
 
@@ -36,6 +36,7 @@ def _write(judged: Judged, owner: Object, used_by: int, retired: bool, now: date
         resource_version=version.metadata.resource_version,
         owner=owner if adopt else None,
         status=status if changed else None,
+        events=events([judged]) if changed else (),
     )
 
 
