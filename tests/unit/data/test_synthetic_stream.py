@@ -69,12 +69,23 @@ def test_rows_keep_the_schemas_promises(made: tuple[SyntheticStream, Rows]) -> N
     assert not rows.labels[~rows.label_mask].any()
 
 
-def test_labels_of_ads_take_longest_and_none_longer_than_six_hours(made: tuple[SyntheticStream, Rows]) -> None:
+def test_labels_of_ads_take_longest(made: tuple[SyntheticStream, Rows]) -> None:
     _, rows = made
     delay = rows.available_at - rows.event_times
     medians = [np.median(delay[rows.surfaces == index]) for index in range(3)]
     assert medians[0] < medians[1] < medians[2]
-    assert delay.max() <= 6 * 3_600_000 + 1
+
+
+def test_a_label_without_any_delay_is_known_a_millisecond_after_its_event() -> None:
+    surfaces = tuple(replace(surface, delay_median_seconds=0.0) for surface in SURFACES)
+    (_, rows) = next(SyntheticStream(replace(SMALL, hours=1, surfaces=surfaces)).segments())
+    assert set((rows.available_at - rows.event_times).tolist()) == {1}
+
+
+def test_no_label_takes_longer_than_six_hours() -> None:
+    surfaces = tuple(replace(surface, delay_median_seconds=1e6) for surface in SURFACES)
+    (_, rows) = next(SyntheticStream(replace(SMALL, hours=1, surfaces=surfaces)).segments())
+    assert (rows.available_at - rows.event_times).max() == 6 * 3_600_000 + 1
 
 
 def test_some_items_are_first_shown_after_the_beginning(made: tuple[SyntheticStream, Rows]) -> None:

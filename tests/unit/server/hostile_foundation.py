@@ -79,6 +79,7 @@ class Expert:
     http: httpx.AsyncClient
     registry: CollectorRegistry
     engine: ExpertEngine
+    ranker: ModelRanker
 
     def counted(self) -> dict[str, float]:
         """TAE calls by result, those that occurred."""
@@ -110,14 +111,15 @@ async def expert_before_a_script(pair: LandedPair) -> AsyncIterator[Expert]:
     calls = FoundationCalls(registry)
     client = GrpcTaeClient(address, "reels", PIN, tae_dim=TAE_DIM, deadline_seconds=20.0, calls=calls)
     engine = ExpertEngine(pair.expert_folder, pair.expert_manifest, pair.served())
+    ranker = ModelRanker(engine, client, thread)
     health = Health(thread)
     health.phase = Phase.SERVING
     app = create_app(
-        Identity("reels", "reels", "r1", 7, PIN), ModelRanker(engine, client, thread), health,
+        Identity("reels", "reels", "r1", 7, PIN), ranker, health,
         ScoringRequests(registry, 0.2), 30.0,
     )  # fmt: skip
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://expert") as http:
-        yield Expert(script, client, http, registry, engine)
+        yield Expert(script, client, http, registry, engine, ranker)
     await client.close()
     await server.stop(None)
     thread.close()

@@ -56,6 +56,7 @@ WRONG: dict[str, tuple[Answer, str]] = {
     "no rows": (reply(rows=0, data=b""), "INTERNAL"),
     "rows of another width": (reply(dim=2 * TAE_DIM, data=bytes(3 * 2 * TAE_DIM * 2)), "INTERNAL"),
     "rows without width": (reply(dim=0, data=b""), "INTERNAL"),
+    "a width that its bytes are not": (reply(dim=TAE_DIM // 2), "INTERNAL"),
     "rows and width exchanged": (reply(rows=TAE_DIM, dim=3), "INTERNAL"),
     "a negative shape": (reply(rows=-3, dim=-TAE_DIM), "INTERNAL"),
     "a byte too few": (reply(data=bytes(3 * TAE_DIM * 2 - 1)), "INTERNAL"),
@@ -157,6 +158,8 @@ async def test_an_expert_whose_own_scores_are_not_finite_answers_500_and_ranks_n
     expert: Expert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(expert.engine, "_weights", np.array([np.nan, 1.0]))
+    with pytest.raises(ArithmeticError, match="the expert's scores are not finite"):
+        await expert.ranker.rank(RankRequest(user=1, candidates=CANDIDATES), "id")
     response = await expert.rank()
     assert response.status_code == 500
     assert response.json()["error"]["reason"] == "Internal"
