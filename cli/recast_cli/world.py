@@ -8,15 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from recast_api.names import PLURALS
 from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 
 Resource = FoundationModel | ExpertModel | ModelVersion
-
-PLURALS: dict[str, str] = {
-    "FoundationModel": "foundationmodels",
-    "ExpertModel": "expertmodels",
-    "ModelVersion": "modelversions",
-}
 
 
 def parse(item: Mapping[str, Any]) -> Resource:

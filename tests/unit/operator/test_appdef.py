@@ -108,7 +108,12 @@ def test_the_role_is_one_gang_of_torchrun_that_torchx_never_restarts() -> None:
     request = submission(nodes=2)
     app = appdef.build(request)
     (role,) = app.roles
-    assert (app.name, role.name, role.image, role.entrypoint) == (NAME, "trainer", "recast.invalid/trainer:0.1.0", "torchrun")
+    assert (app.name, role.name, role.image, role.entrypoint) == (
+        NAME,
+        "trainer",
+        "recast.invalid/trainer:0.1.0",
+        "torchrun",
+    )
     assert (role.num_replicas, role.max_retries, role.port_map) == (2, 0, {"rendezvous": 29500})
     assert role.args[-3:] == ["-m", "recast_trainer", "run"]
     assert role.args[1] == "--nproc-per-node=2"
