@@ -14,8 +14,9 @@ from typing import Any
 from kubernetes import client, config, watch
 from kubernetes.client.exceptions import ApiException
 
+from recast_api.names import PLURALS
 from recast_api.resources import GROUP, VERSION
-from recast_cli.world import PLURALS, Resource, Unreadable, World, read
+from recast_cli.world import Resource, Unreadable, World, read
 
 _WATCH_SECONDS = 240
 _CONNECT_SECONDS = 10

@@ -8,15 +8,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from recast_api.crd import PRESENTATION
+from recast_api.names import PLURALS
 from recast_api.reading import read as read_tolerantly
 from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 
 Resource = FoundationModel | ExpertModel | ModelVersion
-
-PLURALS: dict[str, str] = {
-    kind.__name__: PRESENTATION[kind.__name__].plural for kind in (FoundationModel, ExpertModel, ModelVersion)
-}
 
 
 def parse(item: Mapping[str, Any]) -> Resource:

@@ -39,17 +39,17 @@ class PodLog:
 
     def lines(self, *, follow: bool) -> Iterator[str]:
         """The lines that there are, each with its newline; with ``follow`` also those that come, whole ones only."""
-        told = 0
+        given = 0
         while True:
             pod = self._pod()
             ended = pod is not None and pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
             text = self._text(pod, wait=follow and not ended) if pod is not None else ""
             if follow and not ended:
                 text = text[: text.rfind("\n") + 1]  # the rest of the last line may still come
-            if len(text) < told:
-                told = 0  # the kubelet began a new file
-            yield from io.StringIO(text[told:], newline="\n")
-            told = len(text)
+            if len(text) < given:
+                given = 0  # the kubelet began a new file
+            yield from io.StringIO(text[given:], newline="\n")
+            given = len(text)
             if ended or not follow or (pod is None and not self._may_come()):
                 return
             time.sleep(FOLLOW_SECONDS)

@@ -7,7 +7,8 @@ from typing import Any
 from recast_api.resources import Resources, Training
 from recast_api.resources.foundation import Architecture
 from recast_api.run import DataRef, Optimization, TrainingRun
-from recast_operator.adapters.kube import Request
+from recast_operator.adapters.kube import Request, Requester
+from recast_operator.adapters.torchx import Launcher
 from recast_operator.planning.plan import SubmitRun
 
 NAME = "fm-home-fm-r3-a2"
@@ -50,6 +51,15 @@ def submission(nodes: int = 2, data_claim: str = "data", **training: Any) -> Sub
         data_claim=data_claim,
         owner=OWNER,
     )
+
+
+async def submit(requester: Requester, request: SubmitRun | None = None, namespace: str = "demo") -> str:
+    """Create or adopt the Job of a run, as the operator does."""
+    launcher = Launcher(requester)
+    try:
+        return await launcher.submit(namespace, request or submission())
+    finally:
+        launcher.close()
 
 
 class Scripted:

@@ -202,7 +202,7 @@ def test_what_is_on_its_way_out_is_not_adopted_but_tried_again(script: list[tupl
         *((place, Invalid("quota", status=422)) for place in range(3)),
         *((place, Blocked("forbidden", status=403)) for place in range(3)),
         *((place, Transient("no answer", unknown_outcome=True)) for place in range(3)),
-        (2, Conflict("the Service has got another UID", status=409)),
+        (2, Conflict("somebody wrote at the same time", status=409)),
     ],
 )
 def test_an_error_ends_the_submission_where_it_happens_and_comes_through_as_it_is(place: int, error: Exception) -> None:

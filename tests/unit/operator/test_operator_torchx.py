@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
-from run_builders import NAME, OWNER, Scripted, submission
+from run_builders import NAME, OWNER, Scripted, submission, submit
 from torchx.schedulers import get_scheduler_factories
 
 from recast_api.run import TrainingRun
 from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound, Transient
-from recast_operator.adapters.kube import Request, Requester
+from recast_operator.adapters.kube import Request
 from recast_operator.adapters.torchx import Launcher
-from recast_operator.planning.plan import SubmitRun
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -49,14 +48,6 @@ class FakeApi:
 
 JOB = "/apis/batch/v1/namespaces/demo/jobs/fm-home-fm-r3-a2"
 SERVICE = "/api/v1/namespaces/demo/services/fm-home-fm-r3-a2"
-
-
-async def submit(api: Requester, request: SubmitRun | None = None, namespace: str = "demo") -> str:
-    launcher = Launcher(api)
-    try:
-        return await launcher.submit(namespace, request or submission())
-    finally:
-        launcher.close()
 
 
 @pytest.mark.parametrize(("nodes", "name"), [(1, "one-node"), (2, "two-nodes")])
