@@ -1,4 +1,7 @@
-"""Reading and watching the three kinds through the apiserver. The only module of the plugin that does I/O."""
+"""Reading and watching the three kinds through the apiserver.
+
+With :mod:`recast_cli.prometheus` this is all of the plugin's I/O.
+"""
 
 from __future__ import annotations
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from rich.console import Console
 
-from recast_cli import tree, why
+from recast_cli import live, prometheus, tree, why
 from recast_cli.cluster import Cluster, ClusterError
+from recast_cli.live import NoAnswerError
 from recast_cli.timeline import Line, Timeline
 
 STYLES = {"plain": "", "good": "green", "bad": "bold red", "wait": "yellow"}
@@ -42,6 +44,17 @@ def parser() -> argparse.ArgumentParser:
         "why", parents=[connection], help="which policy, which measurement, what next, for one expert"
     )
     reason.add_argument("expert", help="name of an ExpertModel")
+    metrics = reason.add_mutually_exclusive_group()
+    metrics.add_argument(
+        "--prometheus-url",
+        metavar="URL",
+        help="read a canary's figures live from this Prometheus (default: $RECAST_PROMETHEUS_URL)",
+    )
+    metrics.add_argument(
+        "--prometheus-service",
+        metavar="NAMESPACE/NAME:PORT",
+        help="read them from this Service, through the apiserver",
+    )
     verbs.add_parser("timeline", parents=[connection], help="follow transitions as they happen, one line each")
     return top
 
@@ -54,6 +67,25 @@ def follow(cluster: Cluster, console: Console) -> None:
             console.print(
                 format_line(line, time.monotonic() - began), style=STYLES[line.tone], markup=False, highlight=False
             )
+
+
+def explain(cluster: Cluster, options: argparse.Namespace, environment: Mapping[str, str]) -> str:
+    """What ``why`` prints. A Prometheus that does not answer is said there, and is no error."""
+    ask = prometheus_of(cluster, options, environment)
+    world, now = cluster.world(), datetime.now(UTC)
+    figures = live.read(why.found(world, options.expert), ask, now) if ask else None
+    return why.render(world, options.expert, now, figures)
+
+
+def prometheus_of(cluster: Cluster, options: argparse.Namespace, environment: Mapping[str, str]) -> live.Ask | None:
+    """The way to Prometheus that was asked for: a flag before the environment. None: none was.
+
+    Raises :class:`NoAnswerError` where what was given names no Prometheus.
+    """
+    if options.prometheus_service:
+        return prometheus.through(cluster.api.api_client, options.prometheus_service)
+    url = options.prometheus_url or environment.get("RECAST_PROMETHEUS_URL", "")
+    return prometheus.at_url(url) if url else None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,12 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 for entry in trees:
                     console.print(entry)
             case "why":
-                console.print(
-                    why.render(cluster.world(), options.expert, datetime.now(UTC)), markup=False, highlight=False
-                )
+                console.print(explain(cluster, options, os.environ), markup=False, highlight=False)
             case "timeline":
                 follow(cluster, console)
-    except (ClusterError, LookupError) as error:
+    except (ClusterError, NoAnswerError, LookupError) as error:
         print(f"kubectl recast: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -1,29 +1,43 @@
 """``kubectl recast why <expert>``: which policy, which measurement, what next. Pure.
 
-It shows what the operator has written, in the order in which a person asks.
+It judges nothing that the operator has not judged: it puts the status in the order in which a person asks, and beside
+the figures of the last write those of now, where Prometheus was asked (:mod:`recast_cli.live`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from recast_api.resources import CanaryStatus, ExpertModel, FailedRevision, FoundationModel, MetricResult, Verdict
 from recast_cli import words
+from recast_cli.live import Figure, Live
 from recast_cli.world import World
 
+HOW_TO_READ_LIVE = "--prometheus-url (or RECAST_PROMETHEUS_URL) or --prometheus-service reads them live"
 
-def render(world: World, name: str, now: datetime) -> str:
-    """The explanation, as lines of text. Raises ``LookupError`` where no such expert exists."""
+
+def found(world: World, name: str) -> ExpertModel:
+    """The expert of that name. Raises ``LookupError`` where there is none."""
     expert = world.expert(name)
     if expert is None:
         known = ", ".join(entry.metadata.name for entry in world.experts) or "there are none"
         raise LookupError(f'ExpertModel "{name}" not found in this namespace; known: {known}')
+    return expert
+
+
+def render(world: World, name: str, now: datetime, live: Live | None = None) -> str:
+    """The explanation, as lines of text; ``live`` is None where Prometheus was not asked.
+
+    Raises ``LookupError`` where no such expert exists.
+    """
+    expert = found(world, name)
     foundation = world.foundation(expert.spec.foundation_ref.name)
     sections = [
         _serving(expert, now),
         _policy(expert, foundation, now),
         _training(expert, now),
-        _canary(expert, now),
+        _canary(expert, now, live),
         *(_failed(failed, now) for failed in reversed(expert.status.failed_revisions)),
         _next(expert, foundation),
     ]
@@ -87,7 +101,7 @@ def _training(expert: ExpertModel, now: datetime) -> list[str]:
     return lines
 
 
-def _canary(expert: ExpertModel, now: datetime) -> list[str]:
+def _canary(expert: ExpertModel, now: datetime, live: Live | None) -> list[str]:
     canary = expert.status.canary
     if canary is None:
         return [_row("Canary", "none")]
@@ -99,8 +113,17 @@ def _canary(expert: ExpertModel, now: datetime) -> list[str]:
     if canary.weight_since:
         lines.append(_row("", f"analysed since {words.age(canary.weight_since, now)}"))
     for result in canary.results:
-        lines += _result(result)
+        lines += _result(result, live.figures.get(result.metric) if live else None)
+    if canary.results:
+        lines.append(_row("", _age(canary.results, now, live)))
     return lines
+
+
+def _age(results: Sequence[MetricResult], now: datetime, live: Live | None) -> str:
+    written = f"verdicts and figures written {words.age(results[0].time, now)} ago"
+    if live is None:
+        return f"{written}; {HOW_TO_READ_LIVE}"
+    return f"{written}; no live figures: {live.error}" if live.error else written
 
 
 def _failed(failed: FailedRevision, now: datetime) -> list[str]:
@@ -112,8 +135,11 @@ def _failed(failed: FailedRevision, now: datetime) -> list[str]:
     return lines
 
 
-def _result(result: MetricResult) -> list[str]:
+def _result(result: MetricResult, live: Figure | None = None) -> list[str]:
     lines = [_row("", words.measured(result))]
+    if live is not None:
+        beside = f" vs stable {live.stable:.4f}" if live.stable is not None else ""
+        lines.append(_row("", f"  now   {live.share:.4f}{beside}, {live.requests:.0f} requests"))
     if result.query:
         lines.append(_row("", f"  query {result.query}"))
     return lines

@@ -26,8 +26,9 @@ from recast_operator.observe import Key, Observer
 from recast_operator.planning.expert import plan_expert
 from recast_operator.planning.foundation import plan_foundation
 from recast_operator.planning.plan import Event, Plan, SubmitRun, VersionWrite
-from recast_operator.planning.rollout import verdict as analysis
-from recast_operator.planning.snapshot import ObservedExpert, ObservedFoundation, Sample
+from recast_operator.planning.rollout import analysis
+from recast_operator.planning.rollout.questions import Answer, Question
+from recast_operator.planning.snapshot import ObservedExpert, ObservedFoundation
 from recast_operator.store import Object, Store
 
 logger = logging.getLogger(__name__)
@@ -49,11 +50,11 @@ class Submits(Protocol):
         ...
 
 
-class Samples(Protocol):
-    """Answers queries; see :class:`recast_operator.adapters.prometheus.Prometheus`."""
+class Answers(Protocol):
+    """Answers planning's questions; see :class:`recast_operator.adapters.prometheus.Prometheus`."""
 
-    async def samples(self, queries: tuple[str, ...], now: datetime) -> Mapping[str, Sample]:
-        """The answers, by query."""
+    async def answers(self, questions: tuple[Question, ...], now: datetime) -> Mapping[Question, Answer]:
+        """The answers at ``now``, one to each question."""
         ...
 
 
@@ -73,7 +74,7 @@ class Controller:
         store: Store,
         kube: Kube,
         launcher: Submits,
-        prometheus: Samples,
+        prometheus: Answers,
         metrics: Metrics,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -122,15 +123,15 @@ class Controller:
 
     async def _expert(self, key: Key, observed: ObservedExpert) -> float | None:
         now = self._clock()
-        if queries := analysis.queries(observed, now):
-            observed = replace(observed, samples=await self._prometheus.samples(queries, now))
+        if questions := analysis.questions(observed, now):
+            observed = replace(observed, answers=await self._prometheus.answers(questions, now))
         plan = plan_expert(observed, now)
         if plan.confirm:
             absent = await self._absent(key.namespace, plan.confirm)
             again = self._observer.expert(key)
             if again is None:
                 return None
-            observed = replace(again, samples=observed.samples, absent_versions=absent)
+            observed = replace(again, answers=observed.answers, absent_versions=absent)
             plan = plan_expert(observed, now)
         return await self._execute(key, observed.model.status, plan)
 

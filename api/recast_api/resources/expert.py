@@ -292,13 +292,13 @@ class MetricResult(Status):
     bound: Annotated[str, Field(max_length=40)] = ""
     """What it was judged against."""
     samples: int = 0
-    """Requests that the value rests on."""
+    """Requests of the canary that were counted."""
     min_samples: int = 0
-    """Requests that Success needs."""
-    query: Annotated[str, Field(max_length=1024)] = ""
-    """The PromQL query of the value."""
+    """Requests after which a canary without a single bad one succeeds; with bad ones it takes more."""
+    query: Annotated[str, Field(max_length=2048)] = ""
+    """The count of bad requests, divided by that of all of them, as they were asked for."""
     time: Timestamp
-    """When it was judged."""
+    """Of the figures. Verdicts are written when they change, figures that came to the same ones once a minute."""
     message: Message = ""
     """The same in words."""
 

@@ -1,18 +1,24 @@
-"""Instant queries to Prometheus. Whatever goes wrong is an answer without a value and with a reason, never an error:
+"""Instant queries to Prometheus. Whatever goes wrong is an answer without a number and with a reason, never an error:
 no data is a verdict of its own, and planning decides what follows from it."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 
 import aiohttp
 
-from recast_operator.planning.snapshot import Sample
+from recast_operator.adapters.promql import promql
+from recast_operator.planning.rollout.questions import Answer, Question
 
 QUERY_SECONDS = 5.0
+ANSWER_BYTES = 65536
+"""One number takes a few hundred bytes; whoever sends more is not answering the question."""
+WORDS = 200
 
 
 class Prometheus:
@@ -22,26 +28,34 @@ class Prometheus:
         self._url = url.rstrip("/")
         self._session: aiohttp.ClientSession | None = None
 
-    async def samples(self, queries: Iterable[str], now: datetime) -> Mapping[str, Sample]:
-        """The answers at ``now``, by query; asked side by side."""
-        asked = tuple(dict.fromkeys(queries))
-        return dict(zip(asked, await asyncio.gather(*(self.sample(query, now) for query in asked)), strict=True))
+    async def answers(self, questions: Iterable[Question], now: datetime) -> Mapping[Question, Answer]:
+        """The answers at ``now``; each question is asked once, all of them side by side."""
+        asked = tuple(dict.fromkeys(questions))
+        return dict(zip(asked, await asyncio.gather(*(self._answer(entry, now) for entry in asked)), strict=True))
 
-    async def sample(self, query: str, now: datetime) -> Sample:
-        """The value of one query: of its only series, or none."""
+    async def _answer(self, question: Question, now: datetime) -> Answer:
+        query = promql(question)
+        return replace(await self._ask(query, now), query=query)
+
+    async def _ask(self, query: str, now: datetime) -> Answer:
         if not self._url:
-            return Sample(None, "the operator runs without --prometheus-url")
+            return Answer(None, "the operator runs without --prometheus-url")
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=QUERY_SECONDS))
         parameters = {"query": query, "time": f"{now.timestamp():.3f}", "timeout": f"{QUERY_SECONDS:.0f}s"}
         try:
             async with self._session.get(f"{self._url}/api/v1/query", params=parameters) as response:
-                answer = await response.json(content_type=None)
-                if response.status != 200 or answer.get("status") != "success":
-                    return Sample(None, f"HTTP {response.status}: {str(answer.get('error', ''))[:200]}")
-                return parse(answer)
+                text = b""
+                async for chunk in response.content.iter_chunked(ANSWER_BYTES):
+                    text += chunk
+                    if len(text) > ANSWER_BYTES:
+                        return Answer(None, f"more than {ANSWER_BYTES} bytes where one number was asked for")
+                body = json.loads(text)
+                if response.status != 200 or body.get("status") != "success":
+                    return Answer(None, f"HTTP {response.status}: {str(body.get('error', ''))[:WORDS]}")
+                return parse(body)
         except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError, AttributeError) as error:
-            return Sample(None, f"{self._url}: {str(error)[:200] or type(error).__name__}")
+            return Answer(None, f"{self._url}: {str(error)[:WORDS] or type(error).__name__}")
 
     async def close(self) -> None:
         """Close the connections."""
@@ -50,21 +64,20 @@ class Prometheus:
             self._session = None
 
 
-def parse(answer: object) -> Sample:
-    """The sample in a successful answer of the query API."""
+def parse(body: object) -> Answer:
+    """The count in a successful answer of the query API. No series at all is no number, and no error either."""
     try:
-        data = answer["data"]  # type: ignore[index]
-        result = data["result"]
-        if data["resultType"] == "scalar":
-            value = float(result[1])
-        elif data["resultType"] != "vector":
-            return Sample(None, f"a {data['resultType']} where one number was asked for")
-        elif not result:
-            return Sample(None)
-        elif len(result) > 1:
-            return Sample(None, f"{len(result)} series where one was asked for")
-        else:
-            value = float(result[0]["value"][1])
+        data = body["data"]  # type: ignore[index]
+        kind, result = data["resultType"], data["result"]
+        if kind != "vector":
+            return Answer(None, f"a {kind} where one number was asked for")
+        if not result:
+            return Answer(None)
+        if len(result) > 1:
+            return Answer(None, f"{len(result)} series where one was asked for")
+        value = float(result[0]["value"][1])
     except (KeyError, TypeError, IndexError, ValueError) as error:
-        return Sample(None, f"an answer that is not Prometheus's: {error!r}")
-    return Sample(value) if math.isfinite(value) else Sample(None)
+        return Answer(None, f"an answer that is not Prometheus's: {error!r}"[:WORDS])
+    if not math.isfinite(value) or value < 0:
+        return Answer(None, f"{value:g} where a count was asked for")
+    return Answer(value)

@@ -12,8 +12,7 @@ from recast_operator.planning.freshness import refresh
 from recast_operator.planning.freshness.refresh import RefreshInputs
 from recast_operator.planning.freshness.target import FoundationTarget, foundation_target
 from recast_operator.planning.plan import Event, Plan, SubmitRun, VersionWrite
-from recast_operator.planning.rollout import machine, request
-from recast_operator.planning.rollout import verdict as analysis
+from recast_operator.planning.rollout import analysis, machine, request
 from recast_operator.planning.rollout.candidates import Selection, against_canary, candidates
 from recast_operator.planning.rollout.request import RequestDecision
 from recast_operator.planning.rollout.state import RolloutInputs, RolloutState
@@ -39,8 +38,17 @@ def plan_expert(observed: ObservedExpert, now: datetime) -> Plan[ExpertModelStat
     inputs = _training_inputs(observed, target, judged, now)
     training = lifecycle.advance(inputs, remembered(observed.model.status))
     rollout = _roll_out(observed, inputs, now)
-    stable, canary, blocked = rollout.state.stable, rollout.state.canary, rollout.selection.blocked is not None
-    freshness = refresh.decide(RefreshInputs(observed, target, inputs, training, stable, canary, blocked))
+    freshness = refresh.decide(
+        RefreshInputs(
+            observed=observed,
+            target=target,
+            training_inputs=inputs,
+            training=training,
+            stable=rollout.state.stable,
+            canary=rollout.state.canary,
+            blocked=rollout.selection.blocked is not None,
+        )
+    )
     if freshness.violation is not None and target.granted and known.is_due(inputs, training):
         training = lifecycle.reserve(inputs, training, observed.versions)
     return _plan(
@@ -141,7 +149,7 @@ def _rollout_inputs(observed: ObservedExpert, now: datetime) -> RolloutInputs:
         now=now,
         remaining=observed.children.revisions_with_pods | ours.keys(),
     )
-    if status.canary is None or not analysis.due(status.canary, now):
+    if status.canary is None or not analysis.due(observed, now):
         return inputs
     beside = inputs.serves_beside(status.stable, status.canary)
     return replace(inputs, evaluation=analysis.evaluate(observed, status.canary, stable_serves=beside, now=now))

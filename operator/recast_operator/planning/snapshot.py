@@ -18,6 +18,7 @@ from typing import Literal
 from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 from recast_api.resources.common import Data
 from recast_api.resources.foundation import FoundationVersionRef
+from recast_operator.planning.rollout.questions import Answer, Question
 
 
 @dataclass(frozen=True)
@@ -108,15 +109,6 @@ class ObservedService:
     name: str
     owner_uid: str
     template_hash: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The answer to one instant query: ``value`` is None where Prometheus had no series, gave NaN or did not answer."""
-
-    value: float | None
-    error: str = ""
-    """Why there is no answer: connection refused, HTTP 500. Empty where the query was answered."""
 
 
 @dataclass(frozen=True)
@@ -248,8 +240,8 @@ class ObservedExpert:
     """All FoundationModels of the namespace, for "did you mean"."""
     foundation_versions: tuple[ModelVersion, ...] = ()
     """ModelVersions of the referenced and the pinned foundations."""
-    samples: Mapping[str, Sample] = field(default_factory=dict)
-    """Answers to ``questions.queries(observed, now)``, by query text. Absent ones read as no data."""
+    answers: Mapping[Question, Answer] = field(default_factory=dict)
+    """To ``rollout.analysis.questions(observed, now)``. A question without an answer reads as no data."""
     absent_versions: frozenset[str] = frozenset()
     """Names out of ``Plan.confirm`` that a GET in this pass has not found."""
 

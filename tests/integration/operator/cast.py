@@ -7,35 +7,42 @@ has no delay.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
 from recast_api import names
+from recast_api.resources import MetricName
 from recast_api.run import TrainingRun
 from recast_operator.adapters.errors import NotFound
 from recast_operator.adapters.kube import DEPLOYMENTS, JOBS, MERGE, PODS, VERSIONS, Kube, Request
-from recast_operator.planning.snapshot import Sample
+from recast_operator.adapters.promql import promql
+from recast_operator.planning.rollout.questions import BAD, Answer, Question
 from recast_operator.store import Store
 
 Object = dict[str, Any]
 
 
 class Traffic:
-    """Prometheus: a thousand requests a window for everybody; the bad image fails a fifth of them."""
+    """Prometheus: a thousand requests a window for every revision; scripted shares of them are bad."""
 
-    def __init__(self, bad_revisions: set[str]) -> None:
-        self._bad_revisions = bad_revisions
+    def __init__(self, image_of: Callable[[str], str]) -> None:
+        self._image_of = image_of
+        self._shares: dict[tuple[str, MetricName], float] = {}
 
-    async def samples(self, queries: tuple[str, ...], now: datetime) -> Mapping[str, Sample]:
-        return {query: Sample(self._value(query)) for query in queries}
+    def set_share(self, image: str, metric: MetricName, share: float) -> None:
+        """From now on this share of the requests to revisions of images with that in their name is bad."""
+        self._shares[image, metric] = share
 
-    def _value(self, query: str) -> float:
-        match = re.search(r'revision="([0-9a-f]+)"', query)
-        if match and 'code=~"5' in query and match[1] in self._bad_revisions:
-            return 200.0
-        return 0.0 if ("code=~" in query or "state!=" in query or "slow" in query) else 1000.0
+    async def answers(self, questions: tuple[Question, ...], now: datetime) -> Mapping[Question, Answer]:
+        return {question: self._answer(question) for question in questions}
+
+    def _answer(self, question: Question) -> Answer:
+        image, requests = self._image_of(question.revision), 1000.0
+        for (part, metric), share in self._shares.items():
+            if BAD[metric] is question.count and part in image:
+                return Answer(requests * share, query=promql(question))
+        return Answer(0.0 if question.count in BAD.values() else requests, query=promql(question))
 
 
 class Cast:

@@ -65,7 +65,7 @@ async def test_the_demo_plays_from_two_kinds_of_yaml_to_a_rolled_back_canary(
     ]
     judged = {item["metric"]: item for item in failed[0]["results"]}["error-rate"]
     assert (judged["verdict"], judged["value"], judged["samples"]) == ("Failure", "0.2000", 1000)
-    assert "increase(recast_requests_total" in judged["query"]
+    assert judged["query"].startswith("sum(max_over_time(recast_requests_total{")
     worse = world.model("ModelVersion", "em-feed-v3")["status"]["conditions"]
     assert [(item["status"], item["reason"]) for item in worse if item["type"] == "Accepted"] == [
         ("False", "NEIncreased")

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from recast_api import names
+from recast_api.resources import MetricName
 from recast_operator.adapters.errors import OutsideError
 from recast_operator.adapters.kube import APPLY, BY_KIND, CHILDREN, MODELS, Kube, Request, Requester
 from recast_operator.adapters.torchx import Launcher
@@ -42,7 +43,8 @@ class World:
         self.recorder = Recorder(requester, namespace, cuts)
         self.now = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
         self.crashes = 0
-        self.bad_revisions: set[str] = set()
+        self.traffic = Traffic(self._image_of)
+        self.traffic.set_share("bad-server", MetricName.ERROR_RATE, 0.2)
         self.weights: dict[str, list[tuple[tuple[str, int], ...]]] = {}
         self.worse: set[str] = set()
         """Learning rates that make a version worse."""
@@ -61,7 +63,7 @@ class World:
         operator = Kube(self.recorder)
         self._launcher = Launcher(self.recorder)
         self._controller = Controller(
-            self.store, operator, self._launcher, Traffic(self.bad_revisions), Metrics(), clock=lambda: self.now
+            self.store, operator, self._launcher, self.traffic, Metrics(), clock=lambda: self.now
         )
         for resource in (*MODELS, *CHILDREN):
             found = await operator.list(resource, self.namespace, selector(resource))
@@ -145,14 +147,19 @@ class World:
             assert passes < MAX_PASSES, f"a hot loop over {key}"
         return passes
 
+    def _image_of(self, revision: str) -> str:
+        """The image that a revision on trial or in service was made with."""
+        for expert in self.store.of("ExpertModel", self.namespace):
+            status = expert.get("status") or {}
+            for entry in (status.get("canary"), status.get("stable")):
+                if entry and entry["revision"] == revision:
+                    return str(entry["serving"]["image"])
+        return ""
+
     def _watch_weights(self) -> None:
         """Write down how many pods each revision of each expert shall have, whenever that changes."""
         for expert in self.store.of("ExpertModel", self.namespace):
             name = expert["metadata"]["name"]
-            image = expert["spec"]["serving"]["image"]
-            canary = (expert.get("status") or {}).get("canary") or {}
-            if "bad-server" in image and (canary.get("serving") or {}).get("image") == image:
-                self.bad_revisions.add(canary["revision"])
             pods: dict[str, int] = {}
             ready = 0
             for raw in self.store.of("Deployment", self.namespace):

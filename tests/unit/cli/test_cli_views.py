@@ -116,6 +116,8 @@ def test_why_gives_the_measurement_its_query_and_what_has_to_happen_next(world: 
         "           error-rate NoData: 0 (max 0.03), 12 of at least 100 requests",
         "             query sum(errors)",
         "           slow-share Success: 0.01 vs stable 0.02 (<= stable + 0.25), 400 requests",
+        "           verdicts and figures written 4m ago; --prometheus-url (or RECAST_PROMETHEUS_URL) or"
+        " --prometheus-service reads them live",
         "Next       more requests for error-rate (12/100 requests); without them it is rolled back after 600s",
     ]
 

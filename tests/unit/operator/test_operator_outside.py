@@ -1,4 +1,4 @@
-"""What reaches the operator from outside: Prometheus's answers, credentials, the apiserver's errors, silence."""
+"""What reaches the operator from outside: credentials, the apiserver's errors, silence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from dev.cluster.ports import held
 from recast_operator.adapters import errors
 from recast_operator.adapters.credentials import Credentials, from_kubeconfig, in_cluster
 from recast_operator.adapters.kube import FOUNDATIONS, PODS, HttpRequester, Kube, Request, error_of
-from recast_operator.adapters.prometheus import Prometheus, parse
 from recast_operator.liveness import Liveness, serve
 from recast_operator.metrics import Metrics
 
@@ -31,60 +30,6 @@ def port() -> Iterator[int]:
     """A port on which nobody listens, unless the test does."""
     with held() as number:
         yield number
-
-
-def vector(*values: str) -> dict[str, Any]:
-    return {"data": {"resultType": "vector", "result": [{"metric": {}, "value": [0, value]} for value in values]}}
-
-
-@pytest.mark.parametrize(
-    ("answer", "value", "error"),
-    [
-        (vector("12.5"), 12.5, ""),
-        (vector(), None, ""),
-        (vector("NaN"), None, ""),
-        (vector("+Inf"), None, ""),
-        (vector("1", "2"), None, "2 series where one was asked for"),
-        ({"data": {"resultType": "scalar", "result": [0, "3"]}}, 3.0, ""),
-        ({"data": {"resultType": "matrix", "result": []}}, None, "a matrix where one number was asked for"),
-        ({"data": None}, None, "not Prometheus's"),
-        ({"data": {"resultType": "vector", "result": [{"value": [0, "many"]}]}}, None, "not Prometheus's"),
-    ],
-)
-def test_an_answer_is_one_number_or_no_data_with_a_reason(answer: Any, value: float | None, error: str) -> None:
-    sample = parse(answer)
-    assert sample.value == value
-    assert error in sample.error
-
-
-async def test_queries_are_asked_at_the_plans_time_and_each_once() -> None:
-    asked: list[tuple[str, str]] = []
-
-    async def query(request: web.Request) -> web.Response:
-        asked.append((request.query["query"], request.query["time"]))
-        if request.query["query"] == "bad":
-            return web.json_response({"status": "error", "error": "parse error"}, status=400)
-        return web.json_response({"status": "success", **vector("7")})
-
-    application = web.Application()
-    application.router.add_get("/api/v1/query", query)
-    async with TestServer(application) as server:
-        prometheus = Prometheus(f"http://127.0.0.1:{server.port}/")
-        samples = await prometheus.samples(("good", "bad", "good"), NOW)
-        await prometheus.close()
-    assert sorted(asked) == [("bad", f"{NOW.timestamp():.3f}"), ("good", f"{NOW.timestamp():.3f}")]
-    assert samples["good"].value == 7
-    assert samples["bad"].value is None
-    assert "parse error" in samples["bad"].error
-
-
-async def test_a_prometheus_that_is_not_there_is_no_data_and_never_an_error(port: int) -> None:
-    gone = Prometheus(f"http://127.0.0.1:{port}")
-    sample = await gone.sample("up", NOW)
-    await gone.close()
-    assert sample.value is None
-    assert "Cannot connect" in sample.error
-    assert (await Prometheus("").sample("up", NOW)).error == "the operator runs without --prometheus-url"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ at any point, look, break something, and go on.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -18,17 +17,20 @@ from recast_api.resources import (
     FoundationModel,
     FoundationPin,
     Measurement,
+    MetricName,
     ModelReference,
     ModelVersion,
     ModelVersionSpec,
 )
 from recast_api.resources.version import Baseline, TrainingRunRef
 from recast_api.run import TerminationMessage, TrainingRun
+from recast_operator.adapters.promql import promql
 from recast_operator.planning.expert import plan_expert
 from recast_operator.planning.foundation import plan_foundation
 from recast_operator.planning.plan import Event, Plan
 from recast_operator.planning.projections import fleet_member, foundation_view, unreadable_member
-from recast_operator.planning.rollout import verdict as analysis
+from recast_operator.planning.rollout import analysis
+from recast_operator.planning.rollout.questions import BAD, Answer, Question
 from recast_operator.planning.snapshot import (
     Children,
     FleetMember,
@@ -38,7 +40,6 @@ from recast_operator.planning.snapshot import (
     ObservedPod,
     ObservedRun,
     ObservedService,
-    Sample,
 )
 
 START = datetime(2026, 11, 21, 3, 0, tzinfo=UTC)
@@ -133,8 +134,11 @@ class Cluster:
         self.events: list[tuple[str, Event]] = []
         self.submitted: list[str] = []
         self.landing: Landing = good_run
-        self.error_share: dict[str, float] = {}
-        """By image: the share of requests that fail."""
+        self.shares: dict[tuple[str, str, MetricName], float] = {}
+        """By model, image and metric: the share of bad requests; see :meth:`set_share`."""
+        self.garble: Callable[[Question], Answer | None] | None = None
+        """Answers some questions in Prometheus's place: with an error, or with a lie. None: as it is."""
+        self.scrape_seconds = 1.0
         self.unpullable: set[str] = set()
         self.unseen: set[str] = set()
         """ModelVersions that exist and that the watch has not shown yet."""
@@ -299,8 +303,8 @@ class Cluster:
                 entry for entry in self.versions.values() if entry.spec.model.kind == "FoundationModel"
             ),
         )
-        samples = {query: self._answer(query) for query in analysis.queries(bare, self.now)}
-        return replace(bare, samples=samples)
+        answers = {question: self._answer(question) for question in analysis.questions(bare, self.now)}
+        return replace(bare, answers=answers)
 
     def _seen(self, model: str) -> tuple[ModelVersion, ...]:
         found = (entry for name, entry in self.versions.items() if name not in self.unseen)
@@ -311,25 +315,34 @@ class Cluster:
             return fleet_member(model)
         return unreadable_member(model.model_dump(mode="json", by_alias=True))
 
-    def _answer(self, query: str) -> Sample:
-        """Requests go to revisions in proportion to their ready pods."""
+    def _answer(self, question: Question) -> Answer:
+        """What Prometheus has counted; requests go to revisions in proportion to their ready pods."""
         if self.prometheus_error:
-            return Sample(None, self.prometheus_error)
-        model = re.search(r'model="([^"]+)"', query)
-        revision = re.search(r'revision="([^"]+)"', query)
-        window = re.search(r"\[(\d+)s\]", query)
-        assert model is not None
-        assert revision is not None
-        assert window is not None
-        ready = self.revision_ready(model[1])
-        share = ready.get(revision[1], 0) / (sum(ready.values()) or 1)
-        total = share * self.requests_per_second * int(window[1])
-        if "code=~" in query:
-            deployment = self.deployments.get(names.revision_deployment(model[1], revision[1]))
-            total *= self.error_share.get(deployment.image if deployment else "", 0.0)
-        elif "slow" in query or 'state!="fresh"' in query:
-            total = 0.0
-        return Sample(total if share else None)
+            return Answer(None, self.prometheus_error)
+        if self.garble is not None and (garbled := self.garble(question)) is not None:
+            return garbled
+        name = names.revision_deployment(question.model, question.revision)
+        ready = self.revision_ready(question.model)
+        if not ready.get(question.revision):
+            return Answer(None, query=promql(question))
+        share = ready[question.revision] / sum(ready.values())
+        total = share * self.requests_per_second * self._seen_seconds(question.window_seconds)
+        image = self.deployments[name].image
+        bad = next((self._share(question.model, image, metric) for metric in BAD if BAD[metric] is question.count), 1.0)
+        return Answer(total * bad, query=promql(question))
+
+    def _seen_seconds(self, window: int) -> float:
+        """The part of the window that lies between two scrapes: what came after the last one is not known yet."""
+        end = (self.now - START).total_seconds()
+        first, last = -(-(end - window) // self.scrape_seconds), end // self.scrape_seconds
+        return max(0.0, last - first) * self.scrape_seconds
+
+    def _share(self, model: str, image: str, metric: MetricName) -> float:
+        return self.shares.get((model, image, metric), 0.0)
+
+    def set_share(self, model: str, image: str, metric: MetricName, share: float) -> None:
+        """From now on this share of the requests to that expert's servers of that image is bad by this metric."""
+        self.shares[model, image, metric] = share
 
     # ---- what the controller does
 

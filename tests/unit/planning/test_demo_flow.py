@@ -6,6 +6,8 @@ import random
 
 from planning_simulator import START, Cluster, expert, foundation
 
+from recast_api.resources import MetricName
+
 NAMES = ("reels", "feed", "ads")
 DATA_2 = {"persistentVolumeClaim": {"claimName": "events"}, "path": "home", "until": "2026-02-01T00:00:00Z"}
 
@@ -127,9 +129,9 @@ def test_a_pilot_whose_analysis_fails_rejects_the_candidate_and_the_fleet_stays(
     cluster.until(all_on(1))
     cluster.edit("home-fm", data=DATA_2)
     cluster.until(lambda c: c.em("reels").status.canary is not None)
-    cluster.error_share["server:1"] = 0.2  # both revisions run this image: only the canary is judged
+    cluster.set_share("reels", "server:1", MetricName.ERROR_RATE, 0.2)
     cluster.until(lambda c: c.fm().status.candidate is None)
-    cluster.error_share.clear()
+    cluster.shares.clear()
     cluster.run(120)
     assert cluster.fm().status.current.version == 1
     version = cluster.versions["fm-home-fm-v2"]
@@ -142,7 +144,7 @@ def test_a_pilot_whose_analysis_fails_rejects_the_candidate_and_the_fleet_stays(
 def test_a_candidate_is_not_blamed_for_a_canary_whose_serving_changed_too() -> None:
     cluster = demo(pilots=["reels"])
     cluster.until(all_on(1))
-    cluster.error_share["bad:1"] = 0.2
+    cluster.set_share("reels", "bad:1", MetricName.ERROR_RATE, 0.2)
     cluster.edit("home-fm", data=DATA_2)
     cluster.until(lambda c: c.em("reels").status.canary is not None)
     cluster.edit("reels", serving={"image": "bad:1", "replicas": 4})
@@ -161,7 +163,7 @@ def test_a_bad_serving_image_is_rolled_back_never_shrinks_stable_and_is_not_trie
     cluster, watch = demo(), Watch()
     cluster.until(all_on(1), watch=watch)
     stable = cluster.em("reels").status.stable
-    cluster.error_share["bad:1"] = 0.2
+    cluster.set_share("reels", "bad:1", MetricName.ERROR_RATE, 0.2)
     cluster.edit("reels", serving={"image": "bad:1", "replicas": 4})
     cluster.until(lambda c: bool(c.em("reels").status.failed_revisions), watch=watch)
     failed = cluster.em("reels").status.failed_revisions[0]
@@ -185,10 +187,10 @@ def test_a_bad_serving_image_is_rolled_back_never_shrinks_stable_and_is_not_trie
 def test_a_retry_request_tries_a_failed_revision_once_more() -> None:
     cluster = demo()
     cluster.until(all_on(1))
-    cluster.error_share["bad:1"] = 0.2
+    cluster.set_share("reels", "bad:1", MetricName.ERROR_RATE, 0.2)
     cluster.edit("reels", serving={"image": "bad:1", "replicas": 4})
     cluster.until(lambda c: bool(c.em("reels").status.failed_revisions))
-    cluster.error_share.clear()
+    cluster.shares.clear()
     revision = cluster.em("reels").status.failed_revisions[0].revision
     cluster.edit("reels", rollout={"request": {"id": "again", "action": "Retry", "revision": revision}})
     cluster.until(lambda c: c.em("reels").status.stable.revision == revision)

@@ -38,9 +38,19 @@ def test_a_slot_is_held_until_the_canary_is_promoted() -> None:
     cluster.until(lambda c: c.em("ads").status.canary is not None)
     assert cluster.fm().status.wave.granted == ["ads"]
     assert cluster.fm().status.wave.waiting == ["feed", "reels"]
+    reconciling = cluster.condition("home-fm", "Reconciling")
+    assert (reconciling.status, reconciling.reason) == ("True", "RefreshInProgress")
     cluster.until(lambda c: c.em("ads").status.canary is None)
     cluster.settle()
     assert cluster.fm().status.wave.granted == ["feed"]
+
+
+def test_the_last_refresh_is_still_a_refresh() -> None:
+    cluster = serving(maxConcurrentRefreshes=1)
+    cluster.edit("home-fm", data=DATA_2)
+    cluster.until(lambda c: c.fm().status.wave.granted == ["reels"])
+    assert cluster.fm().status.wave.waiting == []
+    assert cluster.condition("home-fm", "Reconciling").status == "True"
 
 
 def test_an_expert_that_cannot_refresh_gives_its_slot_back() -> None:

@@ -11,7 +11,7 @@ import pytest
 from planning_simulator import Cluster, expert, foundation
 from rollout_values import AT, NOW, ago, canary, inputs, look, result, revision
 
-from recast_api.resources import CanaryStatus, Rollout
+from recast_api.resources import CanaryStatus, MetricName, Rollout
 from recast_operator.planning.rollout import deadline, machine
 from recast_operator.planning.rollout.state import RolloutState
 
@@ -86,7 +86,7 @@ def broken_stable_and_image_missing(cluster: Cluster) -> None:
 
 
 def bad(cluster: Cluster) -> None:
-    cluster.error_share["server:2"] = 0.3
+    cluster.set_share("reels", "server:2", MetricName.ERROR_RATE, 0.3)
 
 
 def good(cluster: Cluster) -> None:
@@ -222,8 +222,7 @@ def waits(trial: CanaryStatus, **changes: Any) -> list[float]:
         (canary(state="Promoting"), [580]),
         (canary(weight_since=ago(2)), [4, 8, 590]),
         (canary(weight_since=ago(2), unanswered_since=ago(1)), [4, 8]),
-        (canary(weight_since=ago(7), results=[result("Inconclusive", seconds_ago=1)]), [3, 4, 590]),
-        (canary(weight_since=ago(12), results=[result("Inconclusive", seconds_ago=2)]), [3, 590]),
+        (canary(weight_since=ago(6), results=[result("Inconclusive", seconds_ago=1)]), [4, 590]),
         (canary(stable_down_since=ago(1)), []),
     ],
 )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from planning_simulator import Cluster, expert, foundation
 
-from recast_api.resources import Condition, ExpertModelStatus, RolloutRequest
+from recast_api.resources import Condition, ExpertModelStatus, MetricName, RolloutRequest
 from recast_operator.planning.expert import plan_expert
 from recast_operator.planning.rollout.traffic import ReplicaRatio, Target, split
 
@@ -31,7 +31,7 @@ class RolloutMachine(RuleBasedStateMachine):
         fleet = {"pilots": ["reels"] if pilot else []}
         self.replicas = replicas
         self.cluster = Cluster(foundation(fleet=fleet), expert("reels", replicas=replicas, rollout=ROLLOUT))
-        self.cluster.error_share["bad:1"] = 0.3
+        self.cluster.set_share("reels", "bad:1", MetricName.ERROR_RATE, 0.3)
         self.cluster.unpullable.add("unpullable:1")
         self.cluster.until(lambda c: c.em("reels").status.stable is not None)
         self.requests = 0

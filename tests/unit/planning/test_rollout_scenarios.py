@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from planning_simulator import Cluster, expert, foundation
 
-from recast_api.resources import CanaryStatus, Condition, ExpertModelStatus
+from recast_api.resources import CanaryStatus, Condition, ExpertModelStatus, MetricName
 from recast_operator.planning.projections import fleet_member
 
 DATA_2 = {"persistentVolumeClaim": {"claimName": "events"}, "path": "home", "until": "2026-02-01T00:00:00Z"}
@@ -68,7 +68,7 @@ def test_a_failed_canary_goes_and_stable_grows_back_in_a_cluster_without_a_spare
     cluster.run(8)
     cluster.room = max(1, replicas - lost)
     assert cluster.revision_ready("reels").get(old, 0) == 0, "stable has to begin from nothing"
-    cluster.error_share["server:2"] = 0.3
+    cluster.set_share("reels", "server:2", MetricName.ERROR_RATE, 0.3)
     cluster.until(lambda c: bool(status(c).failed_revisions), limit=30)
     failed = status(cluster).failed_revisions[0].revision
     most = (replicas + 1) // 2
@@ -87,17 +87,17 @@ def test_with_half_of_stable_ready_a_failed_canary_goes_at_once_and_with_less_ha
     old = stable(cluster)
     change_image(cluster, "server:2")
     cluster.until(at_weight(0))
-    cluster.error_share["server:2"] = 0.3
+    cluster.set_share("reels", "server:2", MetricName.ERROR_RATE, 0.3)
     cluster.until(lambda c: bool(status(c).failed_revisions))
     cluster.run(1)
     assert cluster.revision_ready("reels") == {old: 3}, "three ready pods are more than half of four"
-    cluster.error_share.clear()
+    cluster.shares.clear()
     cluster.run(20)
     change_image(cluster, "server:3")
     cluster.until(at_weight(1))
     assert cluster.revision_ready("reels")[old] == 1
     cluster.deployments[f"em-reels-{old}"].ready_limit = 1
-    cluster.error_share["server:3"] = 0.3
+    cluster.set_share("reels", "server:3", MetricName.ERROR_RATE, 0.3)
     cluster.until(lambda c: len(status(c).failed_revisions) == 2)
     failed = status(cluster).failed_revisions[-1].revision
     cluster.run(60)
@@ -121,7 +121,7 @@ def test_the_message_says_who_serves_while_stable_is_not_whole() -> None:
     change_image(cluster, "server:2")
     cluster.until(at_weight(1))
     cluster.room = 3
-    cluster.error_share["server:2"] = 0.3
+    cluster.set_share("reels", "server:2", MetricName.ERROR_RATE, 0.3)
     cluster.until(lambda c: bool(status(c).failed_revisions))
     record, failed = status(cluster).failed_revisions[0].message, status(cluster).failed_revisions[0].revision
     assert f"reels v1@fm1 ({failed}) rolled back at 75%: error-rate" in record
@@ -180,7 +180,7 @@ def test_a_fix_gets_all_the_pods_and_is_judged_without_stable() -> None:
 def test_a_bad_fix_of_a_broken_stable_is_still_rolled_back() -> None:
     cluster = serving()
     cluster.deployments[f"em-reels-{stable(cluster)}"].ready_limit = 0
-    cluster.error_share["server:2"] = 0.3
+    cluster.set_share("reels", "server:2", MetricName.ERROR_RATE, 0.3)
     change_image(cluster, "server:2")
     cluster.until(lambda c: bool(status(c).failed_revisions), limit=60)
     assert status(cluster).failed_revisions[0].reason == "AnalysisFailed"
@@ -417,7 +417,7 @@ def test_what_is_newer_and_waits_says_why() -> None:
 
 def test_a_failure_with_another_foundation_is_not_held_against_this_one() -> None:
     cluster = serving()
-    cluster.error_share["server:2"] = 0.3
+    cluster.set_share("reels", "server:2", MetricName.ERROR_RATE, 0.3)
     change_image(cluster, "server:2")
     cluster.until(lambda c: bool(status(c).failed_revisions))
     assert [trial.reason for trial in fleet_member(cluster.em("reels")).failed_trials] == ["AnalysisFailed"]
@@ -427,7 +427,7 @@ def test_a_failure_with_another_foundation_is_not_held_against_this_one() -> Non
 
 def test_a_retry_of_what_nobody_wants_any_more_is_ignored_and_said() -> None:
     cluster = serving()
-    cluster.error_share["server:2"] = 0.3
+    cluster.set_share("reels", "server:2", MetricName.ERROR_RATE, 0.3)
     change_image(cluster, "server:2")
     cluster.until(lambda c: bool(status(c).failed_revisions))
     failed = status(cluster).failed_revisions[0].revision

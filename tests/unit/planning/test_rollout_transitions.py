@@ -369,6 +369,9 @@ def test_a_revision_that_fails_again_is_remembered_once_and_no_more_than_sixteen
     state = RolloutState(STABLE, canary(), (failed("c"), *(failed(f"x{number}") for number in range(16))))
     after = machine.advance(inputs(AT_25), state, wanting(TRIAL), ABORT).failed
     assert [entry.revision for entry in after] == [*(f"x{number}" for number in range(1, 16)), "c"]
+    state = RolloutState(STABLE, canary(), (failed("c"), failed("x")))
+    after = machine.advance(inputs(AT_25), state, wanting(TRIAL), ABORT).failed
+    assert [entry.revision for entry in after] == ["x", "c"]
 
 
 def test_changed_serving_is_noted_of_a_failure() -> None:
@@ -481,6 +484,11 @@ def test_each_state_wants_one_weight(
     stable: RevisionStatus | None, trial: CanaryStatus | None, expected: Target
 ) -> None:
     assert machine.target(inputs(), RolloutState(stable, trial)) == expected
+
+
+def test_the_weight_that_was_asked_is_the_target_and_not_what_a_route_makes_of_it() -> None:
+    seen = inputs(rollout=Rollout(steps=[Step(set_weight=30)]))
+    assert machine.target(seen, RolloutState(STABLE, canary(step_weight=30))).weight == 30
 
 
 def test_who_left_is_known_by_why_and_since_when() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from fleet_values import landed as fleet_version
 from planning_simulator import START, Cluster, foundation, measured
 
 from recast_api.resources import Gates, ModelVersion
@@ -88,3 +89,30 @@ def test_a_version_that_was_retired_stays_so_and_is_written_once() -> None:
     cluster.versions["fm-home-fm-v1"] = version.model_copy(update={"status": first.status})
     assert write({1}) == ()
     assert write(set()) == (), "who pins it later does not bring its servers' past back"
+
+
+def test_a_strangers_version_is_judged_once_even_where_it_says_that_it_is_accepted() -> None:
+    cluster = landed()
+    version = cluster.versions["fm-home-fm-v1"]
+    model = version.spec.model.model_copy(update={"uid": "another"})
+    cluster.versions["fm-home-fm-v1"] = changed(version, model=model)
+    assert (judged(cluster).accepted, judged(cluster).new) == (False, True)
+    (write,) = retention.writes([judged(cluster)], {}, {}, frozenset(), START)
+    assert write.status is not None
+    cluster.versions["fm-home-fm-v1"] = cluster.versions["fm-home-fm-v1"].model_copy(update={"status": write.status})
+    assert (judged(cluster).accepted, judged(cluster).new) == (False, False)
+
+
+def test_a_rejection_touches_one_version_and_no_strangers() -> None:
+    stranger = fleet_version(2)
+    stranger = type(stranger)(stranger.version, False, False, "UnknownRun", "another's", False)
+    versions = (fleet_version(1), stranger, fleet_version(3))
+    after = verdict.reject(versions, 3, "PilotAnalysisFailed", "m")
+    assert after[:2] == versions[:2]
+    assert (after[2].accepted, after[2].reason, after[2].message, after[2].new) == (
+        False,
+        "PilotAnalysisFailed",
+        "m",
+        True,
+    )
+    assert verdict.reject(versions, 2, "PilotAnalysisFailed", "m") == versions

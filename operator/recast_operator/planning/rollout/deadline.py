@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from recast_api.resources import CanaryStatus, RevisionStatus
 from recast_operator.planning.clock import elapsed, parse, stamp
-from recast_operator.planning.rollout import verdict as analysis
+from recast_operator.planning.rollout import analysis
 from recast_operator.planning.rollout.state import RolloutInputs
 
 
@@ -45,15 +45,14 @@ def waits(inputs: RolloutInputs, stable: RevisionStatus | None, canary: CanarySt
     if canary.state == "Progressing" and canary.weight_since is not None:
         moments.append(inputs.step_of(canary).pause_seconds - elapsed(canary.weight_since, inputs.now))
         if inputs.metrics(stable, canary):
-            moments.append(_next_look(inputs, canary, canary.weight_since))
+            moments.append(_next_look(inputs, canary.weight_since))
     yield from (moment for moment in moments if moment is not None and moment > 0)
 
 
-def _next_look(inputs: RolloutInputs, canary: CanaryStatus, weight_since: str) -> float:
+def _next_look(inputs: RolloutInputs, weight_since: str) -> float:
     if inputs.evaluation is not None:
         return analysis.INTERVAL_SECONDS
-    again = (analysis.INTERVAL_SECONDS - elapsed(entry.time, inputs.now) for entry in canary.results)
-    return max(analysis.MIN_WINDOW_SECONDS - elapsed(weight_since, inputs.now), *again, 0.0)
+    return analysis.MIN_WINDOW_SECONDS - elapsed(weight_since, inputs.now)
 
 
 def _unanswered(inputs: RolloutInputs, stable: RevisionStatus | None, canary: CanaryStatus) -> bool:

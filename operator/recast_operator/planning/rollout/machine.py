@@ -34,7 +34,7 @@ from recast_api.resources import CanaryStatus, FailedRevision, RevisionStatus, V
 from recast_operator.planning.clock import elapsed, stamp
 from recast_operator.planning.hashing import serving_template
 from recast_operator.planning.rollout import deadline
-from recast_operator.planning.rollout import verdict as analysis
+from recast_operator.planning.rollout import verdict as judge
 from recast_operator.planning.rollout.candidates import Selection
 from recast_operator.planning.rollout.request import RequestDecision
 from recast_operator.planning.rollout.retiring import forget_gone, leaving, retire
@@ -151,15 +151,13 @@ def _observe(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus) -
     """Bring what is seen of the canary into its status; a changed replica count re-reads the steps."""
     seen: dict[str, Any] = {}
     evaluation = inputs.evaluation
-    if evaluation is not None and evaluation.measured_weight:
-        seen["measured_weight"] = evaluation.measured_weight
     step = inputs.step_of(canary)
     if canary.state == "Progressing":
         seen |= {"step": inputs.steps.index(step), "step_weight": step.asked, "desired_weight": step.weight}
         if step.weight != canary.desired_weight:
             seen |= {"weight_since": None, "results": []}
         elif evaluation is not None:
-            seen["results"] = list(evaluation.results)
+            seen |= judge.to_remember(canary, evaluation, inputs.now)
     canary = deadline.stop_or_start(inputs, state.stable, canary.model_copy(update=seen))
     now_stands = replace(state, canary=canary)
     route = inputs.router.route(target(inputs, now_stands), inputs.endpoints)
@@ -170,7 +168,7 @@ def _observe(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus) -
 def _progress(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus) -> RolloutState:
     step = inputs.steps[canary.step]
     expected = inputs.metrics(state.stable, canary)
-    verdict = analysis.overall(canary.results, expected) if canary.results or expected else Verdict.SUCCESS
+    verdict = judge.overall(canary.results, expected) if expected else Verdict.SUCCESS
     if verdict is Verdict.FAILURE:
         return _roll_back(inputs, state, canary, "AnalysisFailed", messages.worst(canary.results))
     in_effect = inputs.router.route(target(inputs, state), inputs.endpoints).in_effect
