@@ -6,7 +6,7 @@ VENV   := .venv/bin
 export CONTEXT CONFIRM DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test lint fmt crds cluster cluster-down images tools doctor venv
+.PHONY: help demo demo-down test mutants lint fmt crds cluster cluster-down images tools doctor venv
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -19,6 +19,9 @@ demo-down: ## remove everything that the demo made
 
 test: ## every test: unit, integration with a real kube-apiserver, end to end on the real node
 	@$(PYTHON) -m dev.launch test
+
+mutants: venv ## break the code on purpose, a small change at a time, and print which ones no unit test notices
+	@$(VENV)/python -m dev.mutants
 
 lint: venv ## ruff, mypy --strict, import-linter, generated files up to date
 	@$(VENV)/ruff check .

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 
 Resource = FoundationModel | ExpertModel | ModelVersion
@@ -18,19 +20,53 @@ PLURALS: dict[str, str] = {
 
 
 def parse(item: Mapping[str, Any]) -> Resource:
-    """The typed resource in a JSON object of the apiserver.
+    """The typed resource in a JSON object of the apiserver, with control characters in its texts as ``?``.
 
     Raises ``ValueError`` for a kind that is not ours or a spec that this version of the plugin does not know.
     """
     kind = item.get("kind")
     match kind:
         case "FoundationModel":
-            return FoundationModel.model_validate(item)
+            return FoundationModel.model_validate(_printable(item))
         case "ExpertModel":
-            return ExpertModel.model_validate(item)
+            return ExpertModel.model_validate(_printable(item))
         case "ModelVersion":
-            return ModelVersion.model_validate(item)
+            return ModelVersion.model_validate(_printable(item))
     raise ValueError(f"kind {kind!r} is not one of {', '.join(PLURALS)}")
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An object whose spec this version of the plugin does not know, such as one that a newer release wrote."""
+
+    kind: str
+    name: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} cannot be read by this version of kubectl recast: {self.why}"
+
+
+def read(item: Mapping[str, Any]) -> Resource | Unreadable:
+    """As :func:`parse`; what cannot be parsed is named, since one such object must not hide all others."""
+    try:
+        return parse(item)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return Unreadable(str(item.get("kind")), str(item["metadata"]["name"]), f"{where}: {first['msg']}")
+
+
+_CONTROL = dict.fromkeys([*range(32), *range(127, 160)], "?") | {9: " ", 10: " ", 13: " "}
+
+
+def _printable(value: Any) -> Any:
+    """A message may come from anybody's container: none may move the cursor of the terminal that shows it."""
+    if isinstance(value, str):
+        return value.translate(_CONTROL)
+    if isinstance(value, Mapping):
+        return {key: _printable(entry) for key, entry in value.items()}
+    return [_printable(entry) for entry in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -40,9 +76,10 @@ class World:
     foundations: tuple[FoundationModel, ...] = ()
     experts: tuple[ExpertModel, ...] = ()
     versions: tuple[ModelVersion, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
 
     @classmethod
-    def of(cls, resources: Iterable[Resource]) -> World:
+    def of(cls, resources: Iterable[Resource | Unreadable]) -> World:
         """The world made of these resources, in any order."""
         everything = list(resources)
         return cls(
@@ -54,6 +91,7 @@ class World:
                     key=lambda v: (v.spec.model.kind, v.spec.model.name, v.spec.number),
                 )
             ),
+            unreadable=tuple(sorted((r for r in everything if isinstance(r, Unreadable)), key=str)),
         )
 
     def expert(self, name: str) -> ExpertModel | None:
@@ -63,6 +101,10 @@ class World:
     def foundation(self, name: str) -> FoundationModel | None:
         """The foundation of that name."""
         return next((model for model in self.foundations if model.metadata.name == name), None)
+
+    def cannot_read(self, kind: str, name: str) -> Unreadable | None:
+        """The object of that kind and name, if there is one that cannot be read."""
+        return next((item for item in self.unreadable if (item.kind, item.name) == (kind, name)), None)
 
     def versions_of(self, kind: str, name: str) -> tuple[ModelVersion, ...]:
         """The versions of one model, oldest first."""

@@ -1,7 +1,8 @@
 """From remembered objects to the frozen snapshot that planning reads, and from an event to the keys it concerns.
 
 Nothing here decides. What the apiserver holds as JSON becomes the values of :mod:`recast_operator.planning.snapshot`,
-with as little interpretation as possible: which pods belong to which Deployment, what a Job's conditions say.
+with as little interpretation as possible: which pods belong to which Deployment. What a training run's launcher says
+is translated by its adapter, such as :mod:`recast_operator.adapters.job_runs`.
 """
 
 from __future__ import annotations
@@ -16,23 +17,20 @@ from recast_api import names
 from recast_api.names import Kind
 from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 from recast_operator.adapters.errors import Invalid
-from recast_operator.adapters.job_objects import DISRUPTION_RULE
+from recast_operator.adapters.job_runs import observed_run
+from recast_operator.adapters.objects import Object, controller_uid, label_number, labels
+from recast_operator.adapters.pods import observed_pod
 from recast_operator.planning.projections import fleet_member, foundation_view, unreadable_member
 from recast_operator.planning.snapshot import (
-    DEADLINE_EXCEEDED,
-    DISRUPTED,
     Children,
     FleetMember,
     FoundationView,
     ObservedDeployment,
     ObservedExpert,
     ObservedFoundation,
-    ObservedPod,
-    ObservedRun,
     ObservedService,
-    RunState,
 )
-from recast_operator.store import Object, Store, controller_uid, labels
+from recast_operator.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -233,62 +231,6 @@ def template_hash(raw: Object) -> str:
     return found
 
 
-def observed_pod(raw: Object) -> ObservedPod:
-    """One pod. Of several containers the first counts: ours have one."""
-    status = raw.get("status") or {}
-    conditions = {item["type"]: item for item in status.get("conditions") or []}
-    container = (status.get("containerStatuses") or [{}])[0]
-    state, last = container.get("state") or {}, container.get("lastState") or {}
-    waiting = state.get("waiting") or {}
-    ended = state.get("terminated") or last.get("terminated") or {}
-    scheduled = conditions.get("PodScheduled", {})
-    spec = (raw.get("spec") or {}).get("containers") or [{}]
-    return ObservedPod(
-        name=raw["metadata"]["name"],
-        ready=conditions.get("Ready", {}).get("status") == "True" and not raw["metadata"].get("deletionTimestamp"),
-        gone=status.get("phase") in ("Succeeded", "Failed"),
-        image=spec[0].get("image", ""),
-        waiting_reason=waiting.get("reason", ""),
-        waiting_message=waiting.get("message", ""),
-        unschedulable=scheduled.get("message", "") if scheduled.get("status") == "False" else "",
-        termination=ended.get("message", ""),
-        exit_code=ended.get("exitCode"),
-        restarts=container.get("restartCount", 0),
-        disrupted=conditions.get("DisruptionTarget", {}).get("status") == "True",
-    )
-
-
-def observed_run(job: Object, pods: list[Object]) -> ObservedRun:
-    """The attempt that a Job carries, with its pods."""
-    name, status = job["metadata"]["name"], job.get("status") or {}
-    mine = tuple(observed_pod(pod) for pod in pods if labels(pod).get("batch.kubernetes.io/job-name") == name)
-    true = {item["type"]: item for item in status.get("conditions") or [] if item.get("status") == "True"}
-    # FailureTarget comes first, while pods still end; the verdict is the same.
-    failed = true.get("Failed") or true.get("FailureTarget")
-    state: RunState = "Admitted"
-    if "Complete" in true:
-        state = "Succeeded"
-    elif failed:
-        state = "Failed"
-    elif (job.get("spec") or {}).get("suspend"):
-        state = "Queued"
-    elif status.get("ready", 0) >= (job.get("spec") or {}).get("parallelism", 1):
-        state = "Running"
-    message = (failed or {}).get("message", "")
-    disrupted = f"FailJob rule at index {DISRUPTION_RULE}" in message or any(pod.disrupted for pod in mine)
-    reason = (failed or {}).get("reason", "")
-    return ObservedRun(
-        name=name,
-        number=_number(job, names.LABEL_RUN),
-        attempt=_number(job, names.LABEL_ATTEMPT),
-        owner_uid=controller_uid(job),
-        state=state,
-        reason=DISRUPTED if failed and disrupted else DEADLINE_EXCEEDED if reason == "DeadlineExceeded" else reason,
-        message=message,
-        pods=mine,
-    )
-
-
 def observed_deployment(raw: Object, pods: list[Object]) -> ObservedDeployment:
     """One Deployment with the pods that its selector selects."""
     spec, status = raw.get("spec") or {}, raw.get("status") or {}
@@ -298,7 +240,7 @@ def observed_deployment(raw: Object, pods: list[Object]) -> ObservedDeployment:
         name=raw["metadata"]["name"],
         owner_uid=controller_uid(raw),
         template_hash=template_hash(raw),
-        lineage=_number(raw, names.LABEL_LINEAGE),
+        lineage=label_number(raw, names.LABEL_LINEAGE),
         revision=labels(raw).get(names.LABEL_REVISION, ""),
         replicas=spec.get("replicas", 1),
         ready=sum(pod.ready for pod in mine),
@@ -306,11 +248,6 @@ def observed_deployment(raw: Object, pods: list[Object]) -> ObservedDeployment:
         current=status.get("observedGeneration", 0) >= raw["metadata"].get("generation", 0),
         pods=mine,
     )
-
-
-def _number(raw: Object, label: str) -> int:
-    text = labels(raw).get(label, "")
-    return int(text) if text.isdigit() else 0
 
 
 def _plain(metadata: Object) -> Object:

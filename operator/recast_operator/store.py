@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from recast_api import names
-
 Object = dict[str, Any]
+
 Address = tuple[str, str, str]
 """Kind, namespace, name."""
 
@@ -132,21 +131,3 @@ class Store:
         elif known is not None:
             self.remove(kind, namespace, name, known["metadata"]["uid"])
         self._doubts.discard(address)
-
-
-def labels(raw: Object) -> dict[str, str]:
-    """An object's labels."""
-    found: dict[str, str] = raw["metadata"].get("labels") or {}
-    return found
-
-
-def controller_uid(raw: Object) -> str:
-    """The UID of the owner that controls an object; empty where none does."""
-    owners = raw["metadata"].get("ownerReferences") or []
-    uid: str = next((owner["uid"] for owner in owners if owner.get("controller")), "")
-    return uid
-
-
-def is_ours(raw: Object) -> bool:
-    """Whether an object carries the label that our watches select by."""
-    return labels(raw).get(names.LABEL_MANAGED_BY) == names.MANAGED_BY

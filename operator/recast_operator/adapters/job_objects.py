@@ -6,57 +6,73 @@ rules), and nothing replaces a pod before it is gone. The next attempt is anothe
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 from torchx.specs import Role, VolumeMount
 
 from recast_api import names
 from recast_operator.adapters.appdef import EXACT_RESOURCES, FIELD_PATH
-
-Object = dict[str, Any]
+from recast_operator.adapters.objects import Object
 
 USER = 65532
 """The images' non-root user."""
+LABEL_JOB = "batch.kubernetes.io/job-name"
+LABEL_INDEX = "batch.kubernetes.io/job-completion-index"
+"""Set by Kubernetes on the pods of an Indexed Job."""
 LABEL_APP = "torchx.pytorch.org/app-name"
 LABEL_ROLE = "torchx.pytorch.org/role-name"
-KEPT_TORCHX_ENV = ("TORCHX_JOB_ID",)
+KEPT_TORCHX_ENV = frozenset({"TORCHX_JOB_ID"})
 DISRUPTION_RULE = 0
 """Index of the rule below by which a disrupted pod fails the Job; the Job's condition names it."""
 
 
-def labels(app: str, role: str, extra: dict[str, str]) -> dict[str, str]:
-    """Labels of the Job, its Service and its pods."""
-    return {**extra, names.LABEL_MANAGED_BY: names.MANAGED_BY, LABEL_APP: app, LABEL_ROLE: role}
+@dataclass(frozen=True)
+class Gang:
+    """The pods of one TorchX role, all of them at once, and what surrounds them."""
+
+    app: str
+    """Name of the Job and of its Service."""
+    role: Role
+    namespace: str
+    owner: Object | None
+    """Owner reference to the model."""
+    extra_labels: dict[str, str]
+    service_account: str
+    active_deadline_seconds: int
+    ttl_seconds_after_finished: int
+
+    def metadata(self) -> Object:
+        """Of the Job and of its Service."""
+        labels = {
+            **self.extra_labels,
+            names.LABEL_MANAGED_BY: names.MANAGED_BY,
+            LABEL_APP: self.app,
+            LABEL_ROLE: self.role.name,
+        }
+        metadata: Object = {"name": self.app, "namespace": self.namespace, "labels": labels}
+        if self.owner is not None:
+            metadata["ownerReferences"] = [self.owner]
+        return metadata
 
 
-def service(app: str, role: Role, namespace: str, owner: Object | None, extra: dict[str, str]) -> Object:
+def service(gang: Gang) -> Object:
     """The headless Service by whose name pods find pod 0, from before they are ready."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(app, role.name, namespace, owner, extra),
+        "metadata": gang.metadata(),
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
-            "selector": {LABEL_APP: app},
-            "ports": [{"name": name, "port": port} for name, port in sorted(role.port_map.items())],
+            "selector": {LABEL_APP: gang.app},
+            "ports": [{"name": name, "port": port} for name, port in sorted(gang.role.port_map.items())],
         },
     }
 
 
-def job(
-    app: str,
-    role: Role,
-    namespace: str,
-    *,
-    owner: Object | None,
-    extra: dict[str, str],
-    service_account: str,
-    active_deadline_seconds: int,
-    ttl_seconds_after_finished: int,
-) -> Object:
+def job(gang: Gang) -> Object:
     """The Indexed Job: one pod a node, all of them at once."""
-    metadata = _metadata(app, role.name, namespace, owner, extra)
+    metadata, role = gang.metadata(), gang.role
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -76,24 +92,18 @@ def job(
                     },
                 ]
             },
-            "activeDeadlineSeconds": active_deadline_seconds,
-            "ttlSecondsAfterFinished": ttl_seconds_after_finished,
+            "activeDeadlineSeconds": gang.active_deadline_seconds,
+            "ttlSecondsAfterFinished": gang.ttl_seconds_after_finished,
             "template": {
                 "metadata": {"labels": metadata["labels"]},
-                "spec": _pod_spec(app, role, service_account),
+                "spec": _pod_spec(gang),
             },
         },
     }
 
 
-def _metadata(app: str, role: str, namespace: str, owner: Object | None, extra: dict[str, str]) -> Object:
-    metadata: Object = {"name": app, "namespace": namespace, "labels": labels(app, role, extra)}
-    if owner is not None:
-        metadata["ownerReferences"] = [owner]
-    return metadata
-
-
-def _pod_spec(app: str, role: Role, service_account: str) -> Object:
+def _pod_spec(gang: Gang) -> Object:
+    role = gang.role
     mounts = [mount for mount in role.mounts if isinstance(mount, VolumeMount)]
     if len(mounts) != len(role.mounts):
         raise ValueError(f"role {role.name}: only volume mounts (persistent volume claims) are supported")
@@ -111,8 +121,8 @@ def _pod_spec(app: str, role: Role, service_account: str) -> Object:
     volume_of = {claim: f"claim-{index}" for index, claim in enumerate(claims)}
     return {
         "restartPolicy": "Never",
-        "serviceAccountName": service_account,
-        "subdomain": app,
+        "serviceAccountName": gang.service_account,
+        "subdomain": gang.app,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 30,
         "securityContext": {

@@ -52,6 +52,10 @@ def test_null_means_absent_and_takes_the_default() -> None:
     assert Step.model_validate({"setWeight": 5, "pause": None}) == Step(set_weight=5)
 
 
+def test_what_is_absent_is_not_written() -> None:
+    assert _data("x").wire() == {"persistentVolumeClaim": {"claimName": "events"}, "path": "x"}
+
+
 def test_an_unknown_field_is_an_error_and_not_ignored() -> None:
     with pytest.raises(ValidationError, match="pauze"):
         Step.model_validate({"setWeight": 5, "pauze": "5s"})
