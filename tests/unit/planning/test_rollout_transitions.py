@@ -341,6 +341,13 @@ def test_who_serves_again_or_is_gone_leaves_the_list_and_it_is_bounded() -> None
     assert [old.revision for old in dropped] == [*names[1:], "c"]
 
 
+def test_who_leaves_again_is_listed_once_since_it_left_last() -> None:
+    before = RetiringRevision(revision="c", version=2, foundation=pin(), since=ago(50))
+    state = RolloutState(STABLE, canary(), retiring=(before,))
+    (entry,) = machine.advance(inputs(AT_25), state, wanting(TRIAL), ABORT).retiring
+    assert (entry.revision, entry.since, entry.failed) == ("c", AT, True)
+
+
 def test_a_promoted_revision_takes_over_whole_and_the_one_before_is_kept() -> None:
     trial = canary(state="Promoting", replicas=4, ready_replicas=3)
     after = move(trial, {"s": (1, 1), "c": (4, 4)})
