@@ -7,7 +7,7 @@ by :mod:`recast_operator.compact`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from recast_api import names
 from recast_operator.adapters.job_runs import observed_run
@@ -30,7 +30,16 @@ def observed_children(
             # A training run's own Service comes and goes with its Job.
             if not labels(raw)[names.LABEL_KIND].endswith("-trainer")
         ),
+        revisions_with_pods=frozenset(_revisions(pods)),
     )
+
+
+def _revisions(pods: Sequence[Object]) -> Iterator[str]:
+    """Revisions of which a pod may still run: one that terminates answers until it is gone."""
+    for pod in pods:
+        revision = labels(pod).get(names.LABEL_REVISION)
+        if revision and not observed_pod(pod).gone:
+            yield revision
 
 
 def template_hash(raw: Object) -> str:

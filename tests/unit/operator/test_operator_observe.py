@@ -55,6 +55,16 @@ def test_a_trainers_service_is_no_server_of_the_model() -> None:
     assert [(entry.name, entry.template_hash) for entry in found] == [("em-reels", "h")]
 
 
+def test_a_revision_has_pods_until_the_last_is_gone_and_one_that_terminates_still_answers() -> None:
+    pods = [
+        raw("a", {"recast.dev/revision": "ending"}, metadata={"deletionTimestamp": "2026-11-21T00:00:00Z"}),
+        raw("b", {"recast.dev/revision": "over"}, status={"phase": "Failed"}),
+        raw("c", {"recast.dev/revision": "starting"}, status={"phase": "Pending"}),
+        raw("trainer", {}),
+    ]
+    assert observed_children([], [], [], pods).revisions_with_pods == {"ending", "starting"}
+
+
 class Memory:
     """A store with all that stands beside it."""
 
