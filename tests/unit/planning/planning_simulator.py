@@ -394,7 +394,7 @@ class Cluster:
             action()
         self.writes += len(actions[:crash_after])
         if crash_after is None:
-            self.events += [(name, event) for event in plan.events]
+            self.events += [(name, event) for event in (*plan.child_events, *plan.events)]
         return bool(actions)
 
     def _actions(self, name: str, plan: Plan[Any]) -> list[Callable[[], None]]:
