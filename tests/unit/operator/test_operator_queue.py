@@ -148,6 +148,7 @@ def test_back_off_grows_stays_under_its_cap_and_keeps_apart_what_failed_together
     delays = [schedule.failed("a", 0.0) for _ in range(times)]
     assert delays == sorted(delays)
     assert delays[0] >= BACKOFF_BASE_SECONDS / 2
+    assert delays[:4] == [delays[0] * factor for factor in (1, 2, 4, 8)][: len(delays)]
     assert delays[-1] <= BACKOFF_CAP_SECONDS
     schedule.succeeded("a")
     assert schedule.failed("a", 0.0) == delays[0]
