@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 from recast_api.resources import Condition, ExpertModelStatus, FoundationModelStatus
-from recast_operator.adapters.errors import Blocked, Invalid, NotFound, OutsideError
+from recast_operator.adapters.errors import Blocked, Invalid, NotFound, OutsideError, Transient
 from recast_operator.adapters.kube import BY_KIND, VERSIONS
 from recast_operator.events import EventQueue
 from recast_operator.keys import Key
@@ -46,6 +46,10 @@ INTERNAL_ERROR = "InternalError"
 OUR_REASONS = ("InvalidRequest", "BlockedRequest", INTERNAL_ERROR)
 """Reasons of ``Stalled`` that are given here; others are planning's."""
 MESSAGE_LIMIT = 1024
+
+
+Untold = dict[Key, tuple[FoundationModelStatus | ExpertModelStatus, tuple[Event, ...]]]
+"""By model, a status whose write had no answer, and the events of it."""
 
 
 class Answers(Protocol):
@@ -79,6 +83,7 @@ class Controller:
         self._events = events
         self._clock = clock
         self._counts_waiting: dict[Key, datetime] = {}
+        self._untold: Untold = {}
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass. Seconds until time alone may change the plan; None: until an event or the resync.
@@ -152,7 +157,11 @@ class Controller:
         return frozenset(absent)
 
     def _begin(self, key: Key, status: StatusT, snapshot: Snapshot[Any], now: datetime) -> Pass[StatusT]:
-        return Pass(status, Writer(key, snapshot.objects, self._outside), self._events, now)
+        writer = Writer(key, snapshot.objects, self._outside)
+        written, events = self._untold.pop(key, (None, ()))
+        if written == status:  # the write whose answer was lost was made after all
+            self._events.add(key, writer.uid, events)
+        return Pass(status, writer, self._events, self._untold, now)
 
     async def _settle(self, key: Key) -> None:
         """Read again what a failed write of this model left in doubt. Other models go on meanwhile."""
@@ -175,10 +184,11 @@ class Controller:
 class Pass(Generic[StatusT]):
     """Carries out one plan, and knows which status stands in the cluster meanwhile."""
 
-    def __init__(self, before: StatusT, writer: Writer, events: EventQueue, now: datetime) -> None:
+    def __init__(self, before: StatusT, writer: Writer, events: EventQueue, untold: Untold, now: datetime) -> None:
         self._status: StatusT = before
         self._writer = writer
         self._events = events
+        self._untold = untold
         self._now = now
 
     async def plan(self, plan: Callable[[], Plan[StatusT]]) -> Plan[StatusT]:
@@ -214,7 +224,13 @@ class Pass(Generic[StatusT]):
             await writer.version(version)
             self._tell(version.events)
         # Until this pass has got through, what stopped the last one is still so.
-        if await self._write(_with(plan.status, stalled) if stalled is not None else plan.status):
+        status = _with(plan.status, stalled) if stalled is not None else plan.status
+        try:
+            wrote = await self._write(status)
+        except Transient:
+            self._untold[writer.key] = (status, plan.events)
+            raise
+        if wrote:
             self._tell(plan.events)
         for child in plan.apply:
             await writer.apply(child)

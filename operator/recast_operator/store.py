@@ -103,7 +103,6 @@ class Store:
             return False  # an event from before our deletion
         if known is not None and not newer(metadata["resourceVersion"], known.resource_version):
             return False
-        self._deleted.pop(address, None)
         self._replace(address, known, stored(kind, raw))
         return True
 
@@ -178,7 +177,7 @@ class Store:
                 del self._objects[space]
         else:
             self._objects.setdefault(space, {})[address.name] = after
-        if before is not None and before.model is not None and (after is None or after.model != before.model):
+        if before is not None and before.model is not None:
             self._disown(before.model, address)
         if after is not None and after.model is not None:
             self._owned.setdefault(after.model, {}).setdefault(address.kind, {})[address.name] = after

@@ -190,7 +190,6 @@ class Writer:
         """Our own write moves the fence on."""
         metadata = made["metadata"]
         self._fences[address] = Fence(metadata["uid"], metadata["resourceVersion"])
-        self._objects[address] = stored(address.kind, made)
         self._outside.store.put(address.kind, made)
 
     def _mine(self, address: Address) -> Stored:

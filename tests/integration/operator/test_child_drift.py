@@ -47,7 +47,7 @@ async def world(requester: HttpRequester, namespace: str) -> AsyncIterator[World
 
 
 def child(world: World, kind: str, prefix: str) -> str:
-    names = [raw["metadata"]["name"] for raw in world.store.of(kind, world.namespace)]
+    names = [raw["metadata"]["name"] for raw in world.mirror.of(kind)]
     return next(name for name in names if name.startswith(prefix) and "-r1-a1" not in name)
 
 
@@ -62,14 +62,15 @@ async def meddle(world: World, kind: str, name: str, body: Any, content_type: st
     made: Object = await world.kube.requester.send(
         Request("PATCH", path, body=body, content_type=content_type, params=params)
     )
-    world.store.put(kind, await live(world, kind, name))
+    world.mirror.put(kind, await live(world, kind, name))
     return made
 
 
 async def versions(world: World) -> dict[str, str]:
     found = {}
     for kind in ("Deployment", "Service"):
-        for raw in (await world.kube.list(BY_KIND[kind], world.namespace))["items"]:
+        [page] = [page async for page in world.kube.pages(BY_KIND[kind], world.namespace)]
+        for raw in page["items"]:
             found[f"{kind}/{raw['metadata']['name']}"] = raw["metadata"]["resourceVersion"]
     return found
 
@@ -222,7 +223,7 @@ async def test_an_object_replaced_whole_by_a_file_without_our_marks_is_put_back(
     await world.kube.requester.send(
         Request("PUT", path, body=bare, content_type=JSON, params={"fieldManager": "somebody"})
     )
-    world.store.put("Deployment", await live(world, "Deployment", name))
+    world.mirror.put("Deployment", await live(world, "Deployment", name))
     await world.settle(5)
     assert (await live(world, "Deployment", name))["spec"] == before["spec"]
     assert len(drifts(world)) == 1

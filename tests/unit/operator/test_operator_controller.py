@@ -12,6 +12,7 @@ from recast_operator import controller as module
 from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound, Transient
 from recast_operator.controller import InternalError
 from recast_operator.keys import Key
+from recast_operator.planning.clock import stamp
 from recast_operator.store import Address
 from tests.unit.operator.operator_harness import HOME, REELS, Harness, expert_version, serving_pair
 
@@ -204,6 +205,13 @@ async def test_what_the_apiserver_refuses_is_said_once_and_taken_back_by_the_fir
     assert (await harness.posted()).count("InvalidRequest") == 1
     await harness.controller.reconcile(REELS)
     assert harness.condition(REELS, "Stalled")["status"] == "False"
+    harness.api.remove("Service", "n", "em-reels")
+    harness.watch()
+    harness.now += timedelta(seconds=60)
+    harness.api.refuse(SERVICE, refusal)
+    with pytest.raises(Invalid):
+        await harness.controller.reconcile(REELS)
+    assert harness.condition(REELS, "Stalled")["lastTransitionTime"] == stamp(harness.now), "it stalls anew since then"
 
 
 def foreign_service(harness: Harness, **metadata: Any) -> Object:
@@ -287,6 +295,37 @@ async def test_a_child_that_was_replaced_since_it_was_observed_is_neither_scaled
     assert {name: harness.api.objects["Deployment", "n", name] for name in deployments} == theirs
 
 
+async def test_a_service_that_was_replaced_since_it_was_observed_is_not_rewritten() -> None:
+    harness = serving_pair()
+    await harness.until_quiet(REELS)
+    raw = harness.api.objects["Service", "n", "em-reels"]
+
+    def drift(found: Object) -> None:
+        found["spec"] = {"selector": {"app": "drifted"}}
+
+    harness.store.put("Service", harness.api.change("Service", "n", "em-reels", drift))
+    harness.api.remove("Service", "n", "em-reels")
+    theirs = harness.api.seed("Service", "n", "em-reels", metadata={"labels": raw["metadata"]["labels"]}, spec={})
+    with pytest.raises(Conflict):
+        await harness.controller.reconcile(REELS)
+    assert harness.api.objects["Service", "n", "em-reels"]["spec"] == {}
+    assert harness.api.objects["Service", "n", "em-reels"]["metadata"]["uid"] == theirs["metadata"]["uid"]
+
+
+async def test_what_this_operator_does_not_know_of_a_status_stays_through_every_write_of_a_pass() -> None:
+    harness = serving_pair()
+
+    def newer(raw: Object) -> None:
+        raw["status"] = {"novelty": {"kept": "by a newer operator"}}
+
+    harness.store.put("ExpertModel", harness.api.change("ExpertModel", "n", "reels", newer))
+    harness.api.refuse(SERVICE, Invalid("refused", status=422))
+    with pytest.raises(Invalid):  # two status writes: the plan's, and what stopped it
+        await harness.controller.reconcile(REELS)
+    assert harness.api.writes().count("PUT expertmodels/reels/status") == 2
+    assert harness.raw(REELS)["status"]["novelty"] == {"kept": "by a newer operator"}
+
+
 async def test_an_exception_in_planning_is_said_with_its_place_and_others_go_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -334,6 +373,19 @@ async def test_a_pass_that_fails_after_its_status_write_has_handed_over_its_even
     await harness.until_quiet(REELS)
     again = await harness.posted()
     assert again.count("CanaryStarted") == again.count("VersionAccepted") == 1
+
+
+async def test_a_status_write_whose_answer_is_lost_keeps_its_events_and_one_that_was_not_made_tells_nothing() -> None:
+    made = serving_pair()
+    made.api.lose_answer("PUT expertmodels/reels/status")
+    refused = serving_pair()
+    refused.api.refuse("PUT expertmodels/reels/status", Transient("cut before", unknown_outcome=True))
+    for harness in (made, refused):
+        with pytest.raises(Transient):
+            await harness.controller.reconcile(REELS)
+        assert await harness.posted() == ["VersionAccepted"]
+        await harness.until_quiet(REELS)
+        assert (await harness.posted()).count("CanaryStarted") == 1
 
 
 async def test_a_verdict_is_told_once_also_where_the_status_write_after_it_fails() -> None:

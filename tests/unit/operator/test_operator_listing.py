@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from recast_operator.adapters.errors import Expired, NotFound, Transient
-from recast_operator.adapters.kube import EXPERTS, PODS, Kube, Request
+from recast_operator.adapters.kube import EXPERTS, PAGE, PODS, Kube, Request
 from recast_operator.listing import ATTEMPTS, Listing
 from recast_operator.store import Store
 from tests.unit.operator.documents import expert
@@ -62,7 +62,7 @@ async def test_children_are_selected_by_our_label() -> None:
     await Listing(Kube(Answers()), Store(), ("one", "two")).kind(PODS)
     assert [request.path for request in asked] == ["/api/v1/namespaces/one/pods", "/api/v1/namespaces/two/pods"]
     assert {(request.params or {})["labelSelector"] for request in asked} == {"app.kubernetes.io/managed-by=recast"}
-    assert {(request.params or {})["limit"] for request in asked} == {"500"}
+    assert {(request.params or {})["limit"] for request in asked} == {str(PAGE)}
 
 
 async def test_a_listing_whose_beginning_is_forgotten_begins_again_and_forgets_nothing_meanwhile() -> None:

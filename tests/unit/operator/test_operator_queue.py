@@ -130,6 +130,16 @@ def test_depth_age_and_next_time_agree_with_what_can_be_taken(steps: list[Any], 
     assert not urgent or (following is not None and following <= min(urgent))
 
 
+def test_of_several_wishes_about_a_key_in_hand_the_earliest_counts() -> None:
+    schedule: Schedule[str] = Schedule()
+    schedule.add("a", 0.0)
+    assert schedule.take(0.0) == "a"
+    for due in (5.0, 3.0, 9.0):
+        schedule.add("a", due)
+    schedule.done("a", 1.0)
+    assert schedule.next_due(1.0) == 3.0
+
+
 def test_a_burst_of_changes_makes_one_pass_an_interval() -> None:
     schedule: Schedule[str] = Schedule(PACES.__getitem__)
     passes = []
@@ -148,6 +158,7 @@ def test_back_off_grows_stays_under_its_cap_and_keeps_apart_what_failed_together
     delays = [schedule.failed("a", 0.0) for _ in range(times)]
     assert delays == sorted(delays)
     assert delays[0] >= BACKOFF_BASE_SECONDS / 2
+    assert delays[:4] == [delays[0] * factor for factor in (1, 2, 4, 8)][: len(delays)]
     assert delays[-1] <= BACKOFF_CAP_SECONDS
     schedule.succeeded("a")
     assert schedule.failed("a", 0.0) == delays[0]

@@ -171,6 +171,18 @@ def test_a_version_that_an_expert_looks_for_wakes_it_by_coming_going_and_being_r
     assert woken.remove(foundation_version(number=2)) == HOME | experts("reels")
 
 
+def test_a_version_that_is_rejected_when_it_is_first_seen_or_comes_before_its_foundation_wakes_all_readers() -> None:
+    woken = Woken(foundation(status=leading(1)), expert())
+    assert woken.put(foundation_version(number=3, accepted=False)) == HOME | experts("reels")
+    orphaned = Woken(expert())
+    assert orphaned.put(foundation_version(number=1)) == HOME | experts("reels")
+
+
+def test_a_version_of_one_foundation_is_not_taken_for_the_pinned_one_of_another() -> None:
+    woken = Woken(foundation(status=leading(1)), expert(status={"stable": revision("other-fm", 2)}))
+    assert woken.put(foundation_version(number=2)) == HOME
+
+
 def test_a_version_or_a_child_wakes_its_model_and_nobody_else() -> None:
     woken = Woken(foundation(), expert(), expert("feed"))
     version = {

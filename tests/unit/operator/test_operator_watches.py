@@ -31,6 +31,7 @@ class ScriptedApiserver:
     def __init__(self) -> None:
         self.gone: set[str] = set()
         self.undiscovered: set[str] = set()
+        self.discoveries = 0
         self.objects: dict[str, list[Object]] = {}
         self.streams: dict[str, list[asyncio.Queue[Object | None]]] = {}
         self.application = web.Application()
@@ -48,6 +49,7 @@ class ScriptedApiserver:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         path = request.path.strip("/").split("/")
+        self.discoveries += request.path == "/apis"
         if request.path == "/api":
             return web.json_response({"versions": ["v1"]})
         if request.path == "/apis":
@@ -174,7 +176,23 @@ async def test_a_kind_that_goes_ends_no_other_watch_and_is_picked_up_when_it_ret
     mine.cancel()
 
 
-async def test_a_kind_that_discovery_does_not_name_yet_is_waited_for() -> None:
+async def test_a_watch_begins_only_when_discovery_names_its_kind(watching: Watching) -> None:
+    api, runtime = watching
+    await until(lambda: "expertmodels" in api.streams)
+    api.undiscovered.add("expertmodels")
+    asked = api.discoveries
+    api.gone.add("expertmodels")
+    api.end("expertmodels")
+    name = "recast_operator_watches_ended_total"
+    await until(lambda: runtime.metrics.registry.get_sample_value(name, {"kind": "ExpertModel"}) == 1)
+    api.gone.clear()
+    await until(lambda: runtime.served_again == ["expertmodels"] and api.discoveries > asked + 5)
+    assert "expertmodels" not in api.streams
+    api.undiscovered.clear()
+    await until(lambda: "expertmodels" in api.streams)
+
+
+async def test_discovery_is_believed_for_the_kind_that_it_names() -> None:
     api = ScriptedApiserver()
     async with TestServer(api.application) as server:
         requester = HttpRequester(Credentials(f"http://127.0.0.1:{server.port}"))
