@@ -7,7 +7,7 @@ EXPERTS ?= 100 1000 3000
 export CONTEXT CONFIRM DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test bench lint fmt crds cluster cluster-down images tools doctor venv
+.PHONY: help demo demo-down test mutants bench lint fmt crds cluster cluster-down images tools doctor venv
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -20,6 +20,9 @@ demo-down: ## remove everything that the demo made
 
 test: ## every test: unit, integration with a real kube-apiserver, end to end on the real node
 	@$(PYTHON) -m dev.launch test
+
+mutants: venv ## break the code on purpose, a small change at a time, and print which ones no unit test notices
+	@$(VENV)/python -m dev.mutants
 
 bench: venv tools ## every benchmark, with its figures; EXPERTS="100 1000 3000" are the sizes of the fleet
 	@for each in $(filter-out tests/benchmarks/bench_fleet.py,$(wildcard tests/benchmarks/bench_*.py)); do \

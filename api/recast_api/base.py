@@ -8,6 +8,7 @@ a test posts one corpus to both and fails where they disagree.
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
@@ -110,6 +111,12 @@ Quantity = Annotated[
     ),
 ]
 """A Kubernetes quantity: ``2``, ``500m``, ``4Gi``."""
+
+
+def timestamp(instant: datetime) -> str:
+    """An aware instant as a :data:`Timestamp` of whole seconds: ``2026-11-21T12:00:00Z``."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
 
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

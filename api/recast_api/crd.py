@@ -17,6 +17,7 @@ from typing import Any, get_type_hints
 import yaml
 from pydantic import BaseModel
 
+from recast_api.names import PLURALS
 from recast_api.resources import GROUP, KINDS, VERSION
 from recast_api.structural import structural
 
@@ -54,7 +55,6 @@ _AGE = Column("Age", ".metadata.creationTimestamp", "date")
 class Presentation:
     """How kubectl names, lists and selects one kind."""
 
-    plural: str
     short: str
     categories: tuple[str, ...]
     columns: tuple[Column, ...]
@@ -64,7 +64,6 @@ class Presentation:
 
 PRESENTATION = {
     "FoundationModel": Presentation(
-        plural="foundationmodels",
         short="fm",
         categories=("recast", "all"),
         columns=(
@@ -78,7 +77,6 @@ PRESENTATION = {
         ),
     ),
     "ExpertModel": Presentation(
-        plural="expertmodels",
         short="em",
         categories=("recast", "all"),
         columns=(
@@ -97,7 +95,6 @@ PRESENTATION = {
         scale=True,
     ),
     "ModelVersion": Presentation(
-        plural="modelversions",
         short="mv",
         categories=("recast",),  # not in "all": there are many, and they are history rather than state
         columns=(
@@ -153,14 +150,14 @@ def definition(kind: type[BaseModel]) -> dict[str, Any]:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{shown.plural}.{GROUP}"},
+        "metadata": {"name": f"{PLURALS[kind.__name__]}.{GROUP}"},
         "spec": {
             "group": GROUP,
             "scope": "Namespaced",
             "names": {
                 "kind": kind.__name__,
                 "listKind": f"{kind.__name__}List",
-                "plural": shown.plural,
+                "plural": PLURALS[kind.__name__],
                 "singular": kind.__name__.lower(),
                 "shortNames": [shown.short],
                 "categories": list(shown.categories),
@@ -180,7 +177,7 @@ class _Plain(yaml.SafeDumper):
 def render() -> dict[str, str]:
     """File name to text of every CustomResourceDefinition."""
     return {
-        f"{GROUP}_{PRESENTATION[kind.__name__].plural}.yaml": HEADER
+        f"{GROUP}_{PLURALS[kind.__name__]}.yaml": HEADER
         + yaml.dump(definition(kind), Dumper=_Plain, sort_keys=False, width=120, allow_unicode=True)
         for kind in KINDS
     }

@@ -16,6 +16,13 @@ from __future__ import annotations
 from typing import Literal
 
 Kind = Literal["FoundationModel", "ExpertModel"]
+PLURALS: dict[str, str] = {
+    "FoundationModel": "foundationmodels",
+    "ExpertModel": "expertmodels",
+    "ModelVersion": "modelversions",
+}
+"""What the three kinds are called in the apiserver's paths."""
+
 _PREFIX: dict[str, str] = {"FoundationModel": "fm", "ExpertModel": "em"}
 
 FIELD_MANAGER = "recast"
@@ -29,6 +36,8 @@ LABEL_REVISION = "recast.dev/revision"
 LABEL_LINEAGE = "recast.dev/lineage"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY = "recast"
+TRAINERS: dict[Kind, str] = {"FoundationModel": "foundation-trainer", "ExpertModel": "expert-trainer"}
+"""Value of :data:`LABEL_KIND` on the Jobs of a kind of model, and on their pods."""
 
 ANNOTATION_TEMPLATE_HASH = "recast.dev/template-hash"
 """Hash of the user-visible input a child was made from; a child is rewritten only when this differs."""

@@ -204,9 +204,12 @@ def _fits(pattern: Path, path: Path) -> bool:
 
 
 def _get(value: Any, path: Path) -> Any:
+    """What stands at ``path``; gone where another error of the same round has taken it out."""
     for part in path:
-        there = (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int))
-        value = value[part] if there and value is not _GONE else _GONE
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return _GONE
     return value
 
 

@@ -18,6 +18,7 @@ from recast_api.resources.foundation import Architecture
 
 TERMINATION_LOG = "/dev/termination-log"
 TERMINATION_LIMIT = 4096  # bytes that the kubelet keeps
+_ESCAPED = 12  # bytes that JSON in ASCII needs for a character, at the most
 
 
 class ArtifactRef(Wire):
@@ -90,8 +91,11 @@ class TerminationMessage(Status):
     message: Message = ""
 
     def encode(self) -> str:
-        """The JSON text for the termination log, cut to what the kubelet keeps."""
-        return json.dumps(self.wire(), ensure_ascii=True)[:TERMINATION_LIMIT]
+        """The JSON text for the termination log, in ASCII; the message is cut where the kubelet would cut the JSON."""
+        message = self.message
+        while len(text := json.dumps({**self.wire(), "message": message})) > TERMINATION_LIMIT:
+            message = message[: -(len(text) - TERMINATION_LIMIT) // _ESCAPED]
+        return text
 
     @classmethod
     def decode(cls, text: str) -> TerminationMessage | None:

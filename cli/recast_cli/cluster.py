@@ -6,19 +6,22 @@ With :mod:`recast_cli.prometheus` this is all of the plugin's I/O.
 from __future__ import annotations
 
 import queue
-import sys
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from kubernetes import client, config, watch
 from kubernetes.client.exceptions import ApiException
 
+from recast_api.names import PLURALS
 from recast_api.resources import GROUP, VERSION
-from recast_cli.world import PLURALS, Resource, World, parse
+from recast_cli.world import Resource, Unreadable, World, read
 
 _WATCH_SECONDS = 240
+_CONNECT_SECONDS = 10
+_ANSWER_SECONDS = 30
+_PAGE = 500
 _GONE = 410
 
 
@@ -34,33 +37,41 @@ class Change:
     deleted: bool = False
 
 
+_Changes = queue.Queue[Change | Unreadable | ClusterError]
+
+
 @dataclass(frozen=True)
 class Cluster:
     """A namespace of one cluster, for reading."""
 
     api: client.CustomObjectsApi
     namespace: str
-    said: set[str] = field(default_factory=set)
-    """What was complained about."""
 
     @classmethod
     def connect(cls, kubeconfig: str | None, context: str | None, namespace: str | None) -> Cluster:
         """As kubectl does: the given file or ``$KUBECONFIG`` or ``~/.kube/config``, its context, its namespace."""
         try:
-            _, active = config.list_kube_config_contexts(config_file=kubeconfig)
-            chosen = namespace or _namespace(kubeconfig, context) or active.get("context", {}).get("namespace")
-            api = client.CustomObjectsApi(config.new_client_from_config(config_file=kubeconfig, context=context))
-        except config.ConfigException as error:
+            chosen = _context(kubeconfig, context)
+            settings = client.Configuration()
+            settings.retries = 0  # a person waits: say at once what is wrong
+            api = config.new_client_from_config(kubeconfig, context=context, client_configuration=settings)
+        except Exception as error:  # the client library checks little of what it reads
             raise ClusterError(f"no usable kubeconfig: {error}; give --kubeconfig or set KUBECONFIG") from error
-        return cls(api=api, namespace=chosen or "default")
+        return cls(api=client.CustomObjectsApi(api), namespace=namespace or chosen.get("namespace") or "default")
 
     def world(self) -> World:
-        """Everything of Recast in the namespace. Raises :class:`ClusterError`."""
-        return World.of(resource for kind in PLURALS for resource in self._list(kind)[0])
+        """Everything of Recast in the namespace, with what cannot be read. Raises :class:`ClusterError`."""
+        return World.of(item for kind in PLURALS for item in self._list(kind)[0])
 
-    def watch(self, stop: threading.Event) -> Iterator[Change]:
-        """All objects, then every change, until ``stop`` is set. Reconnects by itself and heals by listing."""
-        changes: queue.Queue[Change | ClusterError] = queue.Queue()
+    def watch(
+        self, stop: threading.Event, unreadable: Callable[[Unreadable], None] = lambda found: None
+    ) -> Iterator[Change]:
+        """All objects, then every change, until ``stop`` is set. Reconnects by itself and heals by listing.
+
+        An object that cannot be read is given to ``unreadable`` instead. Raises :class:`ClusterError` where a kind
+        cannot be listed at all.
+        """
+        changes: _Changes = queue.Queue()
         for kind in PLURALS:
             threading.Thread(target=self._follow, args=(kind, changes, stop), name=f"watch-{kind}", daemon=True).start()
         while not stop.is_set():
@@ -70,64 +81,55 @@ class Cluster:
                 continue
             if isinstance(change, ClusterError):
                 raise change
-            yield change
+            if isinstance(change, Unreadable):
+                unreadable(change)
+            else:
+                yield change
 
-    def _list(self, kind: str) -> tuple[list[Resource], str]:
-        try:
-            answer: dict[str, Any] = self.api.list_namespaced_custom_object(
-                GROUP, VERSION, self.namespace, PLURALS[kind]
-            )
-        except ApiException as error:
-            if error.status == 404:
-                raise ClusterError(
-                    f"this cluster does not know {PLURALS[kind]}.{GROUP}: install helm/recast first"
-                ) from error
-            raise ClusterError(f"cannot list {PLURALS[kind]} in {self.namespace}: {error.reason}") from error
-        except Exception as error:
-            raise ClusterError(f"the apiserver cannot be reached: {error}") from error
-        parsed = (self._parsed(kind, item) for item in answer["items"])
-        return [item for item in parsed if item is not None], str(answer["metadata"]["resourceVersion"])
+    def _list(self, kind: str) -> tuple[list[Resource | Unreadable], str]:
+        """All objects of a kind, and the version from which to watch."""
+        found: list[Resource | Unreadable] = []
+        page: str | None = None
+        while True:
+            try:
+                answer: dict[str, Any] = self.api.list_namespaced_custom_object(
+                    GROUP,
+                    VERSION,
+                    self.namespace,
+                    PLURALS[kind],
+                    limit=_PAGE,
+                    _continue=page,
+                    _request_timeout=(_CONNECT_SECONDS, _ANSWER_SECONDS),
+                )
+            except Exception as error:
+                raise ClusterError(_words(error, kind, self.namespace)) from error
+            found += [read({**item, "kind": kind}) for item in answer["items"]]
+            page = answer["metadata"].get("continue")
+            if not page:
+                return found, str(answer["metadata"]["resourceVersion"])
 
-    def _parsed(self, kind: str, raw: dict[str, Any]) -> Resource | None:
-        """The typed object; None for one that cannot be read, which is said once and hides no other."""
-        try:
-            return parse({"kind": kind, **raw})
-        except ValueError as error:
-            if str(error) not in self.said:
-                self.said.add(str(error))
-                print(f"kubectl recast: {error}", file=sys.stderr)
-            return None
-
-    def _follow(self, kind: str, changes: queue.Queue[Change | ClusterError], stop: threading.Event) -> None:
-        known: dict[str, Resource] = {}
+    def _follow(self, kind: str, changes: _Changes, stop: threading.Event) -> None:
+        seen, began = _Seen(), False
         while not stop.is_set():
             try:
                 listed, version = self._list(kind)
             except ClusterError as error:
-                if not known:
+                if not began:
                     changes.put(error)
                     return
                 stop.wait(1)
                 continue
-            names = {resource.metadata.name for resource in listed}
-            for name in [name for name in known if name not in names]:
-                changes.put(Change(known.pop(name), deleted=True))
-            for resource in listed:
-                known[resource.metadata.name] = resource
-                changes.put(Change(resource))
-            self._stream(kind, version, known, changes, stop)
+            began = True
+            names = {item.name if isinstance(item, Unreadable) else item.metadata.name for item in listed}
+            seen.keep(names, changes)
+            for item in listed:
+                seen.put(item, changes)
+            self._stream(kind, version, seen, changes, stop)
 
-    def _stream(
-        self,
-        kind: str,
-        version: str,
-        known: dict[str, Resource],
-        changes: queue.Queue[Change | ClusterError],
-        stop: threading.Event,
-    ) -> None:
-        stream = watch.Watch()
+    def _stream(self, kind: str, version: str, seen: _Seen, changes: _Changes, stop: threading.Event) -> None:
+        """Changes from ``version`` on, until the apiserver ends the watch or ``stop`` is set."""
         try:
-            events = stream.stream(
+            events = watch.Watch().stream(
                 self.api.list_namespaced_custom_object,
                 GROUP,
                 VERSION,
@@ -135,21 +137,14 @@ class Cluster:
                 PLURALS[kind],
                 resource_version=version,
                 timeout_seconds=_WATCH_SECONDS,
+                _request_timeout=(_CONNECT_SECONDS, _WATCH_SECONDS + _ANSWER_SECONDS),
             )
             for event in events:
                 if stop.is_set():
                     return
-                if event["type"] not in ("ADDED", "MODIFIED", "DELETED"):
-                    continue
-                resource = self._parsed(kind, event["object"])
-                if resource is None:
-                    continue
-                deleted = event["type"] == "DELETED"
-                if deleted:
-                    known.pop(resource.metadata.name, None)
-                else:
-                    known[resource.metadata.name] = resource
-                changes.put(Change(resource, deleted=deleted))
+                if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
+                    item = read({**event["object"], "kind": kind})
+                    seen.put(item, changes, deleted=event["type"] == "DELETED")
         except ApiException as error:
             if error.status != _GONE:
                 stop.wait(1)
@@ -157,14 +152,56 @@ class Cluster:
             stop.wait(1)
 
 
-def _namespace(kubeconfig: str | None, context: str | None) -> str | None:
-    if context is None:
-        return None
-    contexts, _ = config.list_kube_config_contexts(config_file=kubeconfig)
-    found = next((entry for entry in contexts if entry["name"] == context), None)
-    if found is None:
-        raise ClusterError(
-            f'context "{context}" is not in the kubeconfig; known: {", ".join(c["name"] for c in contexts)}'
-        )
-    namespace = found.get("context", {}).get("namespace")
-    return str(namespace) if namespace else None
+class _Seen:
+    """What a watch of one kind has told, so that a new listing can say what is gone."""
+
+    def __init__(self) -> None:
+        self._readable: dict[str, Resource] = {}
+        self._unreadable: set[Unreadable] = set()
+
+    def put(self, item: Resource | Unreadable, changes: _Changes, *, deleted: bool = False) -> None:
+        """Pass on one state of one object; that it cannot be read is said once."""
+        if isinstance(item, Unreadable):
+            if not deleted and item not in self._unreadable:
+                self._unreadable.add(item)
+                changes.put(item)
+            return
+        if deleted:
+            self._readable.pop(item.metadata.name, None)
+        else:
+            self._readable[item.metadata.name] = item
+        changes.put(Change(item, deleted=deleted))
+
+    def keep(self, names: set[str], changes: _Changes) -> None:
+        """Pass on that all but these are gone."""
+        for name in self._readable.keys() - names:
+            changes.put(Change(self._readable.pop(name), deleted=True))
+
+
+def _words(error: Exception, kind: str, namespace: str) -> str:
+    """What a person can do about an error of the apiserver, or of the way to it."""
+    what = f"{PLURALS[kind]}.{GROUP}"
+    if isinstance(error, ApiException) and error.status:
+        known = {
+            401: "the apiserver does not accept the kubeconfig's credentials: log in again",
+            403: f"you may not list {what} in namespace {namespace}: ask for get, list and watch on {GROUP} there",
+            404: f"this cluster does not know {what}: install helm/recast first",
+        }
+        return known.get(error.status, f"cannot list {what} in namespace {namespace}: {error.status} {error.reason}")
+    reason = getattr(error, "reason", None) or error
+    return f"the apiserver cannot be reached: {reason}"
+
+
+def _context(kubeconfig: str | None, name: str | None) -> dict[str, Any]:
+    """Cluster, user and namespace of the context called ``name``, or of the current one."""
+    path = kubeconfig or config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION
+    merged = config.kube_config.KubeConfigMerger(path).config
+    if merged is None:
+        raise ValueError(f"there is none at {path}")
+    contexts = {entry.value["name"]: entry.value.get("context") or {} for entry in merged.value["contexts"]}
+    wanted = name or merged.value.get("current-context")
+    if wanted not in contexts:
+        known = ", ".join(contexts) or "there are none"
+        raise ValueError(f'context "{wanted}" is not in it; known: {known}' if wanted else "it has no current-context")
+    chosen: dict[str, Any] = contexts[wanted]
+    return chosen

@@ -17,6 +17,7 @@ from recast_cli.cluster import Cluster, ClusterError
 from recast_cli.live import NoAnswerError
 from recast_cli.timeline import Line, Timeline
 
+PIPE_COLUMNS = 10_000
 STYLES = {"plain": "", "good": "green", "bad": "bold red", "wait": "yellow"}
 
 
@@ -26,23 +27,38 @@ def format_line(line: Line, seconds: float) -> str:
     return f"{minutes:02d}:{rest:02d} {line.subject:<10} {line.text}"
 
 
+EXAMPLES = """examples:
+  kubectl recast status                     all foundations of the namespace, with their experts
+  kubectl recast status home-fm -n shop     one foundation of another namespace
+  kubectl recast why reels                  why it serves what it serves, and what has to happen next
+  kubectl recast timeline                   transitions as they happen; stop with Ctrl-C
+
+It needs get, list and watch on recast.dev in the namespace."""
+
+
 def parser() -> argparse.ArgumentParser:
     """The plugin's arguments; the connection flags are accepted before and after the verb, as kubectl's are."""
     connection = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     connection.add_argument("-n", "--namespace", help="namespace to read (default: the context's)")
-    connection.add_argument("--context", help="context of the kubeconfig")
-    connection.add_argument("--kubeconfig", help="kubeconfig file (default: $KUBECONFIG, then ~/.kube/config)")
+    connection.add_argument("--context", help="context of the kubeconfig (default: its current one)")
+    connection.add_argument(
+        "--kubeconfig", metavar="FILE", help="kubeconfig file (default: $KUBECONFIG, then ~/.kube/config)"
+    )
     top = argparse.ArgumentParser(
-        prog="kubectl recast", description="What Recast does and why. Reads only.", parents=[connection]
+        prog="kubectl recast",
+        description="What Recast does and why. It only reads.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[connection],
     )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="{status,why,timeline}")
-    status = verbs.add_parser(
-        "status", parents=[connection], help="the tree: foundation, versions, experts, revisions, weights"
-    )
-    status.add_argument("foundation", nargs="?", help="only this FoundationModel")
-    reason = verbs.add_parser(
-        "why", parents=[connection], help="which policy, which measurement, what next, for one expert"
-    )
+
+    def verb(name: str, text: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(name, parents=[connection], help=text, description=f"{text[0].upper()}{text[1:]}.")
+
+    status = verb("status", "the tree: foundations, versions, experts, revisions, weights")
+    status.add_argument("foundation", nargs="?", help="only this FoundationModel (default: all)")
+    reason = verb("why", "which policy, which measurement and what next, for one expert")
     reason.add_argument("expert", help="name of an ExpertModel")
     metrics = reason.add_mutually_exclusive_group()
     metrics.add_argument(
@@ -55,18 +71,25 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAMESPACE/NAME:PORT",
         help="read them from this Service, through the apiserver",
     )
-    verbs.add_parser("timeline", parents=[connection], help="follow transitions as they happen, one line each")
+    verb("timeline", "follow transitions as they happen, one line each")
     return top
 
 
 def follow(cluster: Cluster, console: Console) -> None:
     """Print transitions until interrupted."""
     timeline, began = Timeline(), time.monotonic()
-    for change in cluster.watch(threading.Event()):
+
+    def say(line: Line) -> None:
+        console.print(format_line(line, time.monotonic() - began), style=STYLES[line.tone])
+
+    for change in cluster.watch(threading.Event(), lambda item: say(Line(item.name, str(item), "bad"))):
         for line in timeline.feed(change.resource, deleted=change.deleted):
-            console.print(
-                format_line(line, time.monotonic() - began), style=STYLES[line.tone], markup=False, highlight=False
-            )
+            say(line)
+
+
+def screen(*, terminal: bool) -> Console:
+    """The console: a terminal wraps its lines itself, and in a pipe each line stays one, however long."""
+    return Console(soft_wrap=True, markup=False, emoji=False, highlight=False, width=None if terminal else PIPE_COLUMNS)
 
 
 def explain(cluster: Cluster, options: argparse.Namespace, environment: Mapping[str, str]) -> str:
@@ -91,7 +114,7 @@ def prometheus_of(cluster: Cluster, options: argparse.Namespace, environment: Ma
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb; exits 1 with one line on standard error where the cluster or the name cannot be found."""
     options = parser().parse_args(arguments)
-    console = Console(soft_wrap=True)
+    console = screen(terminal=sys.stdout.isatty())
     try:
         cluster = Cluster.connect(
             getattr(options, "kubeconfig", None), getattr(options, "context", None), getattr(options, "namespace", None)
@@ -100,17 +123,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             case "status":
                 trees = tree.render(cluster.world(), datetime.now(UTC), options.foundation)
                 if not trees:
-                    console.print(
-                        f"nothing of Recast in namespace {cluster.namespace}; try -n <namespace>", markup=False
-                    )
+                    console.print(f"nothing of Recast in namespace {cluster.namespace}; try -n <namespace>")
                 for entry in trees:
-                    console.print(entry)
+                    console.print(entry, soft_wrap=False)  # soft-wrapped, a tree would be cut at the right edge
             case "why":
-                console.print(explain(cluster, options, os.environ), markup=False, highlight=False)
+                console.print(explain(cluster, options, os.environ))
             case "timeline":
                 follow(cluster, console)
     except (ClusterError, NoAnswerError, LookupError) as error:
-        print(f"kubectl recast: {error}", file=sys.stderr)
+        print("kubectl recast:", *str(error).split(), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

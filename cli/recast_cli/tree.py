@@ -15,23 +15,33 @@ _STYLES = {"True": "green", "False": "yellow"}
 
 
 def render(world: World, now: datetime, only: str | None = None) -> list[Tree]:
-    """One tree per foundation, then one of the experts whose foundation does not exist.
+    """One tree per foundation, then what cannot be read, and the experts whose foundation does not exist.
 
     ``only`` keeps the foundation of that name. Raises ``LookupError`` where there is none.
     """
     if only is not None and world.foundation(only) is None:
-        known = ", ".join(model.metadata.name for model in world.foundations) or "there are none"
-        raise LookupError(f'FoundationModel "{only}" not found in this namespace; known: {known}')
+        raise words.unknown(world, "FoundationModel", only, world.foundations)
     wanted = [model for model in world.foundations if only in (None, model.metadata.name)]
     trees = [_foundation(world, model, now) for model in wanted]
-    names = {model.metadata.name for model in world.foundations}
-    orphans = [expert for expert in world.experts if expert.spec.foundation_ref.name not in names]
-    if orphans and only is None:
+    if only is not None:
+        return trees
+    for item in world.unreadable:
+        tree = Tree(Text(str(item), style="red"))
+        for expert in world.experts if item.kind == "FoundationModel" else ():
+            if expert.spec.foundation_ref.name == item.name:
+                _expert(tree, expert, now)
+        trees.append(tree)
+    orphans = [expert for expert in world.experts if not _foundation_exists(world, expert.spec.foundation_ref.name)]
+    if orphans:
         tree = Tree(Text("experts without a foundation", style="red"))
         for expert in orphans:
             _expert(tree, expert, now)
         trees.append(tree)
     return trees
+
+
+def _foundation_exists(world: World, name: str) -> bool:
+    return world.foundation(name) is not None or world.cannot_read("FoundationModel", name) is not None
 
 
 def _foundation(world: World, model: FoundationModel, now: datetime) -> Tree:

@@ -21,8 +21,7 @@ def found(world: World, name: str) -> ExpertModel:
     """The expert of that name. Raises ``LookupError`` where there is none."""
     expert = world.expert(name)
     if expert is None:
-        known = ", ".join(entry.metadata.name for entry in world.experts) or "there are none"
-        raise LookupError(f'ExpertModel "{name}" not found in this namespace; known: {known}')
+        raise words.unknown(world, "ExpertModel", name, world.experts)
     return expert
 
 
@@ -39,7 +38,7 @@ def render(world: World, name: str, now: datetime, live: Live | None = None) -> 
         _training(expert, now),
         _canary(expert, now, live),
         *(_failed(failed, now) for failed in reversed(expert.status.failed_revisions)),
-        _next(expert, foundation),
+        _next(world, expert, foundation),
     ]
     return "\n".join(line for section in sections for line in section)
 
@@ -60,7 +59,8 @@ def _serving(expert: ExpertModel, now: datetime) -> list[str]:
             _row("Serves", f"{words.pair(stable)}, revision {stable.revision}, {words.ready(expert)}, for {since}")
         )
     if ready:
-        lines.append(_row("Ready", f"{ready.status}  {ready.reason}: {ready.message}".rstrip(": ")))
+        message = f": {ready.message}" if ready.message else ""
+        lines.append(_row("Ready", f"{ready.status}  {ready.reason}{message}"))
     return lines
 
 
@@ -145,9 +145,11 @@ def _result(result: MetricResult, live: Figure | None = None) -> list[str]:
     return lines
 
 
-def _next(expert: ExpertModel, foundation: FoundationModel | None) -> list[str]:
+def _next(world: World, expert: ExpertModel, foundation: FoundationModel | None) -> list[str]:
     """The one thing that has to happen for the next transition."""
     status = expert.status
+    if unreadable := world.cannot_read("FoundationModel", expert.spec.foundation_ref.name):
+        return [_row("Next", f"unknown: {unreadable}")]
     if foundation is None:
         return [_row("Next", f'nothing until FoundationModel "{expert.spec.foundation_ref.name}" exists')]
     if status.canary:

@@ -5,7 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from recast_api.resources import Condition, ExpertModel, MetricResult, ModelVersion, RevisionStatus
+from recast_api.resources import (
+    Condition,
+    ExpertModel,
+    FoundationModel,
+    MetricResult,
+    ModelVersion,
+    RevisionStatus,
+)
+from recast_cli.world import World
+
+
+def unknown(world: World, kind: str, name: str, known: Sequence[ExpertModel | FoundationModel]) -> LookupError:
+    """The error for a name that no object of the kind has, or only one that cannot be read."""
+    if unreadable := world.cannot_read(kind, name):
+        return LookupError(str(unreadable))
+    names = ", ".join(model.metadata.name for model in known) or "there are none"
+    return LookupError(f'{kind} "{name}" not found in this namespace; known: {names}')
 
 
 def condition(conditions: Sequence[Condition], kind: str) -> Condition | None:

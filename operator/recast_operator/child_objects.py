@@ -1,30 +1,20 @@
-"""From the JSON of pods, Jobs, Deployments and Services to the values that planning reads.
+"""From the JSON of a model's children to the values that planning reads.
 
-Nothing here decides: which pods belong to which Deployment, what a Job's conditions say. What is read here must be kept
+Nothing here decides: which pods belong to which Deployment. What a training run's launcher says is translated by its
+adapter, such as :mod:`recast_operator.adapters.job_runs`. What is read here must be kept
 by :mod:`recast_operator.compact`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from recast_api import names
-from recast_operator.adapters.job_objects import DISRUPTION_RULE
+from recast_operator.adapters.job_runs import observed_run
+from recast_operator.adapters.objects import Object, controller_uid, label_number, labels
+from recast_operator.adapters.pods import observed_pod
 from recast_operator.children.record import child_record
-from recast_operator.compact import controller_uid, labels
-from recast_operator.planning.snapshot import (
-    DEADLINE_EXCEEDED,
-    DISRUPTED,
-    Children,
-    ObservedDeployment,
-    ObservedPod,
-    ObservedRun,
-    ObservedService,
-    RunState,
-)
-
-Object = dict[str, Any]
+from recast_operator.planning.snapshot import Children, ObservedDeployment, ObservedService
 
 
 def observed_children(
@@ -40,69 +30,22 @@ def observed_children(
             # A training run's own Service comes and goes with its Job.
             if not labels(raw)[names.LABEL_KIND].endswith("-trainer")
         ),
+        revisions_with_pods=frozenset(_revisions(pods)),
     )
+
+
+def _revisions(pods: Sequence[Object]) -> Iterator[str]:
+    """Revisions of which a pod may still run: one that terminates answers until it is gone."""
+    for pod in pods:
+        revision = labels(pod).get(names.LABEL_REVISION)
+        if revision and not observed_pod(pod).gone:
+            yield revision
 
 
 def template_hash(raw: Object) -> str:
     """Hash of the input that a child was made from."""
     found: str = (raw["metadata"].get("annotations") or {}).get(names.ANNOTATION_TEMPLATE_HASH, "")
     return found
-
-
-def observed_pod(raw: Object) -> ObservedPod:
-    """One pod. Of several containers the first counts: ours have one."""
-    status = raw.get("status") or {}
-    conditions = {item["type"]: item for item in status.get("conditions") or []}
-    container = (status.get("containerStatuses") or [{}])[0]
-    state, last = container.get("state") or {}, container.get("lastState") or {}
-    waiting = state.get("waiting") or {}
-    ended = state.get("terminated") or last.get("terminated") or {}
-    scheduled = conditions.get("PodScheduled", {})
-    spec = (raw.get("spec") or {}).get("containers") or [{}]
-    return ObservedPod(
-        name=raw["metadata"]["name"],
-        ready=conditions.get("Ready", {}).get("status") == "True" and not raw["metadata"].get("deletionTimestamp"),
-        gone=status.get("phase") in ("Succeeded", "Failed"),
-        image=spec[0].get("image", ""),
-        waiting_reason=waiting.get("reason", ""),
-        waiting_message=waiting.get("message", ""),
-        unschedulable=scheduled.get("message", "") if scheduled.get("status") == "False" else "",
-        termination=ended.get("message", ""),
-        exit_code=ended.get("exitCode"),
-        restarts=container.get("restartCount", 0),
-        disrupted=conditions.get("DisruptionTarget", {}).get("status") == "True",
-    )
-
-
-def observed_run(job: Object, pods: Sequence[Object]) -> ObservedRun:
-    """The attempt that a Job carries, with its pods."""
-    name, status = job["metadata"]["name"], job.get("status") or {}
-    mine = tuple(observed_pod(pod) for pod in pods if labels(pod).get("batch.kubernetes.io/job-name") == name)
-    true = {item["type"]: item for item in status.get("conditions") or [] if item.get("status") == "True"}
-    # FailureTarget comes first, while pods still end; the verdict is the same.
-    failed = true.get("Failed") or true.get("FailureTarget")
-    state: RunState = "Admitted"
-    if "Complete" in true:
-        state = "Succeeded"
-    elif failed:
-        state = "Failed"
-    elif (job.get("spec") or {}).get("suspend"):
-        state = "Queued"
-    elif status.get("ready", 0) >= (job.get("spec") or {}).get("parallelism", 1):
-        state = "Running"
-    message = (failed or {}).get("message", "")
-    disrupted = f"FailJob rule at index {DISRUPTION_RULE}" in message or any(pod.disrupted for pod in mine)
-    reason = (failed or {}).get("reason", "")
-    return ObservedRun(
-        name=name,
-        number=_number(job, names.LABEL_RUN),
-        attempt=_number(job, names.LABEL_ATTEMPT),
-        owner_uid=controller_uid(job),
-        state=state,
-        reason=DISRUPTED if failed and disrupted else DEADLINE_EXCEEDED if reason == "DeadlineExceeded" else reason,
-        message=message,
-        pods=mine,
-    )
 
 
 def observed_deployment(raw: Object, pods: Sequence[Object]) -> ObservedDeployment:
@@ -115,7 +58,7 @@ def observed_deployment(raw: Object, pods: Sequence[Object]) -> ObservedDeployme
         name=raw["metadata"]["name"],
         owner_uid=controller_uid(raw),
         template_hash=template_hash(raw),
-        lineage=_number(raw, names.LABEL_LINEAGE),
+        lineage=label_number(raw, names.LABEL_LINEAGE),
         revision=labels(raw).get(names.LABEL_REVISION, ""),
         replicas=spec.get("replicas", 1),
         ready=sum(pod.ready for pod in mine),
@@ -129,8 +72,3 @@ def observed_deployment(raw: Object, pods: Sequence[Object]) -> ObservedDeployme
 def observed_service(raw: Object) -> ObservedService:
     """One Service."""
     return ObservedService(raw["metadata"]["name"], controller_uid(raw), template_hash(raw), child_record(raw))
-
-
-def _number(raw: Object, label: str) -> int:
-    text = labels(raw).get(label, "")
-    return int(text) if text.isdigit() else 0

@@ -12,10 +12,9 @@ from typing import Any
 
 from recast_api import names
 from recast_api.names import Kind
+from recast_operator.adapters.objects import Object, labels
 from recast_operator.children.record import condense
 from recast_operator.keys import Key
-
-Object = dict[str, Any]
 
 MODEL_KINDS: tuple[Kind, ...] = ("FoundationModel", "ExpertModel")
 METADATA = (
@@ -93,16 +92,3 @@ def kind_of_child(marks: Mapping[str, str]) -> Kind | None:
     if kind.startswith("foundation"):
         return "FoundationModel"
     return "ExpertModel" if kind.startswith("expert") else None
-
-
-def labels(raw: Mapping[str, Any]) -> dict[str, str]:
-    """An object's labels."""
-    found: dict[str, str] = raw["metadata"].get("labels") or {}
-    return found
-
-
-def controller_uid(raw: Mapping[str, Any]) -> str:
-    """The UID of the owner that controls an object; empty where none does."""
-    owners = raw["metadata"].get("ownerReferences") or []
-    uid: str = next((owner["uid"] for owner in owners if owner.get("controller")), "")
-    return uid

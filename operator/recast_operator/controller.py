@@ -26,13 +26,14 @@ from recast_operator.adapters.kube import BY_KIND, VERSIONS
 from recast_operator.events import EventQueue
 from recast_operator.keys import Key
 from recast_operator.observe import Observer, Snapshot
-from recast_operator.planning.clock import stamp
+from recast_operator.planning.clock import earliest, stamp
 from recast_operator.planning.expert import plan_expert
 from recast_operator.planning.foundation import plan_foundation
 from recast_operator.planning.plan import Event, Plan
 from recast_operator.planning.rollout import analysis
 from recast_operator.planning.rollout.questions import Answer, Question
 from recast_operator.planning.snapshot import ObservedExpert, ObservedFoundation
+from recast_operator.planning.status import counts
 from recast_operator.planning.status.conditions import find
 from recast_operator.writes import Outside, Writer
 
@@ -82,6 +83,7 @@ class Controller:
         self._events = events
         self._clock = clock
         self._untold: Untold = {}
+        self._counts_waiting: dict[Key, datetime] = {}
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass. Seconds until time alone may change the plan; None: until an event or the resync.
@@ -93,7 +95,10 @@ class Controller:
             foundation = self._observer.foundation(key)
             return None if foundation is None else await self._foundation(key, foundation)
         expert = self._observer.expert(key)
-        return None if expert is None else await self._expert(key, expert)
+        if expert is None:
+            self._counts_waiting.pop(key, None)
+            return None
+        return await self._expert(key, expert)
 
     async def _foundation(self, key: Key, snapshot: Snapshot[ObservedFoundation]) -> float | None:
         observed, now = snapshot.observed, self._clock()
@@ -123,7 +128,23 @@ class Controller:
             confirmed = replace(again.observed, answers=observed.answers, absent_versions=absent)
             run = self._begin(key, confirmed.model.status, again, now)
             plan = await run.plan(lambda: plan_expert(confirmed, now))
+            observed = confirmed
+        plan = self._let_counts_wait(key, observed.model.status, plan, now)
         return await run.execute(plan)
+
+    def _let_counts_wait(
+        self, key: Key, before: ExpertModelStatus, plan: Plan[ExpertModelStatus], now: datetime
+    ) -> Plan[ExpertModelStatus]:
+        """The same plan; where its status differs by counts alone, they are written with the next change, or soon."""
+        if not counts.only_counts_differ(before, plan.status):
+            self._counts_waiting.pop(key, None)
+            return plan
+        waited = (now - self._counts_waiting.setdefault(key, now)).total_seconds()
+        if not 0 <= waited < counts.WAIT_SECONDS:
+            del self._counts_waiting[key]
+            return plan
+        requeue = earliest(plan.requeue_after, counts.WAIT_SECONDS - waited)
+        return replace(plan, status=before, requeue_after=requeue)
 
     async def _absent(self, namespace: str, wanted: tuple[str, ...]) -> frozenset[str]:
         """Read these ModelVersions into the store; the names of those that are not there."""
@@ -215,6 +236,7 @@ class Pass(Generic[StatusT]):
             await writer.apply(child)
         for scale in plan.scales:
             await writer.scale(scale)
+        self._tell(plan.child_events)
         if plan.submit is not None:
             await writer.submit(plan.submit)
         for deletion in plan.deletions:

@@ -18,10 +18,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from recast_operator.compact import compact, controller_uid, owner
+from recast_operator.adapters.objects import Object, controller_uid
+from recast_operator.compact import compact, owner
 from recast_operator.keys import Key
-
-Object = dict[str, Any]
 
 
 class Address(NamedTuple):

@@ -25,10 +25,11 @@ from recast_api.resources import ExpertModelStatus, FoundationModelStatus
 from recast_operator.adapters.child_apply import apply_child, as_admitted
 from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound
 from recast_operator.adapters.kube import BY_KIND, DEPLOYMENTS, JOBS, VERSIONS, Kube, Resource
+from recast_operator.adapters.objects import Object
 from recast_operator.keys import Key
 from recast_operator.metrics import Metrics
 from recast_operator.planning.plan import Apply, Deletion, Scale, SubmitRun, VersionWrite
-from recast_operator.store import Address, Doubts, Object, Store, Stored, stored
+from recast_operator.store import Address, Doubts, Store, Stored, stored
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-_UNITS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+from recast_api.base import duration_seconds, timestamp
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -21,10 +22,10 @@ def from_rfc3339(text: str) -> int:
 
 
 def duration_ms(text: str) -> int:
-    """A duration such as ``90s`` or ``30d``."""
-    return int(text[:-1]) * _UNITS[text[-1]]
+    """Milliseconds in a duration such as ``90s`` or ``30d``."""
+    return 1000 * duration_seconds(text)
 
 
 def now() -> str:
     """The wall clock, for ``created`` stamps alone: nothing that is learned depends on it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return timestamp(datetime.now(UTC))

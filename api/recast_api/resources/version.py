@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from recast_api import names
 from recast_api.base import Digest, Identifier, Name, RelativePath, Short, Status, Timestamp, Wire, rules
 from recast_api.resources.common import Conditions, ObjectMeta
 
@@ -181,7 +182,7 @@ class ModelVersion(Wire):
 
     @model_validator(mode="after")
     def _named(self) -> Self:
-        prefix = "fm" if self.spec.model.kind == "FoundationModel" else "em"
-        if self.metadata.name != f"{prefix}-{self.spec.model.name}-v{self.spec.number}":
+        model = self.spec.model
+        if self.metadata.name != names.version(model.kind, model.name, self.spec.number):
             raise ValueError("metadata.name must be fm-<model>-v<number> or em-<model>-v<number>")
         return self

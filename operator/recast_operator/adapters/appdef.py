@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -23,22 +24,20 @@ FIELD_PATH = "[FIELD_PATH]"
 EXACT_RESOURCES = "recast.dev/resources"
 """Key of ``Role.metadata``: requests and limits as written, since TorchX's Resource holds whole CPUs and MiB only."""
 
-_SUFFIX = {
+_QUANTITY = re.compile(r"(?P<number>[0-9]+(\.[0-9]+)?)(?P<unit>m|[kMGTPE]|[KMGTPE]i)?")
+_UNITS = {
     "m": Decimal("0.001"),
-    "": Decimal(1),
-    **{unit: Decimal(1000) ** power for power, unit in enumerate(("k", "M", "G", "T", "P"), 1)},
-    **{unit: Decimal(1024) ** power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi"), 1)},
+    **{unit: Decimal(1000) ** power for power, unit in enumerate(("k", "M", "G", "T", "P", "E"), 1)},
+    **{unit: Decimal(1024) ** power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)},
 }
 
 
 def quantity(value: int | str) -> Decimal:
-    """The number in a Kubernetes quantity. Raises :class:`ValueError` for what is none."""
-    text = str(value)
-    number = text.rstrip("kKMGTPim")
-    try:
-        return Decimal(number) * _SUFFIX[text[len(number) :]]
-    except (KeyError, ArithmeticError) as error:
-        raise ValueError(f"{text!r} is no quantity such as 500m, 2 or 4Gi") from error
+    """The number in a quantity as the API takes it: no sign and no exponent. Raises :class:`ValueError` for others."""
+    found = _QUANTITY.fullmatch(str(value))
+    if found is None:
+        raise ValueError(f"{value!r} is no quantity such as 500m, 2 or 4Gi")
+    return Decimal(found["number"]) * _UNITS.get(found["unit"], Decimal(1))
 
 
 def resource(resources: Resources) -> specs.Resource:

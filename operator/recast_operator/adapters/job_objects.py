@@ -12,12 +12,15 @@ from torchx.specs import Role, VolumeMount
 
 from recast_api import names
 from recast_operator.adapters.appdef import EXACT_RESOURCES, FIELD_PATH
-from recast_operator.children.labels import Object
+from recast_operator.adapters.objects import Object
 from recast_operator.children.security import container_security, pod_security
 
+LABEL_JOB = "batch.kubernetes.io/job-name"
+LABEL_INDEX = "batch.kubernetes.io/job-completion-index"
+"""Set by Kubernetes on the pods of an Indexed Job."""
 LABEL_APP = "torchx.pytorch.org/app-name"
 LABEL_ROLE = "torchx.pytorch.org/role-name"
-KEPT_TORCHX_ENV = ("TORCHX_JOB_ID",)
+KEPT_TORCHX_ENV = frozenset({"TORCHX_JOB_ID"})
 DISRUPTION_RULE = 0
 """Index of the rule below by which a disrupted pod fails the Job; the Job's condition names it."""
 

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from torchx.schedulers.api import DescribeAppResponse, ListAppResponse, Scheduler, Stream, StructuredOpts
 from torchx.specs import (
@@ -31,15 +29,15 @@ from torchx.specs import (
 
 from recast_api import names
 from recast_operator.adapters import job_objects
-from recast_operator.adapters.errors import Blocked, Conflict, NotFound
-from recast_operator.adapters.kube import JOBS, MERGE, PODS, SERVICES, Exchange, Request
-
-Object = dict[str, Any]
+from recast_operator.adapters.errors import Blocked, Conflict, NotFound, Transient
+from recast_operator.adapters.job_logs import PodLog, finished
+from recast_operator.adapters.job_objects import LABEL_INDEX, LABEL_JOB
+from recast_operator.adapters.kube import JOBS, MERGE, PODS, SERVICES, Exchange, Request, Resource
+from recast_operator.adapters.objects import Object, label_number, labels
 
 BACKEND = "recast"
 ANNOTATION_CANCELLED = "recast.dev/cancelled"
-LABEL_INDEX = "batch.kubernetes.io/job-completion-index"
-FOLLOW_SECONDS = 1.0
+_BY_RECAST = {"fieldManager": names.FIELD_MANAGER}
 
 REPLICA_STATES: Mapping[str, ReplicaState] = {
     phase: ReplicaState[phase.upper()] for phase in ("Pending", "Running", "Succeeded", "Failed")
@@ -78,7 +76,6 @@ RUN_OPTS = JobOptions.as_runopts()
 class JobRequest:
     """What is sent to the apiserver."""
 
-    namespace: str
     service: Object
     job: Object
 
@@ -119,43 +116,58 @@ class JobScheduler(Scheduler[JobOptions]):  # type: ignore[misc]
             active_deadline_seconds=cfg.active_deadline_seconds,
             ttl_seconds_after_finished=cfg.ttl_seconds_after_finished,
         )
-        request = JobRequest(cfg.namespace, job_objects.service(gang), job_objects.job(gang))
+        request = JobRequest(job_objects.service(gang), job_objects.job(gang))
         return AppDryRunInfo(request, str)
 
     def schedule(self, dryrun_info: AppDryRunInfo[JobRequest, JobOptions]) -> str:
         """Create Service and Job, or adopt those of an earlier, interrupted submission of the same name.
 
-        Raises :class:`Blocked` where the name belongs to somebody else.
+        Raises :class:`Blocked` where the name belongs to somebody else, :class:`Transient` where what has the name is
+        on its way out.
         """
         request = dryrun_info.request
         # The Service first: a Job that exists is complete, so that whoever sees it need not come back here.
-        for resource, body in ((SERVICES, request.service), (JOBS, request.job)):
-            name = body["metadata"]["name"]
-            try:
-                made = self._api.send(Request("POST", resource.path(request.namespace), body=body, params=_BY_RECAST))
-            except Conflict:
-                made = self._api.send(Request("GET", resource.path(request.namespace, name)))
-                _check_owner(resource.kind, made, body)
-        self._hand_over(request, made)
-        return f"{request.namespace}:{request.job['metadata']['name']}"
+        service = self._create_or_adopt(SERVICES, request.service)
+        job = self._create_or_adopt(JOBS, request.job)
+        self._hand_over(service, job, request.service)
+        return f"{job['metadata']['namespace']}:{job['metadata']['name']}"
 
-    def _hand_over(self, request: JobRequest, job: Object) -> None:
-        """Let the Job own the Service too, so that both go together when the Job's time is over."""
-        metadata = job["metadata"]
-        reference = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
-        path = SERVICES.path(request.namespace, metadata["name"])
+    def _create_or_adopt(self, resource: Resource, body: Object) -> Object:
+        namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
         try:
-            self._api.send(
-                Request(
-                    "PATCH",
-                    path,
-                    body={"metadata": {"ownerReferences": [reference]}},
-                    content_type=MERGE,
-                    params=_BY_RECAST,
-                )
+            made: Object = self._api.send(Request("POST", resource.path(namespace), body=body, params=_BY_RECAST))
+            return made
+        except Conflict:
+            pass
+        try:
+            found: Object = self._api.send(Request("GET", resource.path(namespace, name)))
+        except NotFound as error:
+            raise Transient(f'{resource.kind} "{name}" went while it was looked at; trying again creates it') from error
+        if found["metadata"].get("deletionTimestamp"):
+            raise Transient(f'{resource.kind} "{name}" is being deleted; trying again creates it once it is gone')
+        if not is_same_owner(found, body):
+            raise Blocked(
+                f'{resource.kind} "{name}" in namespace {namespace} exists and is not owned by this model; '
+                "delete it or rename the model"
             )
+        return found
+
+    def _hand_over(self, service: Object, job: Object, wanted: Object) -> None:
+        """Let the Job own the Service, so that both go together when the Job's time is over."""
+        metadata, uid = service["metadata"], job["metadata"]["uid"]
+        if uid in {owner["uid"] for owner in metadata.get("ownerReferences", [])}:
+            return
+        owners = [{"apiVersion": "batch/v1", "kind": "Job", "name": job["metadata"]["name"], "uid": uid}]
+        path = SERVICES.path(metadata["namespace"], metadata["name"])
+        # With its UID, as Kubernetes' controllers write it: refused (422) where another Service has the name by now.
+        body = {"metadata": {"uid": metadata["uid"], "ownerReferences": owners}}
+        try:
+            self._api.send(Request("PATCH", path, body=body, content_type=MERGE, params=_BY_RECAST))
         except NotFound:
-            return  # an adopted Job that is already cleaning up
+            if finished(job):
+                return  # its time is over, and the Service's with it
+            # Deleted since, perhaps with an earlier Job of this name: the pods of this one need it.
+            self._create_or_adopt(SERVICES, {**wanted, "metadata": {**wanted["metadata"], "ownerReferences": owners}})
 
     def describe(self, app_id: str) -> DescribeAppResponse | None:
         """The Job's state from its conditions, and one replica for each pod; None where there is no Job."""
@@ -165,10 +177,8 @@ class JobScheduler(Scheduler[JobOptions]):  # type: ignore[misc]
         except NotFound:
             return None
         state, message = state_of(job)
-        pods = self._api.send(
-            Request("GET", PODS.path(namespace), params={"labelSelector": f"batch.kubernetes.io/job-name={name}"})
-        )
-        role = job["metadata"].get("labels", {}).get(job_objects.LABEL_ROLE, "")
+        pods = self._api.send(Request("GET", PODS.path(namespace), params={"labelSelector": f"{LABEL_JOB}={name}"}))
+        role = labels(job).get(job_objects.LABEL_ROLE, "")
         replicas = [
             ReplicaStatus(
                 id=_index(pod),
@@ -228,32 +238,8 @@ class JobScheduler(Scheduler[JobOptions]):  # type: ignore[misc]
             raise ValueError("since must be an aware datetime")
         namespace, name = _split(app_id)
         pattern = re.compile(regex) if regex else None
-        lines = self._lines(namespace, name, k, since, should_tail)
+        lines = PodLog(self._api, namespace, name, k, since).lines(follow=should_tail)
         return (line for line in lines if pattern is None or pattern.search(line))
-
-    def _lines(self, namespace: str, name: str, k: int, since: datetime | None, follow: bool) -> Iterator[str]:
-        selector = f"batch.kubernetes.io/job-name={name},{LABEL_INDEX}={k}"
-        params = {"sinceTime": since.isoformat()} if since is not None else {}
-        seen = 0
-        while True:
-            pods = self._api.send(Request("GET", PODS.path(namespace), params={"labelSelector": selector}))["items"]
-            if not pods:
-                if follow and self.exists(f"{namespace}:{name}"):
-                    time.sleep(FOLLOW_SECONDS)
-                    continue
-                return
-            pod = pods[0]
-            finished = pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
-            path = PODS.path(namespace, pod["metadata"]["name"], "log")
-            lines = self._api.send(Request("GET", path, params=params, text=True)).splitlines(keepends=True)
-            yield from lines[seen:]
-            seen = len(lines)
-            if finished or not follow:
-                return
-            time.sleep(FOLLOW_SECONDS)
-
-
-_BY_RECAST = {"fieldManager": names.FIELD_MANAGER}
 
 
 def state_of(job: Object) -> tuple[AppState, str]:
@@ -271,18 +257,23 @@ def state_of(job: Object) -> tuple[AppState, str]:
     return (AppState.RUNNING if status.get("ready") else AppState.PENDING), ""
 
 
-def _check_owner(kind: str, found: Object, wanted: Object) -> None:
-    mine = {owner["uid"] for owner in wanted["metadata"].get("ownerReferences", [])}
-    theirs = {owner["uid"] for owner in found["metadata"].get("ownerReferences", [])}
-    # A Service may already belong to the Job: then the Job, checked next, decides.
-    of_job = kind == "Service" and any(o["kind"] == "Job" for o in found["metadata"].get("ownerReferences", []))
-    if of_job or mine & theirs or mine == theirs:
-        return
-    metadata = found["metadata"]
-    raise Blocked(
-        f'{kind} "{metadata["name"]}" in namespace {metadata.get("namespace", "")} exists and is not owned by this '
-        "model; delete it or rename the model"
-    )
+def is_same_owner(found: Object, wanted: Object) -> bool:
+    """Whether an object that has the name was made for the same owner.
+
+    A Service may already belong to its Job: then the Job, looked at next, decides. Without an owner, as from TorchX's
+    command line, what this scheduler made without one is the same.
+    """
+    name, theirs = wanted["metadata"]["name"], found["metadata"].get("ownerReferences", [])
+    if wanted["kind"] == "Service" and any((owner["kind"], owner["name"]) == ("Job", name) for owner in theirs):
+        return True
+    if mine := wanted["metadata"].get("ownerReferences"):
+        return _owners(mine) <= _owners(theirs)
+    ours = {names.LABEL_MANAGED_BY: names.MANAGED_BY, job_objects.LABEL_APP: name}
+    return not theirs and ours.items() <= labels(found).items()
+
+
+def _owners(references: Sequence[Object]) -> set[tuple[str, bool]]:
+    return {(reference["uid"], bool(reference.get("controller"))) for reference in references}
 
 
 def _split(app_id: str) -> tuple[str, str]:
@@ -293,5 +284,4 @@ def _split(app_id: str) -> tuple[str, str]:
 
 
 def _index(pod: Object) -> int:
-    metadata = pod["metadata"]
-    return int(metadata.get("labels", {}).get(LABEL_INDEX, metadata.get("annotations", {}).get(LABEL_INDEX, 0)))
+    return label_number(pod, LABEL_INDEX)

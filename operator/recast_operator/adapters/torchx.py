@@ -22,8 +22,6 @@ from recast_operator.adapters.job_scheduler import BACKEND
 from recast_operator.adapters.kube import Blocking, Requester
 from recast_operator.planning.plan import SubmitRun
 
-TRAINER_KIND = {"FoundationModel": "foundation-trainer", "ExpertModel": "expert-trainer"}
-"""Value of the label ``recast.dev/kind`` on Jobs and their pods."""
 MAX_THREADS = 4
 
 
@@ -56,7 +54,7 @@ class Launcher:
     def _submit(self, namespace: str, request: SubmitRun) -> str:
         run, training = request.run, request.training
         labels = {
-            names.LABEL_KIND: TRAINER_KIND[run.kind],
+            names.LABEL_KIND: names.TRAINERS[run.kind],
             names.LABEL_MODEL: run.model,
             names.LABEL_RUN: str(run.number),
             names.LABEL_ATTEMPT: str(run.attempt),

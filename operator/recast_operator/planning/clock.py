@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
+
+from recast_api.base import timestamp
 
 
 def stamp(now: datetime) -> str:
     """``2026-11-21T12:00:00Z``."""
-    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return timestamp(now)
 
 
 def parse(text: str) -> datetime:

@@ -86,7 +86,8 @@ def _plan(facts: ExpertFacts) -> Plan[ExpertModelStatus]:
         scales=children.scales,
         submit=_submit(facts),
         deletions=(*facts.training.deletions, *children.deletions),
-        events=(*_events(facts, new), *children.events),
+        child_events=children.events,
+        events=_events(facts, new),
         requeue_after=earliest(_requeue(facts), children.requeue_after),
     )
 

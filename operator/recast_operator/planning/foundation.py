@@ -66,7 +66,8 @@ def _plan(facts: FoundationFacts) -> Plan[FoundationModelStatus]:
         scales=children.scales,
         submit=_submit(facts),
         deletions=(*facts.training.deletions, *gone),
-        events=(*_events(facts, new), *children.events),
+        child_events=children.events,
+        events=_events(facts, new),
         requeue_after=earliest(_requeue(facts), children.requeue_after),
     )
 

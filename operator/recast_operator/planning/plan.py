@@ -108,6 +108,8 @@ class Plan(Generic[StatusT]):
     scales: tuple[Scale, ...] = ()
     submit: SubmitRun | None = None
     deletions: tuple[Deletion, ...] = ()
+    child_events: tuple[Event, ...] = ()
+    """What the writes on children tell, whether or not the status changes with them."""
     events: tuple[Event, ...] = ()
     """What the status write tells."""
     requeue_after: float | None = None

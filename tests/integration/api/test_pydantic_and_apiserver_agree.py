@@ -9,7 +9,7 @@ import pytest
 from corpus_cases import Case, cases
 from pydantic import BaseModel, ValidationError
 
-from recast_api.crd import PRESENTATION
+from recast_api.names import PLURALS
 from recast_api.resources import KINDS
 
 pytestmark = pytest.mark.integration
@@ -22,7 +22,7 @@ CHANGES = [case for case in cases() if case.update]
 
 
 def _collection(case: Case, namespace: str) -> str:
-    return f"/apis/recast.dev/v1alpha1/namespaces/{namespace}/{PRESENTATION[case.kind].plural}"
+    return f"/apis/recast.dev/v1alpha1/namespaces/{namespace}/{PLURALS[case.kind]}"
 
 
 def _name(case: Case) -> str:

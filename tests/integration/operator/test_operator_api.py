@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -25,7 +26,7 @@ from recast_operator.planning.rollout.questions import Answer, Question
 from recast_operator.store import Store
 from recast_operator.writes import _nothing_of, _strangers
 from tests.integration.operator.world import World
-from tests.unit.operator.test_operator_torchx import submission, submit
+from tests.unit.operator.run_builders import OWNER, submission, submit
 
 NOBODYS_UID = "00000000-0000-0000-0000-000000000000"
 
@@ -308,13 +309,32 @@ async def test_torchx_makes_one_job_and_finds_it_again(requester: HttpRequester,
 async def test_torchx_does_not_adopt_somebody_elses_job(requester: HttpRequester, namespace: str) -> None:
     recorder = World(requester, namespace).recorder
     await submit(recorder, submission(), namespace)  # type: ignore[arg-type]
-    theirs = submission()
-    theirs.owner.update(uid="another-model")
-    try:
-        with pytest.raises(Blocked, match="not owned by this model"):
-            await submit(recorder, theirs, namespace)  # type: ignore[arg-type]
-    finally:
-        theirs.owner.update(uid="uid-of-home-fm")
+    theirs = replace(submission(), owner={**OWNER, "uid": "another-model"})
+    with pytest.raises(Blocked, match="not owned by this model"):
+        await submit(recorder, theirs, namespace)  # type: ignore[arg-type]
+
+
+async def test_torchx_gives_no_service_away_that_got_the_name_after_ours(
+    requester: HttpRequester, namespace: str
+) -> None:
+    """Ours is replaced by another between its creation and the Job's."""
+    kube, request = Kube(requester), submission()
+    name = request.run.job_name
+
+    class Replacing:
+        async def send(self, sent: Request) -> Any:
+            made = await requester.send(sent)
+            if sent.method == "POST" and sent.path == JOBS.path(namespace):
+                service = await kube.get(SERVICES, namespace, name)
+                await kube.delete(SERVICES, namespace, name, service["metadata"]["uid"])
+                other = {"metadata": {"name": name, "labels": {"by": "another"}}, "spec": {"ports": [{"port": 80}]}}
+                await kube.create(SERVICES, namespace, {"apiVersion": "v1", "kind": "Service", **other})
+            return made
+
+    with pytest.raises(Invalid, match="uid"):
+        await submit(Replacing(), request, namespace)
+    service = await kube.get(SERVICES, namespace, name)
+    assert (service["metadata"]["labels"], service["metadata"].get("ownerReferences")) == ({"by": "another"}, None)
 
 
 async def test_what_the_apiserver_refuses_stands_in_the_condition_stalled_until_it_is_put_right(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from recast_api.base import Wire, duration_seconds
+from recast_api.base import Wire, duration_seconds, timestamp
 from recast_api.resources import Resources, Step
 from recast_api.resources.common import Data
 
@@ -52,6 +54,10 @@ def test_null_means_absent_and_takes_the_default() -> None:
     assert Step.model_validate({"setWeight": 5, "pause": None}) == Step(set_weight=5)
 
 
+def test_what_is_absent_is_not_written() -> None:
+    assert _data("x").wire() == {"persistentVolumeClaim": {"claimName": "events"}, "path": "x"}
+
+
 def test_an_unknown_field_is_an_error_and_not_ignored() -> None:
     with pytest.raises(ValidationError, match="pauze"):
         Step.model_validate({"setWeight": 5, "pauze": "5s"})
@@ -60,6 +66,11 @@ def test_an_unknown_field_is_an_error_and_not_ignored() -> None:
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("5m", 300), ("24h", 86400), ("30d", 2592000)])
 def test_a_duration_is_worth_its_seconds(text: str, seconds: int) -> None:
     assert duration_seconds(text) == seconds
+
+
+def test_an_instant_is_written_in_utc_whatever_zone_it_is_in() -> None:
+    east = timezone(timedelta(hours=2))
+    assert timestamp(datetime(2026, 11, 21, 14, 0, 0, 999999, tzinfo=east)) == "2026-11-21T12:00:00Z"
 
 
 def test_what_is_written_is_read_back_equal() -> None:

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_golden_children import KINDS, build
 
@@ -241,12 +241,14 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON, JSON)
 def test_any_two_values_can_be_compared_and_equal_ones_do_not_differ(one: Any, other: Any) -> None:
     assert differences({"spec": one}, {"spec": copy.deepcopy(one)}) == ()
     assert all(isinstance(text, str) for text in differences({"spec": one}, {"spec": other}))
 
 
+@settings(deadline=None)
 @given(JSON, st.dictionaries(st.sampled_from("xyz"), JSON, max_size=2))
 def test_fields_beside_ours_never_make_a_difference(ours: Any, theirs: dict[str, Any]) -> None:
     def beside(value: Any) -> Any:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_golden_children import KINDS, OWNER, build
 
@@ -99,6 +99,7 @@ def test_a_record_that_was_edited_is_itself_drift_and_is_not_believed(edit: Any)
     assert found.template_hash == "hash"
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_no_text_in_the_annotation_breaks_the_reading(text: str) -> None:
     body = live()

@@ -149,3 +149,66 @@ def test_a_deleted_model_is_told_and_a_deleted_version_is_not(expert: Any, versi
     timeline = Timeline()
     assert [line.text for line in timeline.feed(expert(), deleted=True)] == ["deleted"]
     assert timeline.feed(version(1), deleted=True) == []
+
+
+def failed(**more: Any) -> dict[str, Any]:
+    base = {"revision": "ccc", "version": 3, "foundationVersion": 2, "reason": "AnalysisFailed", "time": T1}
+    return {**base, "message": "in other words. Do this", **more}
+
+
+def test_a_roll_back_is_told_once_and_again_only_for_another(expert: Any) -> None:
+    timeline = Timeline()
+    state, again = (
+        expert(failedRevisions=[failed()]),
+        expert(failedRevisions=[failed(), failed(time="2026-03-01T12:09:00Z")]),
+    )
+    assert texts(timeline, expert(), state) == ["reels: v3@fm2 ROLLED BACK   AnalysisFailed: in other words"]
+    assert texts(timeline, state) == []
+    assert len(texts(timeline, again)) == 1
+
+
+def test_a_roll_back_names_the_metrics_that_failed(expert: Any) -> None:
+    results = [
+        metric("error-rate", "Success", "0.001", 300, bound="max 0.01"),
+        metric("slow-share", "Failure", "0.5", 300, bound="max 0.1"),
+        metric("fresh-tae-share", "NoData", "", 0),
+    ]
+    assert texts(Timeline(), expert(), expert(failedRevisions=[failed(results=results)])) == [
+        "reels: v3@fm2 ROLLED BACK   AnalysisFailed: slow-share 0.5 (max 0.1), 300 requests"
+    ]
+
+
+def test_a_verdict_for_another_reason_is_told(version: Any) -> None:
+    first = version(2, conditions=[condition("Accepted", "False", "NotFinite", "infinite weights")])
+    other = version(2, conditions=[condition("Accepted", "False", "Denied", "denied by spec.deny")])
+    assert texts(Timeline(), first, other) == ["home-fm: v2 REJECTED   Denied: denied by spec.deny"]
+    assert texts(Timeline(), first, first) == []
+
+
+def test_a_promoted_revision_of_the_same_version_is_told(expert: Any) -> None:
+    """A changed image or resource is a revision too."""
+    states = expert(stable=revision("aaa", 1, 1)), expert(stable=revision("bbb", 1, 1))
+    assert texts(Timeline(), *states) == ["reels: v1@fm1 PROMOTED (was v1@fm1)"]
+
+
+def test_a_weight_is_told_once_for_as_long_as_it_lasts(expert: Any) -> None:
+    weighed = canary("bbb", 2, 2, desiredWeight=25, actualWeight=25, weightSince=T0)
+    timeline = Timeline()
+    assert "reels: v2@fm2  25% asked, 25% of endpoints" in texts(timeline, expert(canary=weighed))
+    assert texts(timeline, expert(canary={**weighed, "measuredWeight": "24.6"})) == []
+    assert texts(timeline, expert(canary={**weighed, "weightSince": T1})) == [
+        "reels: v2@fm2  25% asked, 25% of endpoints"
+    ]
+
+
+def test_figures_are_those_that_are_numbers_each_under_its_own_name(expert: Any) -> None:
+    results = [
+        metric("error-rate", "Success", "0.1", 50),
+        metric("slow-share", "Success", "0.25", 50),
+        metric("fresh-tae-share", "NoData", "", 0),
+    ]
+    before = canary("bbb", 2, 2, desiredWeight=25, weightSince=T0, results=results)
+    after = canary("bbb", 2, 2, step=1, desiredWeight=50, weightSince=None)
+    assert texts(Timeline(), expert(canary=before), expert(canary=after)) == [
+        "reels: v2@fm2  25% passed   errors 5/50   slow 25%"
+    ]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from conftest_cli import T0, T1, canary, condition, metric, revision
 from rich.console import Console
 
-from recast_cli import tree, why
+from recast_cli import tree, why, words
 from recast_cli.main import parser
 from recast_cli.world import World, parse
 
@@ -189,3 +189,114 @@ def test_connection_flags_stand_before_or_after_the_verb(arguments: list[str]) -
 def test_a_kind_that_is_not_ours_is_refused() -> None:
     with pytest.raises(ValueError, match="'Pod' is not one of FoundationModel"):
         parse({"kind": "Pod"})
+
+
+def test_versions_are_of_one_kind_and_name_oldest_first(version: Any) -> None:
+    world = World.of(
+        [version(10), version(2), version(1, "other-fm"), version(3, "home-fm", 1), version(4, "reels", 1)]
+    )
+    assert [v.spec.number for v in world.versions_of("FoundationModel", "home-fm")] == [2, 10]
+    assert [v.spec.number for v in world.versions_of("ExpertModel", "home-fm")] == [3]
+
+
+def test_status_shows_the_share_that_is_so_the_newest_roll_back_and_what_was_not_judged(
+    expert: Any, foundation: Any, version: Any
+) -> None:
+    failed = [
+        {"revision": name, "version": number, "foundationVersion": 1, "reason": reason, "message": "m", "time": T1}
+        for name, number, reason in (("old", 2, "Old"), ("new", 3, "New"))
+    ]
+    model = expert(
+        stable=revision("aaa", 1, 1),
+        canary=canary("bbb", 4, 1, desiredWeight=50, actualWeight=20),
+        failedRevisions=failed,
+    )
+    text = screen(World.of([foundation(), model, version(1)]))
+    assert "v1@fm1  stable  aaa  80%  4/4 ready" in text
+    assert "v4@fm1  canary  bbb  20% (asked 50%)" in text
+    assert "v3@fm1  new  rolled back 4m ago: New" in text
+    assert "Old" not in text
+    assert "v1  Landed  landed 5m ago" in text
+
+
+def test_status_of_one_foundation_shows_no_other(foundation: Any, expert: Any) -> None:
+    other = foundation().model_copy(update={"metadata": foundation().metadata.model_copy(update={"name": "other-fm"})})
+    world = World.of([foundation(), other, expert()])
+    assert len(screen(world).splitlines()) == 3
+    assert screen(world, "home-fm").splitlines()[0].startswith("home-fm ")
+    assert "other-fm" not in screen(world, "home-fm")
+    assert screen(world, "other-fm").splitlines() == ["other-fm   current -   not seen by the operator yet"]
+
+
+def test_why_tells_the_newest_failure_and_the_roll_backs_newest_first(expert: Any, foundation: Any) -> None:
+    failures = [
+        {"inputsHash": "h", "number": number, "reason": reason, "message": "m", "time": T1}
+        for number, reason in ((1, "Old"), (2, "New"))
+    ]
+    revisions = [
+        {"revision": name, "version": 1, "foundationVersion": 1, "reason": "X", "message": "m", "time": T1}
+        for name in ("first", "second")
+    ]
+    text = why.render(World.of([foundation(), expert(failures=failures, failedRevisions=revisions)]), "reels", NOW)
+    assert "Failed     v2 4m ago: New: m" in text
+    assert "Old" not in text
+    assert text.index("second") < text.index("first")
+
+
+ENOUGH = metric("error-rate", "Success", "0", 400)
+
+
+@pytest.mark.parametrize(
+    ("results", "expected"),
+    [
+        (
+            [ENOUGH, metric("slow-share", "Inconclusive", "0.1", 400, minSamples=300)],
+            "more requests for slow-share (400/300 requests); without them it is rolled back after 600s",
+        ),
+        ([ENOUGH, metric("slow-share", "Failure", "0.9", 400)], "the analysis sees enough requests of this step"),
+        ([], "the analysis sees enough requests of this step"),
+    ],
+)
+def test_why_never_promises_a_promotion_that_the_analysis_does_not(
+    expert: Any, foundation: Any, results: list[dict[str, Any]], expected: str
+) -> None:
+    model = expert(canary=canary("bbb", 2, 2, weightSince=T1, results=results))
+    assert why.render(World.of([foundation(), model]), "reels", NOW).splitlines()[-1] == f"Next       {expected}"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (-5, "0s"),
+        (119, "119s"),
+        (120, "2m"),
+        (7199, "119m"),
+        (7200, "2h"),
+        (172799, "47h"),
+        (172800, "2d"),
+        (864000, "10d"),
+    ],
+)
+def test_an_age_is_short_and_exact_to_its_unit(seconds: int, expected: str) -> None:
+    assert (
+        words.age("2026-03-01T12:00:00Z", datetime(2026, 3, 1, 12, tzinfo=UTC) + timedelta(seconds=seconds)) == expected
+    )
+
+
+@pytest.mark.parametrize(("status", "holds"), [("True", True), ("False", False), ("Unknown", False)])
+def test_a_condition_holds_only_where_it_is_true(expert: Any, status: str, holds: bool) -> None:
+    conditions = expert(conditions=[condition("Stale", status, "X")]).status.conditions
+    assert words.holds(conditions, "Stale") is holds
+    assert words.holds(conditions, "Ready") is False
+
+
+def test_a_measurement_says_how_many_requests_are_missing_only_where_some_are(expert: Any) -> None:
+    results = [metric("error-rate", "Success", "0", samples, minSamples=100) for samples in (99, 100, 101)]
+    said = [
+        words.measured(result) for result in expert(canary=canary("b", 1, 1, results=results)).status.canary.results
+    ]
+    assert said == [
+        "error-rate Success: 0, 99 of at least 100 requests",
+        "error-rate Success: 0, 100 requests",
+        "error-rate Success: 0, 101 requests",
+    ]

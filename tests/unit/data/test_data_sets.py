@@ -99,6 +99,13 @@ def test_a_row_id_that_stands_twice_is_named_with_the_segments_it_stands_in(fold
     assert caught.value.termination.reason == "CorruptDataset"
 
 
+def test_a_single_row_id_that_stands_twice_in_one_segment_is_found_too(folder: Path) -> None:
+    change(folder, "row_id", pa.array([1, 100, 100]))
+    dataset = load_dataset(folder)
+    with pytest.raises(RecastError, match=r"row_id 100 stands in more than one row \(2026-01-01T00\); embeddings"):
+        read_all(list_segments(folder, dataset), dataset)
+
+
 def test_a_time_before_all_segments_says_what_there_is(folder: Path) -> None:
     with pytest.raises(RecastError, match="5 segments, 2026-01-01T00 to 2026-01-01T04") as caught:
         list_segments(folder, load_dataset(folder), START)
@@ -133,6 +140,9 @@ def test_a_surface_or_task_that_the_data_lack_is_answered_with_those_they_have(f
         ("label_click", pa.array([0.5, 1.0, 0.0]), "column label_click is double, expected int8"),
         ("event_time", pa.array([START, START, START + HOUR]), "outside the hour"),
         ("available_at", pa.array([START, START, START]), "available_at is before event_time"),
+        ("available_at", pa.array([START + 6, START + 6, START + 12]), "available_at is before event_time"),
+        ("label_click", pa.array([0, -1, 1], pa.int8()), "column label_click holds values other than 0, 1 and null"),
+        ("event_time", pa.array([START - 1, START + 7, START + 9]), "outside the hour"),
     ],
 )
 def test_a_corrupt_column_is_named_with_its_file(
@@ -180,6 +190,23 @@ def test_items_with_content_of_another_size_are_refused(folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"contentDim": 3}))
     with pytest.raises(RecastError, match="3 finite numbers an item"):
         load_items(folder, load_dataset(folder))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_items_whose_content_is_not_finite_are_refused(folder: Path, bad: float) -> None:
+    content = np.ones((len(ITEMS), 2), np.float32)
+    content[3, 1] = bad
+    DatasetWriter(folder, DATASET).items(ITEMS.__class__(ITEMS.ids, content))
+    with pytest.raises(RecastError, match="2 finite numbers an item") as caught:
+        load_items(folder, DATASET)
+    assert caught.value.termination.reason == "CorruptItems"
+
+
+def test_actions_are_the_bits_of_the_tasks_whose_label_is_known_and_positive() -> None:
+    made = hand_rows()
+    made.labels[:] = [[1, 0, 1], [0, 1, 1], [0, 0, 1]]
+    made.label_mask[:] = [[True, True, True], [True, True, False], [False, True, True]]
+    assert made.actions().tolist() == [0b101, 0b010, 0b100]
 
 
 def test_the_command_line_writes_describes_and_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

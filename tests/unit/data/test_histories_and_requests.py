@@ -159,5 +159,21 @@ def test_rows_of_one_request_become_one_slate_with_their_own_labels() -> None:
     assert batch.row_ids.tolist() == [[1, 2], [3, 0]]
 
 
+def test_requests_stand_in_time_order_whatever_their_ids() -> None:
+    made = rows([(1, 0, 100, 5, 1), (2, 0, 101, 9, 1), (1, 1, 102, 9, 1), (3, 0, 103, 7, 1)])
+    table = RequestTable(Rows(**{**vars(made), "request_ids": np.array([9, 3, 7, 1], np.int64)}), ITEMS)
+    first = table.rows.take(table.starts)
+    assert (first.event_times - START).tolist() == [5, 7, 9, 9]
+    assert first.request_ids.tolist() == [9, 3, 1, 7]  # of two at once the lower id is first
+    assert len(table) == 4
+
+
+def test_a_request_id_whose_rows_disagree_is_several_requests() -> None:
+    made = rows([(1, 0, 100, 5, 1), (1, 0, 101, 5, 1), (2, 0, 102, 5, 1), (2, 1, 103, 5, 1), (2, 1, 104, 6, 1)])
+    table = RequestTable(Rows(**{**vars(made), "request_ids": np.full(5, 7, np.int64)}), ITEMS)
+    assert table.counts.tolist() == [2, 1, 1, 1]
+    assert table.on_surface(1).tolist() == [2, 3]
+
+
 def test_empty_rows_make_an_empty_table() -> None:
     assert len(RequestTable(rows([]), ITEMS)) == 0

@@ -69,12 +69,23 @@ def test_rows_keep_the_schemas_promises(made: tuple[SyntheticStream, Rows]) -> N
     assert not rows.labels[~rows.label_mask].any()
 
 
-def test_labels_of_ads_take_longest_and_none_longer_than_six_hours(made: tuple[SyntheticStream, Rows]) -> None:
+def test_labels_of_ads_take_longest(made: tuple[SyntheticStream, Rows]) -> None:
     _, rows = made
     delay = rows.available_at - rows.event_times
     medians = [np.median(delay[rows.surfaces == index]) for index in range(3)]
     assert medians[0] < medians[1] < medians[2]
-    assert delay.max() <= 6 * 3_600_000 + 1
+
+
+def test_a_label_without_any_delay_is_known_a_millisecond_after_its_event() -> None:
+    surfaces = tuple(replace(surface, delay_median_seconds=0.0) for surface in SURFACES)
+    (_, rows) = next(SyntheticStream(replace(SMALL, hours=1, surfaces=surfaces)).segments())
+    assert set((rows.available_at - rows.event_times).tolist()) == {1}
+
+
+def test_no_label_takes_longer_than_six_hours() -> None:
+    surfaces = tuple(replace(surface, delay_median_seconds=1e6) for surface in SURFACES)
+    (_, rows) = next(SyntheticStream(replace(SMALL, hours=1, surfaces=surfaces)).segments())
+    assert (rows.available_at - rows.event_times).max() == 6 * 3_600_000 + 1
 
 
 def test_some_items_are_first_shown_after_the_beginning(made: tuple[SyntheticStream, Rows]) -> None:
@@ -83,6 +94,42 @@ def test_some_items_are_first_shown_after_the_beginning(made: tuple[SyntheticStr
     shown = SyntheticStream(replace(SMALL, born_later=0.0, hours=1))
     assert len(first_hour) < len(set(rows.items.tolist()))
     assert len({int(i) for _, r in shown.segments() for i in r.items}) > 0
+
+
+@pytest.mark.parametrize(("rho", "unused"), [(1.0, "_private"), (0.0, "_common")])
+def test_at_the_ends_of_rho_one_kind_of_taste_alone_decides(rho: float, unused: str) -> None:
+    plain, without = (SyntheticStream(replace(SMALL, rho=rho, hours=1)) for _ in range(2))
+    setattr(without, unused, np.zeros_like(getattr(without, unused)))
+    (_, first), (_, second) = next(plain.segments()), next(without.segments())
+    np.testing.assert_array_equal(first.oracle, second.oracle)
+    np.testing.assert_array_equal(first.labels, second.labels)
+
+
+def test_no_item_is_shown_before_it_is_born() -> None:
+    stream = SyntheticStream(replace(SMALL, born_later=0.5, hours=6))
+    born = dict(zip(stream.items.ids.tolist(), stream._born.tolist(), strict=True))
+    for hour, (_, rows) in enumerate(stream.segments()):
+        assert all(born[item] <= hour for item in rows.items.tolist())
+    assert len(set(born.values())) > 3
+
+
+def test_the_true_probability_is_the_logistic_of_taste_appeal_and_base() -> None:
+    stream = SyntheticStream(replace(SMALL, hours=1))
+    common, private = stream._common, stream._private
+    (_, rows) = next(stream.segments())
+    for row in range(0, len(rows), 37):
+        user, surface = int(rows.users[row]) - 1, int(rows.surfaces[row])
+        item = int(np.searchsorted(stream.items.ids, rows.items[row]))
+        taste = 0.85**0.5 * common[user] + 0.15**0.5 * private[user, surface]
+        affinity = float(stream._vectors[item] @ stream._rotations[surface] @ taste) / 4**0.5
+        for column, task in enumerate(stream.dataset.tasks):
+            if rows.label_mask[row, column]:
+                logit = (
+                    stream._offsets[surface, column]
+                    + 3.0 * affinity * {"click": 1.0, "long_view": 0.9, "purchase": 1.1}[task]
+                )
+                logit += stream._appeal[item, column]
+                assert rows.oracle[row, column] == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-5)
 
 
 def correlation_across_surfaces(rho: float) -> float:

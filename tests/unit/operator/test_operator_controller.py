@@ -432,3 +432,53 @@ async def test_transitions_are_logged_in_one_line_and_only_there(caplog: pytest.
     assert len([line for line in lines if line.startswith("ExpertModel n/reels: CanaryStarted: ")]) == 1
     assert all(line.startswith("ExpertModel n/reels: ") for line in lines)
     assert len(lines) == len(set(lines))
+
+
+async def test_a_child_that_is_put_back_is_told_although_the_status_says_nothing_new() -> None:
+    harness = serving_pair()
+    await harness.until_quiet(REELS)
+    play_pods(harness)
+    await harness.until_quiet(REELS)
+    name = next(name for kind, _, name in harness.api.objects if kind == "Deployment" and name.startswith("em-"))
+
+    def set_image(raw: Object) -> None:
+        raw["spec"]["template"]["spec"]["containers"][0]["image"] = "server:666"
+
+    harness.api.change("Deployment", "n", name, set_image)
+    harness.watch()
+    before = harness.raw(REELS)["status"]
+    await harness.until_quiet(REELS)
+    deployment = harness.api.objects["Deployment", "n", name]
+    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "server:1"
+    assert harness.raw(REELS)["status"] == before
+    assert "ChildDrifted" in await harness.posted()
+
+
+async def test_counts_alone_wait_a_moment_for_the_next_change_and_then_are_written() -> None:
+    harness = serving_pair()
+    await harness.until_quiet(REELS)
+    play_pods(harness)
+    await harness.until_quiet(REELS)
+    harness.now += timedelta(seconds=10)
+    await harness.until_quiet(REELS)
+    harness.seed(expert_version(harness.raw(REELS), 2))
+    harness.watch()
+    await harness.controller.reconcile(REELS)
+    assert harness.raw(REELS)["status"]["canary"]["replicas"] == 0, "its Deployment did not exist yet"
+    harness.watch()
+    harness.api.log.clear()
+    for seconds in (0, 3):
+        harness.now += timedelta(seconds=seconds)
+        assert await harness.controller.reconcile(REELS) == 5 - seconds
+    assert harness.api.writes() == []
+    harness.now += timedelta(seconds=2)
+    await harness.controller.reconcile(REELS)
+    assert harness.api.writes() == ["PUT expertmodels/reels/status"]
+    assert harness.raw(REELS)["status"]["canary"]["replicas"] == 1
+
+
+async def test_counts_are_written_at_once_with_a_transition() -> None:
+    harness = await canary_under_way()
+    canary = harness.raw(REELS)["status"]["canary"]
+    assert (canary["replicas"], canary["readyReplicas"]) == (1, 1)
+    assert canary["weightSince"]

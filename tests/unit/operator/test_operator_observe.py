@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 
 from recast_operator.adapters.errors import Invalid
-from recast_operator.child_objects import observed_children, observed_deployment, observed_pod, observed_run
+from recast_operator.child_objects import observed_children, observed_deployment
 from recast_operator.fleet import Fleet
 from recast_operator.keys import Key
 from recast_operator.observe import Observer
 from recast_operator.parsing import Parser
-from recast_operator.planning.snapshot import DISRUPTED, ObservedPod
 from recast_operator.store import Address, Store
 from recast_operator.wakeups import Wakeups
 from tests.unit.operator.documents import expert, foundation, foundation_version, revision
@@ -23,85 +22,11 @@ def raw(name: str = "x", labels: dict[str, str] | None = None, **rest: Any) -> d
     return {"metadata": {**metadata, **rest.pop("metadata", {})}, **rest}
 
 
-def container(**state: Any) -> dict[str, Any]:
-    return {"containerStatuses": [state]}
-
-
-@pytest.mark.parametrize(
-    ("pod", "expected"),
-    [
-        (raw(), ObservedPod("x")),
-        (raw(status={"conditions": [{"type": "Ready", "status": "True"}]}), ObservedPod("x", ready=True)),
-        (
-            raw(
-                status={"conditions": [{"type": "Ready", "status": "True"}]},
-                metadata={"deletionTimestamp": "2026-11-21T00:00:00Z"},
-            ),
-            ObservedPod("x"),
-        ),
-        (raw(status={"phase": "Failed"}), ObservedPod("x", gone=True)),
-        (
-            raw(status=container(state={"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}})),
-            ObservedPod("x", waiting_reason="ImagePullBackOff", waiting_message="no such image"),
-        ),
-        (
-            raw(
-                status=container(
-                    state={"waiting": {"reason": "CrashLoopBackOff"}},
-                    lastState={"terminated": {"exitCode": 3, "message": "why"}},
-                    restartCount=2,
-                )
-            ),
-            ObservedPod("x", waiting_reason="CrashLoopBackOff", termination="why", exit_code=3, restarts=2),
-        ),
-        (
-            raw(status={"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes"}]}),
-            ObservedPod("x", unschedulable="0/1 nodes"),
-        ),
-        (
-            raw(status={"conditions": [{"type": "DisruptionTarget", "status": "True"}], "phase": "Failed"}),
-            ObservedPod("x", gone=True, disrupted=True),
-        ),
-    ],
-)
-def test_a_pod_is_what_its_status_says(pod: dict[str, Any], expected: ObservedPod) -> None:
-    assert observed_pod(pod) == expected
-
-
-@pytest.mark.parametrize(
-    ("conditions", "state", "reason"),
-    [
-        ([], "Admitted", ""),
-        ([{"type": "Failed", "status": "False"}], "Admitted", ""),
-        ([{"type": "Complete", "status": "True"}], "Succeeded", ""),
-        ([{"type": "FailureTarget", "status": "True", "reason": "PodFailurePolicy"}], "Failed", "PodFailurePolicy"),
-        (
-            [{"type": "Failed", "status": "True", "message": "Pod n/x has condition matching FailJob rule at index 0"}],
-            "Failed",
-            DISRUPTED,
-        ),
-        (
-            [{"type": "Failed", "status": "True", "message": "exit code 1 matching FailJob rule at index 1"}],
-            "Failed",
-            "",
-        ),
-    ],
-)
-def test_a_job_is_what_its_conditions_say(conditions: list[Any], state: str, reason: str) -> None:
-    labels = {"recast.dev/run": "7", "recast.dev/attempt": "2"}
-    owner = [{"uid": "not-controlling"}, {"uid": "model", "controller": True}]
-    job = observed_run(raw("j", labels, status={"conditions": conditions}, metadata={"ownerReferences": owner}), [])
-    assert (job.state, job.reason, job.number, job.attempt, job.owner_uid) == (state, reason, 7, 2, "model")
-
-
-def test_a_job_has_the_pods_of_its_name_and_a_deployment_those_its_selector_selects() -> None:
+def test_a_deployment_has_the_pods_that_its_selector_selects() -> None:
     pods = [
-        raw("mine", {"batch.kubernetes.io/job-name": "j"}),
-        raw("other", {"batch.kubernetes.io/job-name": "k"}),
         raw("web", {"app": "a", "r": "1"}, status={"conditions": [{"type": "Ready", "status": "True"}]}),
         raw("old", {"app": "a", "r": "0"}),
     ]
-    assert [pod.name for pod in observed_run(raw("j"), pods).pods] == ["mine"]
     deployment = observed_deployment(
         raw(
             "d",
@@ -128,6 +53,16 @@ def test_a_trainers_service_is_no_server_of_the_model() -> None:
     ]
     found = observed_children([], [], services, []).services
     assert [(entry.name, entry.template_hash) for entry in found] == [("em-reels", "h")]
+
+
+def test_a_revision_has_pods_until_the_last_is_gone_and_one_that_terminates_still_answers() -> None:
+    pods = [
+        raw("a", {"recast.dev/revision": "ending"}, metadata={"deletionTimestamp": "2026-11-21T00:00:00Z"}),
+        raw("b", {"recast.dev/revision": "over"}, status={"phase": "Failed"}),
+        raw("c", {"recast.dev/revision": "starting"}, status={"phase": "Pending"}),
+        raw("trainer", {}),
+    ]
+    assert observed_children([], [], [], pods).revisions_with_pods == {"ending", "starting"}
 
 
 class Memory:

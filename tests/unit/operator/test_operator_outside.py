@@ -1,23 +1,19 @@
-"""What reaches the operator from outside: credentials, the apiserver's errors, silence."""
+"""What reaches the operator from outside: the apiserver's errors, silence."""
 
 from __future__ import annotations
 
-import base64
 import json
-import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
 from dev.cluster.ports import held
 from recast_operator.adapters import errors
-from recast_operator.adapters.credentials import Credentials, from_kubeconfig, in_cluster
+from recast_operator.adapters.credentials import Credentials
 from recast_operator.adapters.kube import FOUNDATIONS, PODS, HttpRequester, Kube, Request, error_of
 from recast_operator.liveness import Liveness, serve
 from recast_operator.metrics import Metrics
@@ -108,59 +104,6 @@ def test_requests_are_counted_by_what_they_are_about_and_never_by_names(path: st
 def test_paths_are_kubernetes_paths() -> None:
     assert FOUNDATIONS.path("n", "x", "status") == "/apis/recast.dev/v1alpha1/namespaces/n/foundationmodels/x/status"
     assert PODS.path(None) == "/api/v1/pods"
-
-
-def kubeconfig(folder: Path, user: dict[str, Any], **cluster: Any) -> Path:
-    config = {
-        "current-context": "here",
-        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": {"server": "https://example:6443/", **cluster}}],
-        "users": [{"name": "u", "user": user}],
-    }
-    path = folder / "kubeconfig"
-    path.write_text(yaml.safe_dump(config))
-    return path
-
-
-def test_a_kubeconfig_is_read_with_files_and_with_inline_data(tmp_path: Path) -> None:
-    (tmp_path / "ca.crt").write_text("CA")
-    (tmp_path / "token").write_text("secret\n")
-    inline = base64.b64encode(b"KEY").decode()
-    found = from_kubeconfig(
-        kubeconfig(tmp_path, {"tokenFile": "token", "client-key-data": inline}, **{"certificate-authority": "ca.crt"})
-    )
-    assert (found.server, found.ca, found.key, found.token()) == ("https://example:6443", "CA", "KEY", "secret")
-
-
-def test_a_kubeconfig_that_cannot_be_used_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="logs in by a plugin"):
-        from_kubeconfig(kubeconfig(tmp_path, {"exec": {"command": "aws"}}))
-    with pytest.raises(ValueError, match="no entry 'there' in contexts"):
-        from_kubeconfig(kubeconfig(tmp_path, {}), "there")
-
-
-def test_outside_a_pod_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, {})))  # ambient: never looked at
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(ValueError, match="--kubeconfig"):
-        in_cluster(tmp_path)
-
-
-def test_inside_a_pod_the_service_account_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
-    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
-    (tmp_path / "token").write_text("t")
-    (tmp_path / "ca.crt").write_text("CA")
-    found = in_cluster(tmp_path)
-    assert (found.server, found.token(), found.ca) == ("https://[fd00::1]:443", "t", "CA")
-
-
-def test_a_certificate_is_verified_unless_the_kubeconfig_says_otherwise() -> None:
-    strict, loose = Credentials("https://x").ssl_context(), Credentials("https://x", insecure=True).ssl_context()
-    assert strict is not None
-    assert loose is not None
-    assert (strict.verify_mode, loose.verify_mode) == (ssl.CERT_REQUIRED, ssl.CERT_NONE)
-    assert Credentials("http://x").ssl_context() is None
 
 
 class Clock:

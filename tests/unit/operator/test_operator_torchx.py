@@ -1,69 +1,24 @@
-"""TorchX's way from a run to a Job: golden objects, adoption, and what the scheduler says of a Job."""
+"""The launcher: from a run through TorchX to the golden objects, and TorchX's plugin."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from run_builders import NAME, OWNER, Scripted, submission, submit
 from torchx.schedulers import get_scheduler_factories
-from torchx.schedulers.api import Stream
-from torchx.specs import AppState
 
-from recast_api.resources import Resources, Training
-from recast_api.resources.foundation import Architecture
-from recast_api.run import DataRef, Optimization, TrainingRun
-from recast_operator.adapters import appdef
-from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound
-from recast_operator.adapters.job_scheduler import JobScheduler
+from recast_api.run import TrainingRun
+from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound, Transient
 from recast_operator.adapters.kube import Request
 from recast_operator.adapters.torchx import Launcher
-from recast_operator.planning.plan import SubmitRun
 
 GOLDEN = Path(__file__).parent / "golden"
-OWNER = {
-    "apiVersion": "recast.dev/v1alpha1",
-    "kind": "FoundationModel",
-    "name": "home-fm",
-    "uid": "uid-of-home-fm",
-    "controller": True,
-    "blockOwnerDeletion": True,
-}
-
-
-def submission(nodes: int = 2, **training: Any) -> SubmitRun:
-    return SubmitRun(
-        run=TrainingRun(
-            kind="FoundationModel",
-            namespace="demo",
-            model="home-fm",
-            uid="uid-of-home-fm",
-            number=3,
-            attempt=2,
-            job_name="fm-home-fm-r3-a2",
-            inputs_hash="abc",
-            models_root="/var/recast/models",
-            data_root="/var/recast/data",
-            data=DataRef(path="stream"),
-            optimization=Optimization(batch_size=32, learning_rate="0.003"),
-            architecture=Architecture(),
-        ),
-        training=Training(
-            image="recast.invalid/trainer:0.1.0",
-            nodes=nodes,
-            procs_per_node=2,
-            resources=Resources(requests={"cpu": "500m", "memory": "1Gi"}, limits={"memory": "2Gi"}),
-            **training,
-        ),
-        models_claim="models",
-        data_claim="data",
-        owner=OWNER,
-    )
 
 
 class FakeApi:
@@ -71,14 +26,9 @@ class FakeApi:
 
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Any]] = {}
-        self.calls: list[tuple[str, str]] = []
-        self.logs = ["one\n", "two\n"]
 
     async def send(self, request: Request) -> Any:
         method, path, body = request.method, request.path, request.body
-        self.calls.append((method, path))
-        if request.text:
-            return "".join(self.logs)
         if method == "POST":
             assert body is not None
             address = f"{path}/{body['metadata']['name']}"
@@ -88,39 +38,16 @@ class FakeApi:
             stored["metadata"]["uid"] = f"uid-{len(self.objects)}"
             self.objects[address] = stored
             return stored
-        if path.endswith(("/jobs", "/pods")):
-            return {"items": [raw for address, raw in self.objects.items() if address.startswith(path + "/")]}
         if path not in self.objects:
             raise NotFound(path, status=404)
         if method == "PATCH":
             assert body is not None
-            for part in ("metadata", "spec"):
-                self.objects[path].setdefault(part, {}).update(body.get(part, {}))
-        if method == "DELETE":
-            return self.objects.pop(path)
+            self.objects[path]["metadata"].update(body["metadata"])
         return self.objects[path]
-
-
-class Direct:
-    """The same, for the scheduler's synchronous side."""
-
-    def __init__(self, api: FakeApi) -> None:
-        self.api = api
-
-    def send(self, request: Request) -> Any:
-        return asyncio.run(self.api.send(request))
 
 
 JOB = "/apis/batch/v1/namespaces/demo/jobs/fm-home-fm-r3-a2"
 SERVICE = "/api/v1/namespaces/demo/services/fm-home-fm-r3-a2"
-
-
-async def submit(api: FakeApi, request: SubmitRun | None = None, namespace: str = "demo") -> str:
-    launcher = Launcher(api)
-    try:
-        return await launcher.submit(namespace, request or submission())
-    finally:
-        launcher.close()
 
 
 @pytest.mark.parametrize(("nodes", "name"), [(1, "one-node"), (2, "two-nodes")])
@@ -170,103 +97,97 @@ async def test_a_submission_that_was_cut_between_service_and_job_is_completed() 
     assert api.objects[SERVICE]["metadata"]["ownerReferences"][0]["uid"] == api.objects[JOB]["metadata"]["uid"]
 
 
-async def test_a_job_of_another_owner_is_not_adopted() -> None:
-    api = FakeApi()
-    await submit(api)
-    api.objects[JOB]["metadata"]["ownerReferences"][0]["uid"] = "somebody-else"
-    with pytest.raises(Blocked, match=r"fm-home-fm-r3-a2.*not owned by this model"):
-        await submit(api)
-
-
 async def test_an_appdef_that_torchx_refuses_is_an_invalid_request() -> None:
-    request = submission()
-    broken = SubmitRun(
-        run=request.run.model_copy(update={"job_name": "No_Name_For_A_Job"}),
-        training=request.training,
-        models_claim="models",
-        data_claim="data",
-        owner=OWNER,
-    )
-    with pytest.raises(Invalid, match="'No_Name_For_A_Job' cannot name a Job"):
-        await submit(FakeApi(), broken)
+    request, api = submission(), FakeApi()
+    broken = replace(request, run=request.run.model_copy(update={"job_name": "No_Name_For_A_Job"}))
+    with pytest.raises(Invalid, match="training run No_Name_For_A_Job: 'No_Name_For_A_Job' cannot name a Job"):
+        await submit(api, broken)
+    assert api.objects == {}
 
 
 def test_torchx_finds_the_scheduler_by_its_plugin_module() -> None:
     factory = get_scheduler_factories(skip_defaults=True)["recast"]
-    assert factory.__module__ == "torchx_plugins.schedulers.recast"  # type: ignore[attr-defined]
+    assert factory.__module__ == "torchx_plugins.schedulers.recast"
 
 
-@pytest.mark.parametrize(
-    ("status", "annotations", "state"),
-    [
-        ({}, {}, AppState.PENDING),
-        ({"active": 2, "ready": 0}, {}, AppState.PENDING),
-        ({"active": 2, "ready": 1}, {}, AppState.RUNNING),
-        ({"conditions": [{"type": "Suspended", "status": "True"}]}, {}, AppState.PENDING),
-        ({"conditions": [{"type": "FailureTarget", "status": "True"}], "active": 1, "ready": 1}, {}, AppState.RUNNING),
-        ({"conditions": [{"type": "Complete", "status": "True"}]}, {}, AppState.SUCCEEDED),
-        (
-            {"conditions": [{"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "late"}]},
-            {"recast.dev/cancelled": "true"},
-            AppState.FAILED,
-        ),
-        ({"active": 0}, {"recast.dev/cancelled": "true"}, AppState.CANCELLED),
-    ],
-)
-def test_describe_tells_what_the_jobs_conditions_say(
-    status: dict[str, Any], annotations: dict[str, str], state: AppState
+def test_the_plugin_takes_an_exchange_and_else_logs_in_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api = FakeApi()
-    api.objects[JOB] = {
-        "metadata": {"name": "fm-home-fm-r3-a2", "namespace": "demo", "annotations": annotations},
-        "status": status,
-    }
-    scheduler = JobScheduler("", Direct(api))
-    answer = scheduler.describe("demo:fm-home-fm-r3-a2")
-    assert answer is not None
-    assert answer.state == state
-    assert [item.state for item in scheduler.list()] == []  # all namespaces: another path
-    assert [item.state for item in scheduler.list({"namespace": "demo"})] == [state]
-
-
-def test_cancel_and_delete_are_idempotent_and_a_cancelled_job_says_so() -> None:
-    api = FakeApi()
-    scheduler = JobScheduler("", Direct(api))
-    assert scheduler.describe("demo:fm-home-fm-r3-a2") is None
-    scheduler.cancel("demo:fm-home-fm-r3-a2")
-    api.objects[JOB] = {"metadata": {"name": "fm-home-fm-r3-a2", "namespace": "demo", "annotations": {}}, "status": {}}
-    scheduler.cancel("demo:fm-home-fm-r3-a2")
-    answer = scheduler.describe("demo:fm-home-fm-r3-a2")
-    assert answer is not None
-    assert answer.state == AppState.CANCELLED
-    assert api.objects[JOB]["spec"] == {"suspend": True}
-    scheduler.delete("demo:fm-home-fm-r3-a2")
-    scheduler.delete("demo:fm-home-fm-r3-a2")
-    assert JOB not in api.objects
-
-
-def test_logs_are_the_pods_lines_filtered_and_impossible_wishes_are_refused() -> None:
-    api = FakeApi()
-    api.objects["/api/v1/namespaces/demo/pods/x"] = {"metadata": {"name": "x"}, "status": {"phase": "Succeeded"}}
-    scheduler = JobScheduler("", Direct(api))
-    assert list(scheduler.log_iter("demo:j", "trainer", 0, should_tail=True)) == ["one\n", "two\n"]
-    assert list(scheduler.log_iter("demo:j", "trainer", 0, regex="tw")) == ["two\n"]
-    with pytest.raises(ValueError, match="combined"):
-        scheduler.log_iter("demo:j", "trainer", streams=Stream.STDERR)
-    with pytest.raises(ValueError, match="until"):
-        scheduler.log_iter("demo:j", "trainer", until=datetime.now(UTC))
-    with pytest.raises(ValueError, match=re.escape("<namespace>:<name>")):
-        scheduler.log_iter("no-colon", "trainer")
+    factory = get_scheduler_factories(skip_defaults=True)["recast"]
+    api = Scripted(("GET /apis/batch/v1/jobs", {"items": []}))
+    assert factory("", client=api, kubeconfig="not looked at").list() == []
+    api.finish()
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    for settings in ({}, {"client": "from TORCHX_CLIENT"}):  # text out of the environment is no exchange
+        with pytest.raises(ValueError, match="not inside a pod"):
+            factory("", **settings)
+    with pytest.raises(ValueError, match=r"gone cannot be read"):
+        factory("", kubeconfig=str(tmp_path / "gone"))
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("500m", "0.5"), (2, "2"), ("1Gi", str(2**30)), ("1.5k", "1500"), ("3Mi", str(3 * 2**20))]
+    ("kind", "label"), [("FoundationModel", "foundation-trainer"), ("ExpertModel", "expert-trainer")]
 )
-def test_quantities_are_read_as_kubernetes_reads_them(text: int | str, number: str) -> None:
-    assert appdef.quantity(text) == appdef.Decimal(number)
+async def test_a_run_is_found_again_by_its_labels(kind: str, label: str) -> None:
+    api, request = FakeApi(), submission()
+    run = request.run.model_copy(update={"kind": kind, "number": 12, "attempt": 3})
+    await submit(api, replace(request, run=run))
+    found = api.objects[JOB]["metadata"]["labels"]
+    assert {key: value for key, value in found.items() if key.startswith("recast.dev/")} == {
+        "recast.dev/kind": label,
+        "recast.dev/model": "home-fm",
+        "recast.dev/run": "12",
+        "recast.dev/attempt": "3",
+    }
 
 
-@pytest.mark.parametrize("text", ["", "many", "5Xi", "m"])
-def test_what_is_no_quantity_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="no quantity"):
-        appdef.quantity(text)
+async def test_the_job_has_the_namespace_deadline_and_owner_of_the_request() -> None:
+    api = FakeApi()
+    request = submission(active_deadline_seconds=61, ttl_seconds_after_finished=7)
+    assert await submit(api, request, "elsewhere") == f"recast:///elsewhere:{NAME}"
+    job = api.objects[JOB.replace("demo", "elsewhere")]
+    assert (job["spec"]["activeDeadlineSeconds"], job["spec"]["ttlSecondsAfterFinished"]) == (61, 7)
+    assert job["spec"]["template"]["spec"]["serviceAccountName"] == "recast-trainer"
+    assert job["metadata"]["ownerReferences"] == [OWNER]
+
+
+class Failing:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    async def send(self, request: Request) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [Blocked("quota", status=403), Transient("away"), Invalid("no such field")])
+async def test_an_error_of_the_apiserver_comes_through_torchx_as_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught:
+        await submit(Failing(error))
+    assert caught.value is error
+
+
+async def test_submissions_run_beside_each_other_and_beside_the_loop() -> None:
+    class Slow(FakeApi):
+        waiting, peak = 0, 0
+
+        async def send(self, request: Request) -> Any:
+            self.waiting += 1
+            self.peak = max(self.peak, self.waiting)
+            try:
+                while self.peak < 3:  # nobody is answered before three have asked
+                    await asyncio.sleep(0)
+                return await super().send(request)
+            finally:
+                self.waiting -= 1
+
+    api, request = Slow(), submission()
+    launcher = Launcher(api)
+    runs = [request.run.model_copy(update={"job_name": f"fm-home-fm-r{number}-a1"}) for number in range(3)]
+    try:
+        async with asyncio.timeout(60):
+            handles = await asyncio.gather(*(launcher.submit("demo", replace(request, run=run)) for run in runs))
+    finally:
+        launcher.close()
+    assert handles == [f"recast:///demo:fm-home-fm-r{number}-a1" for number in range(3)]
+    with pytest.raises(RuntimeError, match="shutdown"):
+        await launcher.submit("demo", request)

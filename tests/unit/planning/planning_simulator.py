@@ -6,9 +6,11 @@ at any point, look, break something, and go on.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from recast_api import names
@@ -26,7 +28,7 @@ from recast_api.resources import (
 from recast_api.resources.version import Baseline, TrainingRunRef
 from recast_api.run import TerminationMessage, TrainingRun
 from recast_operator.adapters.promql import promql
-from recast_operator.children.record import condense, read
+from recast_operator.children.record import ChildRecord, condense, read
 from recast_operator.planning.expert import plan_expert
 from recast_operator.planning.foundation import plan_foundation
 from recast_operator.planning.plan import Event, Plan
@@ -89,8 +91,23 @@ def expert(name: str, *, replicas: int = 4, **spec: Any) -> ExpertModel:
 
 
 def owner_uid(body: dict[str, Any]) -> str:
-    owners = condense(body)["metadata"]["ownerReferences"]
+    return _owner_uid(json.dumps(body))
+
+
+def record_of(body: dict[str, Any]) -> ChildRecord:
+    return _record(json.dumps(body))
+
+
+@lru_cache(maxsize=256)
+def _owner_uid(text: str) -> str:
+    """As the operator, which compares a child once, when it enters its memory: simulated hours would take long else."""
+    owners = condense(json.loads(text))["metadata"]["ownerReferences"]
     return next((str(entry["uid"]) for entry in owners if entry.get("controller")), "")
+
+
+@lru_cache(maxsize=256)
+def _record(text: str) -> ChildRecord:
+    return read(json.loads(text))
 
 
 @dataclass
@@ -239,7 +256,7 @@ class Cluster:
             services=tuple(
                 ObservedService(name, uid, record.template_hash, record)
                 for name, body in self.services.items()
-                if owner_uid(body) == uid and (record := read(body))
+                if owner_uid(body) == uid and (record := record_of(body))
             ),
             revisions_with_pods=frozenset(
                 name.rsplit("-", 1)[1]
@@ -256,7 +273,7 @@ class Cluster:
 
     def _deployment(self, name: str) -> ObservedDeployment:
         found = self.deployments[name]
-        meta, ready, record = found.body["metadata"], self.ready(name), read(found.body)
+        meta, ready, record = found.body["metadata"], self.ready(name), record_of(found.body)
         pull = "ImagePullBackOff" if found.image in self.unpullable else ""
         pods = tuple(
             ObservedPod(
@@ -377,7 +394,7 @@ class Cluster:
             action()
         self.writes += len(actions[:crash_after])
         if crash_after is None:
-            self.events += [(name, event) for event in plan.events]
+            self.events += [(name, event) for event in (*plan.child_events, *plan.events)]
         return bool(actions)
 
     def _actions(self, name: str, plan: Plan[Any]) -> list[Callable[[], None]]:

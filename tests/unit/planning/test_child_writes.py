@@ -329,3 +329,15 @@ def test_every_write_on_a_child_says_why(cluster: Cluster) -> None:
     }
     assert any(text.endswith("-> 0: its revision serves no more") for text in whys["Scale"])
     assert whys["Deletion"] == {"its revision serves no more, and no pod is ready"}
+
+
+def test_a_revision_whose_claim_is_not_known_is_scaled_and_never_rewritten(cluster: Cluster) -> None:
+    status = cluster.em("reels").status
+    assert status.stable is not None
+    stable = status.stable.model_copy(update={"models_claim": ""})
+    cluster._put("reels", status=status.model_copy(update={"stable": stable}))
+    cluster.edit("reels", serving={"image": "server:1", "replicas": 5})
+    (name,) = [name for name in cluster.deployments if name.startswith("em-")]
+    applied_before = cluster.deployments[name].applied
+    cluster.run(20)
+    assert (cluster.deployments[name].replicas, cluster.deployments[name].applied) == (5, applied_before)

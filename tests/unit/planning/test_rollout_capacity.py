@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recast_operator.planning.rollout.capacity import ROOM_SECONDS, Surge
@@ -168,6 +168,7 @@ def scenes(draw: st.DrawFn) -> tuple[Target, dict[str, Endpoints]]:
     return wanted, endpoints
 
 
+@settings(deadline=None)
 @given(scenes())
 def test_our_own_doing_never_takes_ready_pods_below_all_nor_below_half_where_one_failed(
     scene: tuple[Target, dict[str, Endpoints]],
@@ -181,6 +182,7 @@ def test_our_own_doing_never_takes_ready_pods_below_all_nor_below_half_where_one
     assert sum(left.values()) >= min(sum(ready.values()), (wanted.replicas + 1) // 2)
 
 
+@settings(deadline=None)
 @given(scenes())
 def test_stable_never_gets_less_than_its_share_and_who_left_never_grows(
     scene: tuple[Target, dict[str, Endpoints]],
@@ -193,6 +195,7 @@ def test_stable_never_gets_less_than_its_share_and_who_left_never_grows(
     assert set(after) == set(endpoints) | {"s"} | ({"c"} if wanted.canary else set())
 
 
+@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 24), st.booleans(), st.integers(0, 12))
 def test_with_any_room_at_all_stable_gets_it_in_the_end(replicas: int, room: int, failed: bool, old: int) -> None:
     """Whoever has a node is ready ten seconds later; who left gives way, the sooner the more it harms."""

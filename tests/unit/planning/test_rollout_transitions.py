@@ -341,6 +341,13 @@ def test_who_serves_again_or_is_gone_leaves_the_list_and_it_is_bounded() -> None
     assert [old.revision for old in dropped] == [*names[1:], "c"]
 
 
+def test_who_leaves_again_is_listed_once_since_it_left_last() -> None:
+    before = RetiringRevision(revision="c", version=2, foundation=pin(), since=ago(50))
+    state = RolloutState(STABLE, canary(), retiring=(before,))
+    (entry,) = machine.advance(inputs(AT_25), state, wanting(TRIAL), ABORT).retiring
+    assert (entry.revision, entry.since, entry.failed) == ("c", AT, True)
+
+
 def test_a_promoted_revision_takes_over_whole_and_the_one_before_is_kept() -> None:
     trial = canary(state="Promoting", replicas=4, ready_replicas=3)
     after = move(trial, {"s": (1, 1), "c": (4, 4)})
@@ -369,6 +376,9 @@ def test_a_revision_that_fails_again_is_remembered_once_and_no_more_than_sixteen
     state = RolloutState(STABLE, canary(), (failed("c"), *(failed(f"x{number}") for number in range(16))))
     after = machine.advance(inputs(AT_25), state, wanting(TRIAL), ABORT).failed
     assert [entry.revision for entry in after] == [*(f"x{number}" for number in range(1, 16)), "c"]
+    state = RolloutState(STABLE, canary(), (failed("c"), failed("x")))
+    after = machine.advance(inputs(AT_25), state, wanting(TRIAL), ABORT).failed
+    assert [entry.revision for entry in after] == ["x", "c"]
 
 
 def test_changed_serving_is_noted_of_a_failure() -> None:
@@ -481,6 +491,11 @@ def test_each_state_wants_one_weight(
     stable: RevisionStatus | None, trial: CanaryStatus | None, expected: Target
 ) -> None:
     assert machine.target(inputs(), RolloutState(stable, trial)) == expected
+
+
+def test_the_weight_that_was_asked_is_the_target_and_not_what_a_route_makes_of_it() -> None:
+    seen = inputs(rollout=Rollout(steps=[Step(set_weight=30)]))
+    assert machine.target(seen, RolloutState(STABLE, canary(step_weight=30))).weight == 30
 
 
 def test_who_left_is_known_by_why_and_since_when() -> None:

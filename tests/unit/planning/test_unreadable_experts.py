@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from planning_simulator import expert, foundation
 
@@ -102,6 +102,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_nothing_in_a_status_breaks_the_reading_of_its_pins(status: Any) -> None:
     member = unreadable_member(raw(status))
@@ -113,6 +114,7 @@ WRAPPED = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(WRAPPED)
 def test_a_pin_is_found_in_any_wrapping(status: Any) -> None:
     assert HOME in raw_pins(raw(status))

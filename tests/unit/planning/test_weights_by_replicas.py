@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recast_api.resources import Step
@@ -25,6 +25,7 @@ def test_a_weight_is_a_number_of_pods_rounded_half_up(replicas: int, weight: int
     assert split(replicas, weight) == expected
 
 
+@settings(deadline=None)
 @given(st.integers(1, 1000), st.integers(1, 99))
 def test_below_full_weight_both_tracks_keep_a_pod(replicas: int, weight: int) -> None:
     canary, stable = split(replicas, weight)
@@ -33,6 +34,8 @@ def test_below_full_weight_both_tracks_keep_a_pod(replicas: int, weight: int) ->
     assert canary + stable == max(replicas, 2)
 
 
+@example(1, [25, 100])
+@settings(deadline=None)
 @given(st.integers(1, 60), st.lists(st.integers(1, 100), min_size=1, max_size=16))
 def test_steps_that_come_to_the_same_pods_are_merged_and_no_pause_is_lost(replicas: int, weights: list[int]) -> None:
     steps = [Step(set_weight=weight, pause="7s") for weight in sorted(weights)]
@@ -67,6 +70,7 @@ def test_percentages_round_half_up(part: int, whole: int, expected: int) -> None
     assert percent(part, whole) == expected
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from("abcd"), st.integers(0, 1000)))
 def test_shares_sum_to_a_hundred_and_are_off_by_less_than_one(ready: dict[str, int]) -> None:
     total, given_ = sum(ready.values()), shares(ready)

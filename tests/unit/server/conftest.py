@@ -24,16 +24,17 @@ IDENTITY = Identity("reels", "reels", "0123456789", 7, PIN)
 
 @dataclass
 class FakeRanker:
-    """Scores a candidate by its id; ``failure`` is raised instead where there is one."""
+    """Scores a candidate by its id, or by ``scores``; ``failure`` is raised instead where there is one."""
 
     failure: Exception | None = None
+    scores: list[float] | None = None
     seen: list[RankRequest] = field(default_factory=list)
 
     async def rank(self, request: RankRequest, request_id: str) -> Ranking:
         self.seen.append(request)
         if self.failure:
             raise self.failure
-        scores = [float(item % 1000) for item in request.candidates]
+        scores = self.scores or [float(item % 1000) for item in request.candidates]
         return Ranking(scores, {"click": scores}, [], "fresh")
 
 

@@ -1,98 +1,29 @@
 """What an expert answers while its foundation lies, errs, stalls or sends nonsense: always scores, never nonsense.
 
-The foundation here is a gRPC server in the process that answers with whatever bytes or code a test scripts.
+The foundation is a gRPC server in this process (:mod:`hostile_foundation`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-import grpc.aio
 import httpx
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
+from hostile_foundation import CANDIDATES, PIN, Answer, Expert, code, expert_before_a_script, filled, raw, reply, silent
 from server_builders import NOW, TAE_DIM, LandedPair, land_pair
 
-from recast_api.resources.version import FoundationPin
 from recast_server.expert import tae_client
-from recast_server.expert.app import Identity, create_app
-from recast_server.expert.engine import ExpertEngine
 from recast_server.expert.handshake import handshake
-from recast_server.expert.model_ranker import ModelRanker
 from recast_server.expert.schema import RankRequest
-from recast_server.expert.tae_client import GrpcTaeClient, TaeUnavailableError
+from recast_server.expert.tae_client import TaeUnavailableError
 from recast_server.proto import foundation_pb2 as wire
-from recast_server.runtime.health import Health, Phase
-from recast_server.runtime.metrics import RESULTS, FoundationCalls, ScoringRequests
-from recast_server.runtime.model_thread import ModelThread
 
-PIN = FoundationPin(name="home-fm", version=3, lineage=3, digest="sha256:" + "ab" * 32)
-CANDIDATES = [101, 105, 110]
-Answer = Callable[[bytes, Any], Awaitable[bytes]]
-
-
-def reply(**changes: Any) -> Answer:
-    """An answer that is right but for what changes."""
-    count = len(CANDIDATES)
-    values: dict[str, Any] = {
-        "version": wire.Version(model=PIN.name, number=PIN.version, lineage=PIN.lineage, digest=PIN.digest),
-        "data": np.linspace(-1, 1, count * TAE_DIM).astype(np.float16).tobytes(),
-        "rows": count,
-        "dim": TAE_DIM,
-        "scheme": wire.FLOAT16,
-    }
-    return raw(wire.TaeReply(**(values | changes)).SerializeToString())
-
-
-def raw(data: bytes) -> Answer:
-    async def answer(_request: bytes, _context: Any) -> bytes:
-        return data
-
-    return answer
-
-
-def code(status: grpc.StatusCode) -> Answer:
-    async def answer(_request: bytes, context: Any) -> bytes:
-        await context.abort(status, "scripted")
-        raise AssertionError("abort raises")
-
-    return answer
-
-
-def filled(value: float, dtype: type[np.floating]) -> bytes:
-    """A row with one such number among good ones."""
-    rows = np.zeros((len(CANDIDATES), TAE_DIM), dtype)
-    rows[1, 3] = value
-    return rows.tobytes()
-
-
-async def silent(_request: bytes, _context: Any) -> bytes:
-    await asyncio.Event().wait()
-    raise AssertionError("waits for ever")
-
-
-@dataclass
-class Expert:
-    """An expert over a real network, behind HTTP, and the script of its foundation."""
-
-    script: dict[str, Answer]
-    client: GrpcTaeClient
-    http: httpx.AsyncClient
-    registry: CollectorRegistry
-    engine: ExpertEngine
-
-    def counted(self) -> dict[str, float]:
-        """TAE calls by result, those that occurred."""
-        found = {c: self.registry.get_sample_value("recast_foundation_requests_total", {"code": c}) for c in RESULTS}
-        return {name: value for name, value in found.items() if value}
-
-    async def rank(self) -> httpx.Response:
-        return await self.http.post("/v1/rank", json={"user": 1, "candidates": CANDIDATES, "time": NOW})
+F16, F32 = np.float16, np.float32
 
 
 @pytest.fixture(scope="module")
@@ -102,35 +33,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> LandedPair:
 
 @pytest.fixture
 async def expert(pair: LandedPair) -> AsyncIterator[Expert]:
-    script: dict[str, Answer] = {"Tae": reply(), "Describe": raw(b"")}
-    server = grpc.aio.server()
-
-    def scripted(name: str) -> Any:
-        async def answer(request: bytes, context: Any) -> bytes:
-            return await script[name](request, context)
-
-        return grpc.unary_unary_rpc_method_handler(answer)  # without codecs: bytes in, bytes out
-
-    handlers = {name: scripted(name) for name in script}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("recast.v1alpha1.Foundation", handlers),))
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
-    registry, thread = CollectorRegistry(), ModelThread(8)
-    thread.start()
-    calls = FoundationCalls(registry)
-    client = GrpcTaeClient(address, "reels", PIN, tae_dim=TAE_DIM, deadline_seconds=20.0, calls=calls)
-    engine = ExpertEngine(pair.expert_folder, pair.expert_manifest, pair.served())
-    health = Health(thread)
-    health.phase = Phase.SERVING
-    app = create_app(
-        Identity("reels", "reels", "r1", 7, PIN), ModelRanker(engine, client, thread), health,
-        ScoringRequests(registry, 0.2), 30.0,
-    )  # fmt: skip
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://expert") as http:
-        yield Expert(script, client, http, registry, engine)
-    await client.close()
-    await server.stop(None)
-    thread.close()
+    async with expert_before_a_script(pair) as made:
+        yield made
 
 
 def scores(response: httpx.Response) -> dict[int, float]:
@@ -146,13 +50,13 @@ async def test_the_right_answer_is_used_and_counted_once(expert: Expert) -> None
     assert scores(await expert.rank()) != scores(response)
 
 
-F16, F32 = np.float16, np.float32
 WRONG: dict[str, tuple[Answer, str]] = {
     "a row too few": (reply(rows=2, data=bytes(2 * TAE_DIM * 2)), "INTERNAL"),
     "a row too many": (reply(rows=4, data=bytes(4 * TAE_DIM * 2)), "INTERNAL"),
     "no rows": (reply(rows=0, data=b""), "INTERNAL"),
     "rows of another width": (reply(dim=2 * TAE_DIM, data=bytes(3 * 2 * TAE_DIM * 2)), "INTERNAL"),
     "rows without width": (reply(dim=0, data=b""), "INTERNAL"),
+    "a width that its bytes are not": (reply(dim=TAE_DIM // 2), "INTERNAL"),
     "rows and width exchanged": (reply(rows=TAE_DIM, dim=3), "INTERNAL"),
     "a negative shape": (reply(rows=-3, dim=-TAE_DIM), "INTERNAL"),
     "a byte too few": (reply(data=bytes(3 * TAE_DIM * 2 - 1)), "INTERNAL"),
@@ -254,6 +158,8 @@ async def test_an_expert_whose_own_scores_are_not_finite_answers_500_and_ranks_n
     expert: Expert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(expert.engine, "_weights", np.array([np.nan, 1.0]))
+    with pytest.raises(ArithmeticError, match="the expert's scores are not finite"):
+        await expert.ranker.rank(RankRequest(user=1, candidates=CANDIDATES), "id")
     response = await expert.rank()
     assert response.status_code == 500
     assert response.json()["error"]["reason"] == "Internal"
@@ -266,6 +172,44 @@ async def test_a_foundation_that_cannot_say_what_it_is_leaves_the_expert_degrade
 ) -> None:
     expert.script["Describe"] = nonsense
     assert not await handshake(expert.client, PIN, TAE_DIM, patience_seconds=0.3)
+
+
+async def test_the_handshake_asks_again_until_the_foundation_is_there(expert: Expert) -> None:
+    version = wire.Version(model=PIN.name, number=PIN.version, lineage=PIN.lineage, digest=PIN.digest)
+    ready = raw(wire.Description(version=version, dim=TAE_DIM).SerializeToString())
+    asked: list[int] = []
+
+    async def comes_up(request: bytes, context: Any) -> bytes:
+        asked.append(1)
+        return await (ready if len(asked) > 1 else code(grpc.StatusCode.UNAVAILABLE))(request, context)
+
+    expert.script["Describe"] = comes_up
+    assert await handshake(expert.client, PIN, TAE_DIM)
+    assert len(asked) == 2
+
+
+async def test_a_request_is_embedded_and_scored_as_of_its_own_time_or_else_of_now(
+    expert: Expert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    good = reply()
+
+    async def noted(request: bytes, context: Any) -> bytes:
+        asked.append(wire.TaeRequest.FromString(request).time_milliseconds)
+        return await good(request, context)
+
+    expert.script["Tae"] = noted
+    scored: list[int] = []
+    rank = expert.engine.rank
+    monkeypatch.setattr(
+        expert.engine, "rank", lambda r, time_ms, tae: (scored.append(time_ms), rank(r, time_ms, tae))[1]
+    )
+    before = time.time_ns() // 1_000_000
+    await expert.rank()
+    await expert.http.post("/v1/rank", json={"user": 1, "candidates": CANDIDATES})
+    assert asked == scored
+    assert asked[0] == NOW
+    assert before <= asked[1] <= time.time_ns() // 1_000_000
 
 
 async def test_the_mismatch_is_logged_once_per_version_and_not_once_per_request(

@@ -112,6 +112,9 @@ async def test_no_history_and_an_empty_history_are_different(hop: Hop, history: 
         ({"candidates": []}, "INVALID_ARGUMENT"),
         ({"candidates": [1] * 2049}, "INVALID_ARGUMENT"),
         ({"candidates": [-1]}, "INVALID_ARGUMENT"),
+        ({"candidates": [5, -1, 7]}, "INVALID_ARGUMENT"),
+        ({"user": -1}, "INVALID_ARGUMENT"),
+        ({"time_ms": -1}, "INVALID_ARGUMENT"),
     ],
     ids=str,
 )
@@ -190,8 +193,9 @@ async def test_the_handshake_accepts_the_pair(hop: Hop) -> None:
         (FoundationPin(name="home-fm", version=2, lineage=2, digest=OTHER), 4, [OTHER, DIGEST, "v2", "v3"]),
         (FoundationPin(name="home-fm", version=3, lineage=3, digest=OTHER), 4, [OTHER, DIGEST]),
         (PIN, 8, ["home-fm v3", "4", "8"]),
+        (PIN, 2, ["home-fm v3", "4", "2"]),
     ],
-    ids=["another lineage", "another digest", "another width"],
+    ids=["another lineage", "another digest", "a smaller width", "a greater width"],
 )
 async def test_the_handshake_refuses_another_foundation_and_names_both(
     hop: Hop, pin: FoundationPin, dim: int, named: list[str]

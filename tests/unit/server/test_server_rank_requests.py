@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from recast_server.expert.schema import BODY_BYTES, RefusedError, parse
+from recast_server.runtime.metrics import ScoringRequests
 from recast_server.runtime.model_thread import ExpiredError, QueueFullError
 
 HEADERS = ("x-recast-revision", "x-recast-version", "x-recast-tae", "x-request-id")
@@ -27,7 +30,9 @@ async def test_items_come_best_first_with_the_pair_that_scored_them(served: Any)
     response = await post(served, json.dumps({**GOOD, "limit": 2}).encode())
     assert response.status_code == 200
     body = response.json()
-    assert [entry["item"] for entry in body["items"]] == [9, 7]
+    assert [(entry["item"], entry["score"], entry["scores"]) for entry in body["items"]] == [
+        (9, 9.0, {"click": 9.0}), (7, 7.0, {"click": 7.0}),
+    ]  # fmt: skip
     assert body["foundation"] == {"name": "home-fm", "version": 3, "lineage": 3}
     assert (body["model"], body["revision"], body["version"], body["tae"]) == ("reels", "0123456789", 7, "fresh")
     assert response.headers["x-recast-revision"] == "0123456789"
@@ -73,6 +78,7 @@ BAD = [
     (b'{"user": 1, "candidates": [1], "time": "0001-01-01T00:00:00+23:59"}', 422, "time"),
     (b'{"user": 1, "candidates": [1], "time": "2026-13-01T00:00:00Z"}', 422, "time"),
     (b'{"user": 1, "candidates": [1], "time": 1e30}', 422, "time"),
+    (b'{"user": 1, "candidates": [1], "time": -1}', 422, "time"),
     (b'{"user": 1, "candidates": [1], "history": [{"item": 1}]}', 422, "history.0.surface"),
     (b'{"user": 1, "candidates": [1], "history": [7]}', 422, "history.0"),
     (b'{"user": 1, "candidates": [1], "surprise": 1}', 422, "surprise"),
@@ -100,6 +106,38 @@ async def test_a_body_beyond_the_limit_is_refused_before_it_is_parsed(served: An
     assert response.status_code == 413
     assert response.headers["connection"] == "close"
     assert served.count("413") == 1
+
+
+async def test_a_body_without_end_is_given_up_after_sixteen_times_the_limit(served: Any) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += BODY_BYTES
+            yield b" " * BODY_BYTES
+
+    response = await served.client.post("/v1/rank", content=endless())
+    assert response.status_code == 413
+    assert 16 * BODY_BYTES <= sent <= 18 * BODY_BYTES
+
+
+async def test_a_score_that_is_not_a_number_is_a_500_and_counts_as_no_answer(served: Any) -> None:
+    served.ranker.scores = [0.5, float("nan"), 0.1]  # a decorated ranker may return anything
+    response = await post(served, json.dumps(GOOD).encode())
+    assert response.status_code == 500
+    assert served.count("500") == 1
+    assert served.registry.get_sample_value("recast_tae_total", {"state": "fresh"}) == 0
+
+
+async def test_a_request_is_slow_from_beyond_the_slo_on() -> None:
+    registry = CollectorRegistry()
+    metrics = ScoringRequests(registry, slo_seconds=0.2)
+    for seconds in (0.1, 0.2, 0.2001, 0.3):
+        metrics.observe(200, seconds, "absent")
+    assert registry.get_sample_value("recast_slow_requests_total") == 2
+    assert registry.get_sample_value("recast_tae_total", {"state": "absent"}) == 4
+    assert registry.get_sample_value("recast_request_duration_seconds_bucket", {"le": "0.2"}) == 2
 
 
 async def test_another_path_is_404_and_another_method_405(served: Any) -> None:

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
+from server_builders import LandedPair, land_pair
 
 from recast_api.run import RecastError
-from recast_server.main import main, read_config
+from recast_api.server import ExpertServerConfig
+from recast_server.main import main, read_config, verify
 from recast_server.proto import foundation_pb2
 from recast_server.proto.generate import PROTO, SERVER
 from recast_server.runtime.cpu import cpu_quota, model_threads
@@ -81,6 +83,29 @@ async def test_an_error_of_the_work_reaches_its_caller_and_not_the_thread(thread
     assert await thread.run(lambda: "still here") == "still here"
 
 
+async def test_work_is_done_in_the_order_it_came(thread: ModelThread) -> None:
+    done: list[int] = []
+    release, held = await _held(thread)
+    waiting = [asyncio.create_task(thread.run(lambda place=place: done.append(place))) for place in range(2)]  # type: ignore[misc]
+    await asyncio.sleep(0)
+    release.set()
+    await asyncio.gather(held, *waiting)
+    assert done == [0, 1]
+
+
+def test_only_a_serving_pod_is_ready_and_only_a_started_one_can_be_stuck() -> None:
+    health = Health(ModelThread(1))  # its thread never runs
+    seen = {}
+    for phase in Phase:
+        health.phase = phase
+        seen[phase] = (health.started, health.ready, health.draining, health.live)
+    assert seen == {
+        Phase.STARTING: (False, False, False, True),
+        Phase.SERVING: (True, True, False, False),
+        Phase.DRAINING: (True, False, True, False),
+    }
+
+
 async def test_liveness_fails_for_a_thread_that_is_stuck_after_start_up(thread: ModelThread) -> None:
     health = Health(thread)
     release, held = await _held(thread)
@@ -115,6 +140,66 @@ def test_the_cpu_quota_comes_from_the_cgroup(tmp_path: Path, files: dict[str, st
 def test_the_model_always_has_a_thread(tmp_path: Path) -> None:
     (tmp_path / "cpu.max").write_text("50000 100000")
     assert model_threads(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("quota", "cpus", "threads"),
+    [
+        ("max 100000", 8, 7),
+        ("400000 100000", 8, 3),
+        ("400000 100000", 2, 1),
+        ("290000 100000", 8, 1),
+        ("max 100000", 1, 1),
+    ],
+)
+def test_the_model_has_the_containers_cpus_less_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cpus: int, threads: int
+) -> None:
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cpus)))
+    assert model_threads(tmp_path) == threads
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> LandedPair:
+    return land_pair(tmp_path_factory.mktemp("pair"))
+
+
+def changed(pair: LandedPair, **changes: Any) -> ExpertServerConfig:
+    return pair.served(artifact=pair.served().artifact.model_copy(update=changes))
+
+
+def test_the_configured_artefact_is_verified_as_a_pair(pair: LandedPair) -> None:
+    assert verify(pair.served()) == pair.expert_manifest
+
+
+@pytest.mark.parametrize("change", [{"version": 8}, {"lineage": 8}], ids=["version", "lineage"])
+def test_an_artefact_that_is_another_than_configured_is_refused(pair: LandedPair, change: dict[str, int]) -> None:
+    with pytest.raises(RecastError, match="holds ExpertModel reels v7") as raised:
+        verify(changed(pair, **change))
+    assert raised.value.termination.reason == "ArtifactMismatch"
+
+
+def test_an_expert_serves_only_with_the_foundation_it_was_trained_with(pair: LandedPair) -> None:
+    other = pair.served().foundation.model_copy(update={"digest": "sha256:" + "cd" * 32})
+    with pytest.raises(RecastError, match=r"was trained with home-fm v3 .* but is configured to read") as raised:
+        verify(pair.served(foundation=other))
+    assert raised.value.termination.reason == "PairMismatch"
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["in a pod", "outside"])
+def test_a_server_that_must_not_start_says_why_where_the_kubelet_made_a_place_for_it(
+    pair: LandedPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    log = tmp_path / "termination-log"
+    if there:
+        log.touch()
+    config = changed(pair, digest="sha256:" + "cd" * 32)
+    monkeypatch.setenv("RECAST_SERVER", config.model_dump_json(by_alias=True, exclude_none=True))
+    assert main(["--check"], termination_log=log) == 1
+    assert log.exists() is there
+    if there:
+        assert json.loads(log.read_text())["reason"] == "DigestMismatch"
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from recast_api.run import RecastError, TerminationMessage
+from recast_trainer import cli
 from recast_trainer.clock import duration_ms, from_rfc3339, to_rfc3339
 from recast_trainer.failures import describe, report
+from recast_trainer.files import sync_tree, write_bytes
 from recast_trainer.training.checkpoint import KEEP, TENSORS, Checkpoints, Progress
 
 
@@ -62,11 +64,58 @@ def test_outside_a_pod_no_termination_log_is_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["2026-11-21T12:34:56.789Z", "1999-12-31T23:59:59.001Z"])
-def test_instants_survive_the_way_to_the_wire_and_back(text: str) -> None:
-    assert to_rfc3339(from_rfc3339(text)) == text
-    assert duration_ms("90s") == 90_000
-    assert duration_ms("2d") == 172_800_000
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [("2026-01-01T00:00:00.000Z", 1_767_225_600_000), ("1999-12-31T23:59:59.001Z", 946_684_799_001)],
+)
+def test_instants_survive_the_way_to_the_wire_and_back(text: str, milliseconds: int) -> None:
+    assert from_rfc3339(text) == milliseconds
+    assert to_rfc3339(milliseconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"), [("90s", 90_000), ("15m", 900_000), ("3h", 10_800_000), ("2d", 172_800_000)]
+)
+def test_durations_are_read_by_their_unit(text: str, milliseconds: int) -> None:
+    assert duration_ms(text) == milliseconds
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    fsync, replace, opened = os.fsync, os.replace, os.open
+    paths: dict[int, str] = {}
+
+    def noted_open(path: Path, *arguments: int) -> int:
+        descriptor = opened(path, *arguments)
+        paths[descriptor] = Path(path).name
+        return descriptor
+
+    monkeypatch.setattr(os, "open", noted_open)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (seen.append(f"sync {paths[descriptor]}"), fsync(descriptor)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (seen.append(f"{old.name} -> {new.name}"), replace(old, new)))
+    write_bytes(tmp_path / "folder" / "file", b"new")
+    assert seen == ["sync file.tmp", "file.tmp -> file", "sync folder"]
+    assert (tmp_path / "folder" / "file").read_bytes() == b"new"
+    seen.clear()
+    (tmp_path / "folder" / "below").mkdir()
+    (tmp_path / "folder" / "below" / "deep").write_bytes(b"x")
+    sync_tree(tmp_path / "folder")
+    assert sorted(seen) == ["sync below", "sync deep", "sync file", "sync folder"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", "not json"])
+def test_a_run_that_cannot_be_read_is_a_failed_exit_with_its_reason(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    log.touch()
+    monkeypatch.setenv("RECAST_RUN", text)
+    assert cli.main(["run"], termination_log=log) == 1
+    message = TerminationMessage.decode(log.read_text())
+    assert message is not None
+    assert (message.reason, message.retryable) == ("BadRun", False)
 
 
 def progress(segment: int, fingerprint: str = "f") -> Progress:

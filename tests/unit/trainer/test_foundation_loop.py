@@ -150,27 +150,31 @@ def test_a_label_is_learned_at_the_end_of_the_segment_in_which_its_request_matur
         },
     )
     made = Watched(stream_of(rows, HOURS), foundation_config(), optimization(), ProcessGroup(), tmp_path, "f")
-    after: dict[int, set[int]] = {}
+    after: dict[int, list[int]] = {}
     learn = made.learn
 
     def noted(requests: Any) -> None:
-        so_far = {row for step in made.learned for row in step}
+        so_far = len(made.learned)
         learn(requests)
-        after[made.segment] = {row for step in made.learned for row in step} - so_far
+        after[made.segment] = [row for step in made.learned[so_far:] for row in step]
 
     made.learn = noted  # type: ignore[method-assign]
     made.train()
     per_segment = PER_HOUR * SLATE
-    assert after[0] == set(range(1, per_segment + 1)) - {3, 4, 5, 6, 7, 8}
-    assert after[1] == set(range(per_segment + 1, 2 * per_segment + 1)) | {3, 4}
-    assert after[2] == set(range(2 * per_segment + 1, 3 * per_segment + 1)) | {5, 6}
+    assert after[0] == [1, 2, *range(9, per_segment + 1)]
+    assert after[1] == [3, 4, *range(per_segment + 1, 2 * per_segment + 1)]  # what waited comes first
+    assert after[2] == [5, 6, *range(2 * per_segment + 1, 3 * per_segment + 1)]
     assert made.pending.tolist() == [3]
     assert not any(row in step for step in made.learned for row in (7, 8))
 
 
-def test_a_run_that_is_cut_off_goes_on_to_the_same_bits(tmp_path: Path, run: Run) -> None:
-    stream = run[0].stream
-    cut = trainer(tmp_path, stream)
+def test_a_run_that_is_cut_off_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    # Two requests of segment 1 wait at the cut: one until segment 4, one for ever.
+    rows = delayed(hand_rows(HOURS, PER_HOUR), {13: 3 * HOUR, 15: 100 * HOUR})
+    stream = stream_of(rows, HOURS)
+    straight = trainer(tmp_path / "whole", stream)
+    whole = straight.train()
+    cut = trainer(tmp_path / "cut", stream)
     learn = cut.learn
 
     def dies(requests: Any) -> None:
@@ -181,17 +185,19 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_bits(tmp_path: Path, run: Run
     cut.learn = dies  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="killed"):
         cut.train()
-    resumed = trainer(tmp_path, stream)
+    resumed = trainer(tmp_path / "cut", stream)
     trained = resumed.train()
-    whole = run[1]
     state = whole.model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in trained.model.state_dict().items())
     assert trained.similarities == whole.similarities
     assert np.array_equal(trained.tail.logits, whole.tail.logits)
-    assert np.array_equal(resumed.entropy.sums, run[0].entropy.sums)
-    for name in sorted(path.name for path in (run[2] / "tae").iterdir()):
-        assert (tmp_path / "tae" / name).read_bytes() == (run[2] / "tae" / name).read_bytes()
-    other = trainer(tmp_path, stream, "another configuration")
+    assert np.array_equal(resumed.entropy.sums, straight.entropy.sums)
+    assert resumed.pending.tolist() == straight.pending.tolist() == [7]
+    names = sorted(path.name for path in (tmp_path / "whole" / "tae").iterdir())
+    assert len(names) == HOURS
+    for name in names:
+        assert (tmp_path / "cut" / "tae" / name).read_bytes() == (tmp_path / "whole" / "tae" / name).read_bytes()
+    other = trainer(tmp_path / "cut", stream, "another configuration")
     other._resume()
     assert other.segment == 0
 

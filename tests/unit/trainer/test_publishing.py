@@ -142,6 +142,8 @@ def test_the_object_names_path_digest_run_and_measurements(made: Manifest) -> No
     version = ModelVersion.model_validate(api.objects["fm-home-fm-v2"])
     assert version.spec.digest == made.digest
     assert version.spec.path == "fm/home-fm/u1/v2"
+    assert (version.spec.number, version.spec.lineage) == (2, 2)
+    assert (version.metadata.namespace, version.spec.model.uid) == ("demo", "u1")
     assert version.spec.run is not None
     assert version.spec.run.job_name == "fm-home-fm-r2-a3"  # the pod that publishes, not the one that trained
     assert version.spec.measurements == made.measurements

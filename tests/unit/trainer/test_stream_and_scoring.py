@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from trainer_builders import (
     DATASET,
     HOUR,
+    ITEMS,
     SLATE,
     START,
     expert_config,
@@ -18,18 +20,20 @@ from trainer_builders import (
     stream_of,
 )
 
-from recast_api.run import RecastError
+from recast_api.run import DataRef, RecastError
 from recast_model.batch import RequestBatch
 from recast_model.expert import ExpertModel
 from recast_model.foundation import FoundationModel
 from recast_model.inference import embed, embed_and_predict
+from recast_trainer.clock import to_rfc3339
 from recast_trainer.data.schema import Rows
+from recast_trainer.data.writing import DatasetWriter
 from recast_trainer.evaluation import scoring
 from recast_trainer.evaluation.scoring import absent, computed, logged, score_expert, score_foundation
 from recast_trainer.tae.log import TaeIndex, TaeRows
 from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.split import split
-from recast_trainer.training.stream import Stream
+from recast_trainer.training.stream import Stream, open_stream
 
 ALONE, CPU = ProcessGroup(), torch.device("cpu")
 HOURS, PER_HOUR = 3, 5
@@ -69,6 +73,26 @@ def test_a_request_matures_with_the_last_of_its_rows() -> None:
     assert (stream_of(replace(rows, available_at=available), 1).matured - rows.event_times[::2]).tolist() == [
         1000, 8000, 1000,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("history", ["Engagements", "Events"])
+def test_a_stream_read_from_files_matures_and_remembers_as_the_data_set_says(tmp_path: Path, history: str) -> None:
+    rows = hand_rows(HOURS, PER_HOUR)
+    available = rows.available_at.copy()
+    available[2] += 7_000
+    writer = DatasetWriter(tmp_path, DATASET.model_copy(update={"history": history}))
+    writer.items(ITEMS)
+    for start in range(START, START + HOURS * HOUR, HOUR):
+        keep = (rows.event_times >= start) & (rows.event_times < start + HOUR)
+        writer.segment(start, replace(rows, available_at=available).take(keep))
+    writer.finish()
+    stream = open_stream(tmp_path, DataRef(path="unread"))
+    assert (stream.matured - rows.event_times[::2]).tolist()[:3] == [1000, 8000, 1000]
+    acted = int((rows.labels > 0).any(1).sum())
+    assert 0 < acted < len(rows)
+    assert len(stream.log) == (acted if history == "Engagements" else len(rows))
+    last = open_stream(tmp_path, DataRef(path="unread", window="2h", until=to_rfc3339(START + 3 * HOUR - 1)))
+    assert [segment.start for segment in last.segments] == [START, START + HOUR]
 
 
 def test_rows_of_requests_come_request_after_request_in_the_order_asked(stream: Stream) -> None:

@@ -150,10 +150,12 @@ def read_all(segments: list[Segment], dataset: Dataset) -> Rows:
     if len(ids) < len(rows):
         twice = int(ids[counts > 1][0])
         names = [segment.name for segment, part in zip(segments, parts, strict=True) if (part.row_ids == twice).any()]
+        others = int((counts > 1).sum()) - 1
         raise RecastError(
             "CorruptDataset",
-            f"row_id {twice} stands in more than one row ({' and '.join(names)}), and {int((counts > 1).sum()) - 1:,} "
-            "other ids too; embeddings are joined to labels by it: give every row of the data set an id of its own",
+            f"row_id {twice} stands in more than one row ({' and '.join(names)})"
+            + (f", and {others:,} other ids too" if others else "")
+            + "; embeddings are joined to labels by it: give every row of the data set an id of its own",
         )
     return rows
 

@@ -18,7 +18,7 @@ from recast_api.resources.version import ModelReference, ModelVersion, ModelVers
 from recast_api.run import RecastError, TrainingRun
 
 ATTEMPTS = 6
-PLURAL = "modelversions"
+PLURAL = names.PLURALS["ModelVersion"]
 CONFLICT = 409
 TRANSIENT = frozenset({0, 429, 500, 502, 503, 504})
 

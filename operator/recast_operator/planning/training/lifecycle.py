@@ -54,7 +54,7 @@ def reserve(inputs: TrainingInputs, state: TrainingState, versions: Sequence[Mod
         inputs_hash=inputs.wanted or "",
         started_at=stamp(inputs.now),
     )
-    return replace(state, run=run, last_number=number, note=f"run {number} is about to start")
+    return replace(state, run=run, last_number=number, note=f"run {number}, attempt 1 is being submitted")
 
 
 def _recall(inputs: TrainingInputs, state: TrainingState) -> TrainingState:
@@ -145,7 +145,7 @@ def _backing_off(
             "job_name": names.job(inputs.kind, inputs.model, run.number, attempt),
         }
     )
-    return replace(state, run=again, note=f"run {run.number}, attempt {attempt} is about to start")
+    return replace(state, run=again, note=f"run {run.number}, attempt {attempt} is being submitted")
 
 
 def _outdated(inputs: TrainingInputs, run: RunStatus) -> bool:

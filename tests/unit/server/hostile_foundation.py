@@ -1,0 +1,125 @@
+"""A foundation that answers with whatever bytes or code a test scripts, and an expert of a real network before it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+import httpx
+import numpy as np
+from prometheus_client import CollectorRegistry
+from server_builders import NOW, TAE_DIM, LandedPair
+
+from recast_api.resources.version import FoundationPin
+from recast_server.expert.app import Identity, create_app
+from recast_server.expert.engine import ExpertEngine
+from recast_server.expert.model_ranker import ModelRanker
+from recast_server.expert.tae_client import GrpcTaeClient
+from recast_server.proto import foundation_pb2 as wire
+from recast_server.runtime.health import Health, Phase
+from recast_server.runtime.metrics import RESULTS, FoundationCalls, ScoringRequests
+from recast_server.runtime.model_thread import ModelThread
+
+PIN = FoundationPin(name="home-fm", version=3, lineage=3, digest="sha256:" + "ab" * 32)
+CANDIDATES = [101, 105, 110]
+Answer = Callable[[bytes, Any], Awaitable[bytes]]
+
+
+def reply(**changes: Any) -> Answer:
+    """An answer that is right but for what changes."""
+    count = len(CANDIDATES)
+    values: dict[str, Any] = {
+        "version": wire.Version(model=PIN.name, number=PIN.version, lineage=PIN.lineage, digest=PIN.digest),
+        "data": np.linspace(-1, 1, count * TAE_DIM).astype(np.float16).tobytes(),
+        "rows": count,
+        "dim": TAE_DIM,
+        "scheme": wire.FLOAT16,
+    }
+    return raw(wire.TaeReply(**(values | changes)).SerializeToString())
+
+
+def raw(data: bytes) -> Answer:
+    async def answer(_request: bytes, _context: Any) -> bytes:
+        return data
+
+    return answer
+
+
+def code(status: grpc.StatusCode) -> Answer:
+    async def answer(_request: bytes, context: Any) -> bytes:
+        await context.abort(status, "scripted")
+        raise AssertionError("abort raises")
+
+    return answer
+
+
+def filled(value: float, dtype: type[np.floating]) -> bytes:
+    """A row with one such number among good ones."""
+    rows = np.zeros((len(CANDIDATES), TAE_DIM), dtype)
+    rows[1, 3] = value
+    return rows.tobytes()
+
+
+async def silent(_request: bytes, _context: Any) -> bytes:
+    await asyncio.Event().wait()
+    raise AssertionError("waits for ever")
+
+
+@dataclass
+class Expert:
+    """An expert over a real network, behind HTTP, and the script of its foundation."""
+
+    script: dict[str, Answer]
+    client: GrpcTaeClient
+    http: httpx.AsyncClient
+    registry: CollectorRegistry
+    engine: ExpertEngine
+    ranker: ModelRanker
+
+    def counted(self) -> dict[str, float]:
+        """TAE calls by result, those that occurred."""
+        found = {c: self.registry.get_sample_value("recast_foundation_requests_total", {"code": c}) for c in RESULTS}
+        return {name: value for name, value in found.items() if value}
+
+    async def rank(self) -> httpx.Response:
+        return await self.http.post("/v1/rank", json={"user": 1, "candidates": CANDIDATES, "time": NOW})
+
+
+@asynccontextmanager
+async def expert_before_a_script(pair: LandedPair) -> AsyncIterator[Expert]:
+    """The expert's foundation says what ``script`` says; at first, that it has the right embeddings."""
+    script: dict[str, Answer] = {"Tae": reply(), "Describe": raw(b"")}
+    server = grpc.aio.server()
+
+    def scripted(name: str) -> Any:
+        async def answer(request: bytes, context: Any) -> bytes:
+            return await script[name](request, context)
+
+        return grpc.unary_unary_rpc_method_handler(answer)  # without codecs: bytes in, bytes out
+
+    handlers = {name: scripted(name) for name in script}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("recast.v1alpha1.Foundation", handlers),))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    registry, thread = CollectorRegistry(), ModelThread(8)
+    thread.start()
+    calls = FoundationCalls(registry)
+    client = GrpcTaeClient(address, "reels", PIN, tae_dim=TAE_DIM, deadline_seconds=20.0, calls=calls)
+    engine = ExpertEngine(pair.expert_folder, pair.expert_manifest, pair.served())
+    ranker = ModelRanker(engine, client, thread)
+    health = Health(thread)
+    health.phase = Phase.SERVING
+    app = create_app(
+        Identity("reels", "reels", "r1", 7, PIN), ranker, health,
+        ScoringRequests(registry, 0.2), 30.0,
+    )  # fmt: skip
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://expert") as http:
+        yield Expert(script, client, http, registry, engine, ranker)
+    await client.close()
+    await server.stop(None)
+    thread.close()
