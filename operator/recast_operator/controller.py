@@ -82,8 +82,8 @@ class Controller:
         self._prometheus = prometheus
         self._events = events
         self._clock = clock
-        self._untold: Untold = {}
         self._counts_waiting: dict[Key, datetime] = {}
+        self._untold: Untold = {}
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass. Seconds until time alone may change the plan; None: until an event or the resync.

@@ -1,6 +1,6 @@
 """What a foundation reads of an expert, and an expert of a foundation: the smallest value that decides.
 
-Whoever writes on a model wakes the other side only where its projection has changed (:mod:`recast_operator.observe`).
+Whoever writes on a model wakes the other side only where its projection has changed (:mod:`recast_operator.wakeups`).
 A field that planning begins to read of the other side belongs here first.
 """
 

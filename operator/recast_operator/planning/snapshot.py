@@ -1,6 +1,6 @@
 """What the operator sees: one custom resource and everything its plan depends on, frozen at one moment.
 
-:mod:`recast_operator.observe` fills these from its indices and from Prometheus; ``foundation.plan_foundation`` and
+:mod:`recast_operator.observe` fills these from the store, the controller adds Prometheus's answers; ``foundation.plan_foundation`` and
 ``expert.plan_expert`` read nothing else. A snapshot may be stale: that is safe, because every write carries its UID or
 ``resourceVersion`` and fails when somebody wrote in between.
 

@@ -134,7 +134,7 @@ class FoundationService:
         candidates = list(request.candidates)
         rows = await self._model_thread.run(
             lambda: self._engine.tae(request.user, request.surface, request.time_milliseconds, candidates, history),
-            timeout_seconds=min(LONGEST_SECONDS, remaining_seconds or LONGEST_SECONDS),
+            timeout_seconds=LONGEST_SECONDS if remaining_seconds is None else min(LONGEST_SECONDS, remaining_seconds),
         )
         return wire.TaeReply(
             version=self._metadata.wire_version,

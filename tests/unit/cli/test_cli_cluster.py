@@ -42,7 +42,8 @@ def raw_expert(name: str = "reels", foundation: str = "home-fm", **more: Any) ->
     return {"kind": "ExpertModel", "metadata": {"name": name, "generation": 1}, "spec": spec, **more}
 
 
-NEWER = {"fromTheFuture": True}
+UNREADABLE = {"training": {}}
+"""No image: of such an object no later release made sense either."""
 
 
 class Stream:
@@ -167,10 +168,10 @@ def test_an_object_that_cannot_be_read_hides_no_other_and_says_why(
     api: FakeApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api.answers = {
-        "foundationmodels": [raw_foundation(), raw_foundation("new-fm", **NEWER)],
-        "expertmodels": [raw_expert(), raw_expert("ads", "new-fm"), raw_expert("feed", spec=NEWER)],
+        "foundationmodels": [raw_foundation(), raw_foundation("new-fm", **UNREADABLE)],
+        "expertmodels": [raw_expert(), raw_expert("ads", "new-fm"), raw_expert("feed", spec=UNREADABLE)],
     }
-    why = "cannot be read by this version of kubectl recast: spec.fromTheFuture: Extra inputs are not permitted"
+    why = "cannot be read by this version of kubectl recast: spec.training.image: Field required"
     assert run("status") == 0
     assert capsys.readouterr().out.splitlines() == [
         "home-fm   current -   not seen by the operator yet",
@@ -313,7 +314,7 @@ def test_a_watch_outlives_an_apiserver_that_goes_away_and_comes_back(monkeypatch
 
 
 def test_an_object_that_a_watch_cannot_read_is_told_once_and_stops_nothing() -> None:
-    unreadable, later = raw_expert("odd", spec=NEWER), raw_expert("b")
+    unreadable, later = raw_expert("odd", spec=UNREADABLE), raw_expert("b")
     api = FakeApi(expertmodels=[unreadable])
     api.watches["expertmodels"] = [[event("MODIFIED", unreadable), event("DELETED", unreadable), event("ADDED", later)]]
     changes, found = watched(api, 1)
@@ -324,7 +325,7 @@ def test_an_object_that_a_watch_cannot_read_is_told_once_and_stops_nothing() -> 
 def test_the_timeline_prints_lines_until_it_is_interrupted(
     api: FakeApi, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api.answers["expertmodels"] = [raw_expert("reels"), raw_expert("odd", spec=NEWER)]
+    api.answers["expertmodels"] = [raw_expert("reels"), raw_expert("odd", spec=UNREADABLE)]
     put = cluster_module.queue.Queue.put
     fetched = cluster_module.queue.Queue.get
     left = [2]
@@ -343,7 +344,7 @@ def test_the_timeline_prints_lines_until_it_is_interrupted(
     assert [line.split(" ", 1)[1] for line in lines] == [
         "reels      applied",
         "odd        ExpertModel odd cannot be read by this version of kubectl recast: "
-        "spec.fromTheFuture: Extra inputs are not permitted",
+        "spec.training.image: Field required",
     ]
     api.ended.set()
 

@@ -90,7 +90,7 @@ class FakeApiserver:
                 name = f"event-{next(self._uids)}"
             return self._create(kind, namespace, body["metadata"].get("name", name), body)
         if request.method == "GET" and not name:
-            raise NotImplementedError("collections are not faked")
+            return self._list(kind, namespace, (request.params or {}).get("labelSelector", ""))
         known = self.objects.get((kind, namespace, name))
         if request.method == "PATCH" and request.content_type == APPLY:
             return self._apply(request, kind, namespace, name, body)
@@ -114,6 +114,13 @@ class FakeApiserver:
         else:
             changed["metadata"] |= {key: value for key, value in metadata.items() if key != "resourceVersion"}
         return self._store(kind, changed)
+
+    def _list(self, kind: str, namespace: str, selector: str) -> Object:
+        """All of a namespace on one page; a selector is one ``key=value``."""
+        label, _, value = selector.partition("=")
+        there = [raw for (found, space, _), raw in self.objects.items() if (found, space) == (kind, namespace)]
+        items = [raw for raw in there if not label or (raw["metadata"].get("labels") or {}).get(label) == value]
+        return {"metadata": {"resourceVersion": str(next(self._clock))}, "items": items}
 
     def _create(self, kind: str, namespace: str, name: str, body: Object) -> Object:
         if (kind, namespace, name) in self.objects:

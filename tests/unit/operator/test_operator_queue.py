@@ -152,6 +152,16 @@ def test_a_burst_of_changes_makes_one_pass_an_interval() -> None:
     assert passes == [0.0, 2.0, 4.0, 6.0, 8.0]
 
 
+def test_what_changes_during_a_pass_is_looked_at_at_once_although_the_pass_asks_for_a_later_time() -> None:
+    schedule: Schedule[str] = Schedule(PACES.__getitem__)
+    schedule.add("d", 0.0)
+    assert schedule.take(0.0) == "d"
+    schedule.add("d", 1.0)  # a watch event
+    schedule.add("d", 300.0)  # when time alone may change the plan
+    schedule.done("d", 2.0)
+    assert schedule.take(2.0) == "d"
+
+
 @given(st.floats(0, 1), st.integers(1, 200))
 def test_back_off_grows_stays_under_its_cap_and_keeps_apart_what_failed_together(jitter: float, times: int) -> None:
     schedule: Schedule[str] = Schedule(jitter=lambda: jitter)

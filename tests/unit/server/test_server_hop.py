@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import grpc
 import grpc.aio
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from recast_server.expert.handshake import handshake
 from recast_server.expert.schema import HistoryEvent
 from recast_server.expert.tae_client import GrpcTaeClient, TaeUnavailableError
 from recast_server.foundation.service import FoundationMetadata, FoundationService
+from recast_server.proto import foundation_pb2 as wire
 from recast_server.proto.foundation_pb2_grpc import add_FoundationServicer_to_server
 from recast_server.runtime.inputs import Event
 from recast_server.runtime.metrics import FoundationCalls
@@ -56,6 +58,7 @@ class Hop:
     server_registry: CollectorRegistry
     address: str
     client: GrpcTaeClient
+    service: Any
     stop: Any
 
     def counted(self, code: str, registry: CollectorRegistry | None = None) -> float | None:
@@ -78,12 +81,13 @@ async def hop() -> AsyncIterator[Hop]:
     thread.start()
     registry, server_registry = CollectorRegistry(), CollectorRegistry()
     server = grpc.aio.server()
-    add_FoundationServicer_to_server(FoundationService(engine, thread, FoundationCalls(server_registry)), server)
+    service = FoundationService(engine, thread, FoundationCalls(server_registry))
+    add_FoundationServicer_to_server(service, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     calls = FoundationCalls(registry)
     client = GrpcTaeClient(address, "reels", PIN, tae_dim=4, deadline_seconds=5.0, calls=calls)
-    yield Hop(engine, registry, server_registry, address, client, lambda: server.stop(None))
+    yield Hop(engine, registry, server_registry, address, client, service, lambda: server.stop(None))
     engine.gate.set()
     await client.close()
     await server.stop(None)
@@ -161,6 +165,46 @@ async def test_work_whose_deadline_passed_is_never_computed(hop: Hop) -> None:
     await hop.client.tae(3, [1], 0, None)
     assert [call[0] for call in hop.engine.calls] == [1, 3]
     await hasty.close()
+
+
+class Context:
+    """A call whose deadline is told, and that nobody cancels."""
+
+    def __init__(self, remaining: float | None) -> None:
+        self.remaining = remaining
+        self.aborted: tuple[grpc.StatusCode, str] | None = None
+
+    def time_remaining(self) -> float | None:
+        return self.remaining
+
+    async def abort(self, code: grpc.StatusCode, message: str) -> None:
+        self.aborted = code, message
+        raise grpc.aio.AbortError
+
+
+@pytest.mark.parametrize(("remaining", "computed"), [(None, True), (5.0, True), (0.0, False), (-1.0, False)], ids=str)
+async def test_a_call_without_time_left_is_refused_before_it_is_computed(
+    hop: Hop, remaining: float | None, computed: bool
+) -> None:
+    request = wire.TaeRequest(user=1, surface="reels", time_milliseconds=0, candidates=[1])
+    context = Context(remaining)
+    if computed:
+        assert (await hop.service.Tae(request, context)).rows == 1
+        return
+    with pytest.raises(grpc.aio.AbortError):
+        await hop.service.Tae(request, context)
+    assert context.aborted is not None
+    assert context.aborted[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert hop.engine.calls == []
+    assert hop.counted("DEADLINE_EXCEEDED", hop.server_registry) == 1
+
+
+def test_every_way_a_call_can_end_is_counted_from_zero() -> None:
+    registry = CollectorRegistry()
+    FoundationCalls(registry)
+    codes = [*(code.name for code in grpc.StatusCode), "PAIR_MISMATCH"]
+    for code in codes:
+        assert registry.get_sample_value("recast_foundation_requests_total", {"code": code}) == 0, code
 
 
 async def test_an_answer_of_another_version_counts_as_absent(hop: Hop) -> None:

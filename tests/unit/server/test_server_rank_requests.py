@@ -108,16 +108,16 @@ async def test_a_body_beyond_the_limit_is_refused_before_it_is_parsed(served: An
     assert served.count("413") == 1
 
 
-async def test_a_body_without_end_is_given_up_after_sixteen_times_the_limit(served: Any) -> None:
+async def test_a_body_is_read_no_further_than_sixteen_times_the_limit(served: Any) -> None:
     sent = 0
 
-    async def endless() -> AsyncIterator[bytes]:
+    async def long() -> AsyncIterator[bytes]:
         nonlocal sent
-        while True:
+        for _ in range(40):
             sent += BODY_BYTES
             yield b" " * BODY_BYTES
 
-    response = await served.client.post("/v1/rank", content=endless())
+    response = await served.client.post("/v1/rank", content=long())
     assert response.status_code == 413
     assert 16 * BODY_BYTES <= sent <= 18 * BODY_BYTES
 
