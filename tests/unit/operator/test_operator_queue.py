@@ -42,8 +42,8 @@ class Model:
 
     def due(self, key: str) -> float:
         """When a wished key may be handed out: never before its interval is over."""
-        wished, ended = self.wished[key], self.ended.get(key)
-        return wished if ended is None else max(wished, ended + PACES[key].interval_seconds)
+        wished, ended, interval = self.wished[key], self.ended.get(key), PACES[key].interval_seconds
+        return wished if ended is None or not interval else max(wished, ended + interval)
 
     def waiting(self, *, urgent_only: bool = False) -> dict[str, float]:
         times = {key: self.due(key) for key in self.wished if key not in self.working}
