@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -33,6 +34,8 @@ class ScriptedApiserver:
         self.undiscovered: set[str] = set()
         self.objects: dict[str, list[Object]] = {}
         self.streams: dict[str, list[asyncio.Queue[Object | None]]] = {}
+        self.watched: set[str] = set()
+        """The ends of the paths that were watched."""
         self.application = web.Application()
         self.application.router.add_get("/{path:.*}", self._answer)
 
@@ -79,6 +82,7 @@ class ScriptedApiserver:
             return web.json_response({"metadata": {"resourceVersion": "1"}, "items": self.objects.get(plural, [])})
         stream: asyncio.Queue[Object | None] = asyncio.Queue()
         self.streams.setdefault(plural, []).append(stream)
+        self.watched.add("/".join(request.path.split("/")[-3 if "/namespaces/" in request.path else -2 :]))
         response = web.StreamResponse()
         await response.prepare(request)
         while (event := await stream.get()) is not None:
@@ -114,16 +118,20 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-@pytest_asyncio.fixture
-async def watching(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[ScriptedApiserver, RecordingRuntime]]:
+@asynccontextmanager
+async def watched(
+    monkeypatch: pytest.MonkeyPatch, scopes: tuple[str | None, ...] = (None,), undiscovered: Collection[str] = ()
+) -> AsyncIterator[tuple[ScriptedApiserver, RecordingRuntime]]:
     """All watches, running."""
     api = ScriptedApiserver()
+    api.undiscovered.update(undiscovered)
     api.objects["expertmodels"] = [expert("listed", version=5)]
     monkeypatch.setattr(module, "AGAIN_SECONDS", 0.01)
     async with TestServer(api.application) as server:
         credentials = Credentials(f"http://127.0.0.1:{server.port}", token_text="secret")
         requester = HttpRequester(credentials)
         runtime = RecordingRuntime(Kube(requester), api)
+        runtime.scopes = scopes
         running = asyncio.create_task(Watches(runtime, credentials, lambda: None).run())  # type: ignore[arg-type]
         try:
             yield api, runtime
@@ -133,6 +141,13 @@ async def watching(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Scrip
             await requester.close()
             for plural in list(api.streams):
                 api.end(plural)
+
+
+@pytest_asyncio.fixture
+async def watching(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[ScriptedApiserver, RecordingRuntime]]:
+    """All watches of all namespaces, running."""
+    async with watched(monkeypatch) as found:
+        yield found
 
 
 Watching = tuple[ScriptedApiserver, RecordingRuntime]
@@ -172,6 +187,21 @@ async def test_a_kind_that_goes_ends_no_other_watch_and_is_picked_up_when_it_ret
     api.emit("expertmodels", "ADDED", expert("watched", version=9))
     await until(lambda: runtime.store.get("ExpertModel", "n", "watched") is not None)
     mine.cancel()
+
+
+async def test_only_the_namespaces_that_were_asked_for_are_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with watched(monkeypatch, scopes=("one", "two")) as (api, _):
+        await until(lambda: {f"namespaces/{scope}/pods" for scope in ("one", "two")} <= api.watched)
+        assert "v1/pods" not in api.watched
+
+
+async def test_no_watch_of_a_kind_begins_before_discovery_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with watched(monkeypatch, undiscovered={"expertmodels"}) as (api, runtime):
+        await until(lambda: "foundationmodels" in api.streams)
+        api.undiscovered.clear()
+        await until(lambda: "expertmodels" in api.streams)
+        name = "recast_operator_watches_ended_total"
+        assert runtime.metrics.registry.get_sample_value(name, {"kind": "ExpertModel"}) is None
 
 
 async def test_a_kind_that_discovery_does_not_name_yet_is_waited_for() -> None:
