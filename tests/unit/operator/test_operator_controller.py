@@ -14,6 +14,7 @@ from recast_operator.controller import InternalError
 from recast_operator.keys import Key
 from recast_operator.planning.clock import stamp
 from recast_operator.store import Address
+from tests.unit.operator.documents import expert, foundation, foundation_version
 from tests.unit.operator.operator_harness import HOME, REELS, Harness, expert_version, serving_pair
 
 Object = dict[str, Any]
@@ -422,6 +423,76 @@ async def test_a_foundation_gets_its_finalizer_on_the_state_that_was_observed() 
         await harness.controller.reconcile(HOME)
     await harness.until_quiet(HOME)
     assert harness.raw(HOME)["metadata"]["finalizers"] == ["theirs", "recast.dev/in-use"]
+
+
+async def test_planning_takes_back_its_own_reason_with_the_write_that_ends_it() -> None:
+    harness = Harness()
+    harness.seed(expert())
+    await harness.until_quiet(REELS)
+    assert harness.condition(REELS, "Stalled")["reason"] == "FoundationNotFound"
+    harness.seed(foundation())
+    written = harness.api.writes().count("PUT expertmodels/reels/status")
+    await harness.controller.reconcile(REELS)
+    assert harness.condition(REELS, "Stalled")["status"] == "False"
+    assert harness.api.writes().count("PUT expertmodels/reels/status") == written + 1
+
+
+async def test_what_stops_a_model_that_went_well_is_so_since_it_stops_it() -> None:
+    harness = serving_pair()
+    await harness.until_quiet(REELS)
+    harness.now += timedelta(minutes=1)
+    harness.api.remove("Service", "n", "em-reels")
+    harness.watch()
+    harness.api.refuse(SERVICE, Invalid("spec.ports: Required value", status=422))
+    with pytest.raises(Invalid):
+        await harness.controller.reconcile(REELS)
+    stalled = harness.condition(REELS, "Stalled")
+    assert (stalled["reason"], stalled["lastTransitionTime"]) == ("InvalidRequest", stamp(harness.now))
+
+
+async def test_a_field_of_the_status_that_a_newer_operator_wrote_stays() -> None:
+    harness = serving_pair()
+    harness.api.change("ExpertModel", "n", "reels", lambda raw: raw.update(status={"novelty": {"kept": True}}))
+    await harness.until_quiet(REELS)
+    assert harness.raw(REELS)["status"]["novelty"] == {"kept": True}
+    assert "canary" in harness.raw(REELS)["status"]
+
+
+def running(kind: str, model: str, number: int) -> Any:
+    """A run whose Job has gone."""
+    run = {
+        "number": number,
+        "jobName": f"{kind}-{model}-r{number}-a1",
+        "inputsHash": "aaaa.bb",
+        "startedAt": "2026-11-21T11:00:00Z",
+        "state": "Running",
+    }
+    return lambda raw: raw.setdefault("status", {}).update(run=run)
+
+
+async def test_a_version_that_no_watch_has_told_of_is_read_and_lands_its_run_in_the_same_pass() -> None:
+    harness = serving_pair()
+    harness.api.change("FoundationModel", "n", "home-fm", running("fm", "home-fm", 2))
+    version = foundation_version(number=2)
+    version["spec"]["model"]["uid"] = harness.raw(HOME)["metadata"]["uid"]
+    version["spec"]["run"] = {"jobName": "fm-home-fm-r2-a1", "attempt": 1, "inputsHash": "aaaa.bb"}
+    harness.watch()
+    harness.api.seed("ModelVersion", "n", "fm-home-fm-v2", spec=version["spec"])
+    await harness.controller.reconcile(HOME)
+    assert "GET modelversions/fm-home-fm-v2" in harness.api.log
+    assert "run" not in harness.raw(HOME)["status"]
+    assert "VersionLanded" in await harness.posted()
+
+
+async def test_a_canary_is_judged_also_in_a_pass_that_has_to_look_for_a_version() -> None:
+    harness = await canary_under_way()
+    harness.api.change("ExpertModel", "n", "reels", running("em", "reels", 3))
+    harness.watch()
+    await harness.controller.reconcile(REELS)
+    assert "GET modelversions/em-reels-v3" in harness.api.log
+    results = harness.raw(REELS)["status"]["canary"]["results"]
+    assert results
+    assert "NoData" not in {entry["verdict"] for entry in results}
 
 
 async def test_transitions_are_logged_in_one_line_and_only_there(caplog: pytest.LogCaptureFixture) -> None:

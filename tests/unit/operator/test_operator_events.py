@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from recast_operator import events as module
 from recast_operator.adapters.errors import Blocked, Transient
 from recast_operator.adapters.kube import Kube
 from recast_operator.events import ATTEMPTS, EventQueue
@@ -90,6 +91,21 @@ async def test_a_failing_event_api_is_tried_again_a_few_times_and_a_refusal_is_n
     waiting.add(REELS, "u", events("Four", "Five"))
     await waiting.drain()
     assert (posted(api), lost(metrics, "Blocked")) == (["One", "Three", "Five"], 1)
+
+
+async def test_a_failing_event_api_is_asked_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    api, waits = FakeApiserver(), list[float]()
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(module.asyncio, "sleep", sleep)
+    for _ in range(ATTEMPTS):
+        api.refuse(POST, Transient("tired"))
+    waiting = EventQueue(Kube(api), Metrics(), retry_seconds=1.0)
+    waiting.add(REELS, "u", events("One"))
+    await waiting.drain()
+    assert waits == [1, 2, 4]
 
 
 async def test_the_queue_wakes_for_every_event_that_comes_later() -> None:

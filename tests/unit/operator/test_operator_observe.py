@@ -42,6 +42,17 @@ def test_a_deployment_has_the_pods_that_its_selector_selects() -> None:
     assert (deployment.revision, deployment.lineage) == ("abc", 4)
 
 
+def test_a_deployment_that_selects_nothing_has_no_pods() -> None:
+    for spec in ({"replicas": 1}, {"selector": {"matchLabels": {}}}, {"selector": None}):
+        assert observed_deployment(raw("d", spec=spec), [raw("web", {"app": "a"})]).pods == ()
+
+
+def test_the_counts_of_a_deployment_that_somebody_has_changed_speak_of_other_pods() -> None:
+    seen = {"metadata": {"generation": 2}, "status": {"observedGeneration": 2, "updatedReplicas": 1}}
+    assert observed_deployment(raw("d", **seen), []).current
+    assert not observed_deployment(raw("d", record={"drift": ["image was changed"]}, **seen), []).current
+
+
 def test_a_trainers_service_is_no_server_of_the_model() -> None:
     services = [
         raw(
@@ -136,6 +147,11 @@ def test_a_pinned_foundation_is_seen_beside_the_referenced_one_and_an_unreadable
     assert snapshot is not None
     assert set(snapshot.observed.foundations) == {"home-fm"}
     assert snapshot.observed.unreadable_foundations == {"other-fm"}
+    trial = {"canary": revision("home-fm", 1, progressedAt="2026-01-03T00:00:00Z")}
+    memory.store.put("ExpertModel", expert("trying", status=trial, foundationRef={"name": "other-fm"}))
+    trying = memory.observer.expert(Key("ExpertModel", "n", "trying"))
+    assert trying is not None
+    assert set(trying.observed.foundations) == {"home-fm"}
     home = memory.observer.foundation(HOME)
     assert home is not None
     assert "moved" in {entry.name for entry in home.observed.experts}

@@ -179,6 +179,8 @@ def test_one_pass_that_hangs_is_seen_although_others_are_finished() -> None:
         liveness.began("feed")
         liveness.finished("feed")
     assert liveness.problems() == ["reels: a pass has not ended for 12s (limit 10s)"]
+    liveness.began("feed")
+    assert liveness.problems() == ["reels: a pass has not ended for 12s (limit 10s)"]
 
 
 async def test_health_readiness_and_metrics_are_served(port: int) -> None:

@@ -219,16 +219,24 @@ KEPT_METADATA = {
                     "conditions": [
                         {"type": "Ready", "status": "True", "lastTransitionTime": "t"},
                         {"type": "Initialized", "status": "True"},
+                        {"type": "PodScheduled", "status": "False", "message": "no node"},
+                        {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"},
                     ],
-                    "containerStatuses": [{"name": "c", "restartCount": 2, "state": {"running": {}}, "imageID": "x"}],
+                    "containerStatuses": [
+                        {"name": "c", "restartCount": 2, "state": {}, "lastState": {"terminated": {}}, "imageID": "x"}
+                    ],
                 },
             },
             {
                 "spec": {"containers": [{"image": "i"}]},
                 "status": {
                     "phase": "Running",
-                    "conditions": [{"type": "Ready", "status": "True"}],
-                    "containerStatuses": [{"restartCount": 2, "state": {"running": {}}}],
+                    "conditions": [
+                        {"type": "Ready", "status": "True"},
+                        {"type": "PodScheduled", "status": "False", "message": "no node"},
+                        {"type": "DisruptionTarget", "status": "True"},
+                    ],
+                    "containerStatuses": [{"restartCount": 2, "state": {}, "lastState": {"terminated": {}}}],
                 },
             },
         ),

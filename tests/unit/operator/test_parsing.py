@@ -37,8 +37,30 @@ def test_an_object_is_parsed_anew_only_when_it_has_changed() -> None:
     first = parser.read(ExpertModel, raw())
     assert parser.read(ExpertModel, raw()) is first
     assert parser.read(ExpertModel, raw("2", suspend=True)).model.spec.suspend
+    changed = parser.read(ExpertModel, raw("2"))
     parser.forget("ExpertModel", "u")
-    assert parser.read(ExpertModel, raw("2")) is not first
+    assert parser.read(ExpertModel, raw("2")) is not changed
+
+
+def elsewhere(uid: str, namespace: str) -> Stored:
+    made = document()
+    made["metadata"] |= {"uid": uid, "namespace": namespace}
+    return stored("ExpertModel", made)
+
+
+def test_models_of_one_name_in_two_namespaces_are_two_models() -> None:
+    parser, here, there = Parser(), elsewhere("u1", "one"), elsewhere("u2", "two")
+    assert [parser.read(ExpertModel, entry).model.metadata.namespace for entry in (here, there)] == ["one", "two"]
+    assert len(parser) == 2
+
+
+def test_what_is_asked_for_again_and_again_stays_parsed_longest() -> None:
+    parser = Parser(room=2)
+    often, *others = (elsewhere(f"u{number}", "n") for number in range(4))
+    first = parser.read(ExpertModel, often)
+    for entry in others:
+        parser.read(ExpertModel, entry)
+        assert parser.read(ExpertModel, often) is first
 
 
 def test_what_is_not_understood_is_logged_once_while_it_is_the_same(caplog: pytest.LogCaptureFixture) -> None:

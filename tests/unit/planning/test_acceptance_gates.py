@@ -36,6 +36,7 @@ def version(*measurements: Measurement, finite: bool = True, baseline: bool = Tr
         ([measured(0.7, 0.69, 0.0051)], "NEIncreased"),
         ([measured(0.7, 0.71, -0.02), measured(0.9, 0.7, 0.2, surface="feed")], "NEIncreased"),
         ([measured(1.2, 1.3, -0.02)], "GatesPassed"),
+        ([measured(0.7, 0.71, -0.02), measured(0.9, 0.7, 0.2, rows=0)], "GatesPassed"),
         ([measured(1.0)], "WorseThanBaseRate"),
         ([measured(1.2, rows=100), measured(0.7, rows=9000)], "GatesPassed"),
         ([measured(1.2, rows=9000), measured(0.7, rows=100)], "WorseThanBaseRate"),

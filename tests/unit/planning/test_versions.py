@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,6 +102,21 @@ def test_a_strangers_version_is_judged_once_even_where_it_says_that_it_is_accept
     assert write.status is not None
     cluster.versions["fm-home-fm-v1"] = cluster.versions["fm-home-fm-v1"].model_copy(update={"status": write.status})
     assert (judged(cluster).accepted, judged(cluster).new) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("ours", "by_a_run", "owned", "adopted"),
+    [(True, True, False, True), (False, True, False, False), (True, False, False, False), (True, True, True, False)],
+)
+def test_a_version_of_our_own_run_that_has_no_owner_is_adopted_and_goes_with_its_model(
+    ours: bool, by_a_run: bool, owned: bool, adopted: bool
+) -> None:
+    made = fleet_version(1, inputs="a.x" if by_a_run else None)
+    owners = [{"apiVersion": "v1", "kind": "ConfigMap", "name": "theirs", "uid": "theirs"}] if owned else []
+    named = made.version.metadata.model_copy(update={"owner_references": owners})
+    entry = replace(made, ours=ours, version=made.version.model_copy(update={"metadata": named}))
+    (write,) = retention.writes([entry], {"uid": "uid-home-fm"}, {}, frozenset(), START)
+    assert write.owner == ({"uid": "uid-home-fm"} if adopted else None)
 
 
 def test_a_rejection_touches_one_version_and_no_strangers() -> None:
