@@ -189,6 +189,8 @@ class Pass(Generic[StatusT]):
         writer, stalled = self._writer, _ours(self._status)
         if plan.finalizers is not None:
             await writer.finalizers(plan.finalizers)
+            if writer.gone:
+                return
         for version in plan.versions:
             await writer.version(version)
             self._tell(version.events)
@@ -197,8 +199,10 @@ class Pass(Generic[StatusT]):
             self._tell(plan.events)
         for child in plan.apply:
             await writer.apply(child)
+            self._tell(child.events)
         for scale in plan.scales:
             await writer.scale(scale)
+            self._tell(scale.events)
         if plan.submit is not None:
             await writer.submit(plan.submit)
         for deletion in plan.deletions:

@@ -113,7 +113,10 @@ class FakeApiserver:
             return {"kind": "Scale", "metadata": {"name": name}}
         else:
             changed["metadata"] |= {key: value for key, value in metadata.items() if key != "resourceVersion"}
-        return self._store(kind, changed)
+        made = self._store(kind, changed)
+        if made["metadata"].get("deletionTimestamp") and not made["metadata"].get("finalizers"):
+            del self.objects[kind, namespace, name]
+        return made
 
     def _create(self, kind: str, namespace: str, name: str, body: Object) -> Object:
         if (kind, namespace, name) in self.objects:

@@ -372,6 +372,57 @@ async def test_a_foundation_gets_its_finalizer_on_the_state_that_was_observed() 
     assert harness.raw(HOME)["metadata"]["finalizers"] == ["theirs", "recast.dev/in-use"]
 
 
+@pytest.mark.parametrize("watched_first", [False, True])
+async def test_a_foundation_that_goes_with_its_last_finalizer_is_gone_at_once(watched_first: bool) -> None:
+    harness = serving_pair()
+    await harness.until_quiet(HOME, REELS)
+    harness.api.remove(*REELS)
+    harness.store.remove(*REELS, harness.store.get(*REELS).uid)  # type: ignore[union-attr]
+    deleted = {"deletionTimestamp": "2026-11-21T12:00:00Z"}
+    harness.api.change("FoundationModel", "n", "home-fm", lambda raw: raw["metadata"].update(deleted))
+    harness.watch()
+    uid, send = harness.raw(HOME)["metadata"]["uid"], harness.api.send
+
+    async def watch_is_faster(request: Any) -> Any:
+        answer = await send(request)
+        if tuple(HOME) not in harness.api.objects and watched_first:
+            harness.store.remove(*HOME, uid)
+        return answer
+
+    harness.api.send = watch_is_faster  # type: ignore[method-assign]
+    before = len(harness.api.log)
+    assert await harness.controller.reconcile(HOME) is None
+    assert harness.api.log[before:] == ["PATCH foundationmodels/home-fm"], "nothing is written on what is gone"
+    assert harness.store.get(*HOME) is None
+
+
+async def test_drift_is_told_though_it_changes_nothing_in_the_status() -> None:
+    harness = serving_pair()
+    await harness.until_quiet(HOME, REELS)
+    await harness.posted()
+
+    def meddle(raw: Object) -> None:
+        raw["spec"]["ports"][0]["targetPort"] = 1
+
+    harness.api.change("Service", "n", "fm-home-fm-l1", meddle)
+    before = len(harness.api.writes())
+    await harness.until_quiet(HOME)
+    assert harness.api.writes()[before:] == ["PATCH services/fm-home-fm-l1"]
+    assert (await harness.posted())[-1] == "ChildDrifted"
+
+
+async def test_a_repair_that_fails_is_not_told() -> None:
+    harness = serving_pair()
+    await harness.until_quiet(HOME, REELS)
+    await harness.posted()
+    harness.api.change("Service", "n", "fm-home-fm-l1", lambda raw: raw["spec"].update(ports=[]))
+    harness.watch()
+    harness.api.refuse("PATCH services/fm-home-fm-l1", Transient("away"))
+    with pytest.raises(Transient):
+        await harness.controller.reconcile(HOME)
+    assert "ChildDrifted" not in await harness.posted()
+
+
 async def test_transitions_are_logged_in_one_line_and_only_there(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     harness = serving_pair()

@@ -193,8 +193,9 @@ def _stalled(facts: ExpertFacts) -> ConditionUpdate:
     if facts.rollout.canary is not None or facts.training.run is not None:
         return ConditionUpdate("Stalled", "False", "Progressing")
     failed = known.failure(facts.training_inputs, facts.training)
-    stuck = training.stalled(facts.training_inputs, facts.training) if facts.violation is not None else None
-    if stuck is not None and failed is not None:
+    unread = facts.training_inputs.unreadable_versions
+    stuck = training.stalled(facts.training_inputs, facts.training) if facts.violation is not None or unread else None
+    if stuck is not None and (failed is not None or unread):
         return stuck
     record = facts.failed_record
     if record is not None:
