@@ -38,6 +38,7 @@ from recast_operator.writes import Outside, Writer
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 StatusT = TypeVar("StatusT", FoundationModelStatus, ExpertModelStatus)
 
 STALLED = "Stalled"
@@ -106,9 +107,9 @@ class Controller:
 
     async def _expert(self, key: Key, snapshot: Snapshot[ObservedExpert]) -> float | None:
         observed, now = snapshot.observed, self._clock()
-        if questions := analysis.questions(observed, now):
-            observed = replace(observed, answers=await self._prometheus.answers(questions, now))
         run = self._begin(key, observed.model.status, snapshot, now)
+        if questions := await run.plan(lambda: analysis.questions(observed, now)):
+            observed = replace(observed, answers=await self._prometheus.answers(questions, now))
         plan = await run.plan(lambda: plan_expert(observed, now))
         if plan.confirm:
             absent = await self._absent(key.namespace, plan.confirm)
@@ -160,8 +161,8 @@ class Pass(Generic[StatusT]):
         self._events = events
         self._now = now
 
-    async def plan(self, plan: Callable[[], Plan[StatusT]]) -> Plan[StatusT]:
-        """Make the plan. Raises :class:`InternalError`, and has said so in the status, where planning failed."""
+    async def plan(self, plan: Callable[[], T]) -> T:
+        """Make the plan, or a part of it. Raises :class:`InternalError`, said in the status too, where that failed."""
         try:
             return plan()
         except Exception as error:

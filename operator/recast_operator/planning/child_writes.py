@@ -52,7 +52,8 @@ class ChildChanges:
     @property
     def events(self) -> tuple[Event, ...]:
         """What these writes tell."""
-        return tuple(event for write in (*self.apply, *self.scales) for event in write.events)
+        writes: tuple[Apply | Scale, ...] = (*self.apply, *self.scales)
+        return tuple(event for write in writes for event in write.events)
 
 
 @dataclass(frozen=True)

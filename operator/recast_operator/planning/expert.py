@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from recast_api import names
 from recast_api.resources import ExpertModelStatus, FailedRevision, RetiringRevision
 from recast_operator.planning.child_changes import expert_children, owner_reference
 from recast_operator.planning.clock import earliest
@@ -142,7 +143,7 @@ class _Rollout:
 
 
 def _roll_out(observed: ObservedExpert, training: TrainingInputs, now: datetime) -> _Rollout:
-    still = held(observed.doubts, "Rollout")
+    still = held(observed.doubts, "Rollout") or _unread(observed)
     before, failed = observed.model.status, tuple(observed.model.status.failed_revisions)
     found = tuple(entry.revision.revision for entry in _select(observed, training, failed).candidates)
     context = request.RequestContext(before.canary, failed, found)
@@ -158,6 +159,13 @@ def _roll_out(observed: ObservedExpert, training: TrainingInputs, now: datetime)
         return _Rollout(inputs, standing_still(state, still), Selection(()), decision)
     state = machine.advance(inputs, state, selected, decision)
     return _Rollout(inputs, state, _select(observed, training, state.failed), decision)
+
+
+def _unread(observed: ObservedExpert) -> str:
+    """Why nobody can tell whether the canary may go on; empty where its version can be read, or is gone."""
+    canary, name = observed.model.status.canary, observed.model.metadata.name
+    version = names.version("ExpertModel", name, canary.version) if canary else ""
+    return f"ModelVersion {version} cannot be read" if version in observed.unreadable_versions else ""
 
 
 def _select(observed: ObservedExpert, training: TrainingInputs, failed: tuple[FailedRevision, ...]) -> Selection:

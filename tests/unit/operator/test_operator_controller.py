@@ -396,6 +396,18 @@ async def test_a_foundation_that_goes_with_its_last_finalizer_is_gone_at_once(wa
     assert harness.store.get(*HOME) is None
 
 
+async def test_what_fails_before_prometheus_is_asked_is_said_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = serving_pair()
+
+    def fails(*_: object) -> None:
+        raise ValueError("month must be in 1..12")
+
+    monkeypatch.setattr(module.analysis, "questions", fails)
+    with pytest.raises(InternalError):
+        await harness.controller.reconcile(REELS)
+    assert harness.condition(REELS, "Stalled")["reason"] == "InternalError"
+
+
 async def test_drift_is_told_though_it_changes_nothing_in_the_status() -> None:
     harness = serving_pair()
     await harness.until_quiet(HOME, REELS)

@@ -82,6 +82,23 @@ def test_a_version_that_cannot_be_read_is_not_trained_again_and_the_model_says_w
     assert cluster.submitted == submitted
 
 
+def test_a_canary_stands_still_while_its_version_cannot_be_read() -> None:
+    cluster = serving()
+    cluster.edit("reels", training={"image": "trainer:1", "learningRate": "0.5"})
+    cluster.until(lambda c: c.em("reels").status.canary is not None)
+    cluster.run(5)
+    pods = cluster.revision_ready("reels")
+    cluster.unreadable = {"em-reels-v2"}
+    cluster.run(60)
+    canary = cluster.em("reels").status.canary
+    assert canary is not None
+    assert canary.message == "ModelVersion em-reels-v2 cannot be read"
+    assert cluster.revision_ready("reels") == pods
+    assert cluster.condition("reels", "Stalled").reason == "VersionUnreadable"
+    cluster.unreadable = set()
+    cluster.until(lambda c: c.em("reels").status.stable.version == 2)
+
+
 def test_while_an_expert_cannot_be_read_nothing_is_promoted_or_retired_and_the_foundation_says_which() -> None:
     cluster = serving(pilots=["reels"])
     cluster.edit("home-fm", data=DATA_2)

@@ -190,12 +190,15 @@ def _stalled(facts: ExpertFacts) -> ConditionUpdate:
     foundation = _foundation_fact(facts)
     if foundation is not None and foundation[0] in BROKEN_REFERENCE:
         return ConditionUpdate("Stalled", "True", *foundation)
+    if facts.training_inputs.unreadable_versions and (
+        unread := training.stalled(facts.training_inputs, facts.training)
+    ):
+        return unread
     if facts.rollout.canary is not None or facts.training.run is not None:
         return ConditionUpdate("Stalled", "False", "Progressing")
     failed = known.failure(facts.training_inputs, facts.training)
-    unread = facts.training_inputs.unreadable_versions
-    stuck = training.stalled(facts.training_inputs, facts.training) if facts.violation is not None or unread else None
-    if stuck is not None and (failed is not None or unread):
+    stuck = training.stalled(facts.training_inputs, facts.training) if facts.violation is not None else None
+    if stuck is not None and failed is not None:
         return stuck
     record = facts.failed_record
     if record is not None:
