@@ -39,6 +39,7 @@ from recast_operator.writes import Outside, Writer
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 StatusT = TypeVar("StatusT", FoundationModelStatus, ExpertModelStatus)
 
 STALLED = "Stalled"
@@ -116,9 +117,9 @@ class Controller:
 
     async def _expert(self, key: Key, snapshot: Snapshot[ObservedExpert]) -> float | None:
         observed, now = snapshot.observed, self._clock()
-        if questions := analysis.questions(observed, now):
-            observed = replace(observed, answers=await self._prometheus.answers(questions, now))
         run = self._begin(key, observed.model.status, snapshot, now)
+        if questions := await run.plan(lambda: analysis.questions(observed, now)):
+            observed = replace(observed, answers=await self._prometheus.answers(questions, now))
         plan = await run.plan(lambda: plan_expert(observed, now))
         if plan.confirm:
             absent = await self._absent(key.namespace, plan.confirm)
@@ -191,8 +192,8 @@ class Pass(Generic[StatusT]):
         self._untold = untold
         self._now = now
 
-    async def plan(self, plan: Callable[[], Plan[StatusT]]) -> Plan[StatusT]:
-        """Make the plan. Raises :class:`InternalError`, and has said so in the status, where planning failed."""
+    async def plan(self, plan: Callable[[], T]) -> T:
+        """Make the plan, or a part of it. Raises :class:`InternalError`, said in the status too, where that failed."""
         try:
             return plan()
         except Exception as error:
@@ -220,6 +221,8 @@ class Pass(Generic[StatusT]):
         writer, stalled = self._writer, _ours(self._status)
         if plan.finalizers is not None:
             await writer.finalizers(plan.finalizers)
+            if writer.gone:
+                return
         for version in plan.versions:
             await writer.version(version)
             self._tell(version.events)
@@ -234,9 +237,10 @@ class Pass(Generic[StatusT]):
             self._tell(plan.events)
         for child in plan.apply:
             await writer.apply(child)
+            self._tell(child.events)
         for scale in plan.scales:
             await writer.scale(scale)
-        self._tell(plan.child_events)
+            self._tell(scale.events)
         if plan.submit is not None:
             await writer.submit(plan.submit)
         for deletion in plan.deletions:

@@ -23,7 +23,8 @@ from recast_operator.planning.plan import Event
 
 logger = logging.getLogger(__name__)
 
-NOTE_LIMIT = 1024
+NOTE_BYTES = 1024
+"""The apiserver counts bytes, and refuses a longer note."""
 ROOM = 2000
 ATTEMPTS = 4
 RETRY_SECONDS = 1.0
@@ -115,7 +116,7 @@ class EventQueue:
             "action": "Reconcile",
             "type": event.type,
             "reason": event.reason,
-            "note": event.message[:NOTE_LIMIT],
+            "note": event.message.encode()[:NOTE_BYTES].decode(errors="ignore"),
             "regarding": {
                 "apiVersion": API_VERSION,
                 "kind": key.kind,

@@ -6,7 +6,7 @@ small value for each of its experts (:mod:`recast_operator.fleet`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -47,10 +47,12 @@ class Observer:
         if entry is None:
             return None
         found = self._parser.read(FoundationModel, entry)
+        versions, unreadable = self._versions(key)
         observed = ObservedFoundation(
             model=found.model,
             doubts=found.doubts,
-            versions=tuple(self._versions(key)),
+            versions=versions,
+            unreadable_versions=unreadable,
             children=self._children(key),
             experts=self._fleet.experts(key.namespace, key.name),
         )
@@ -64,10 +66,12 @@ class Observer:
         found = self._parser.read(ExpertModel, entry)
         model = found.model
         views, unreadable = self._views(key.namespace, foundations_of(model), key.name)
+        versions, unreadable_versions = self._versions(key)
         observed = ObservedExpert(
             model=model,
             doubts=found.doubts,
-            versions=tuple(self._versions(key)),
+            versions=versions,
+            unreadable_versions=unreadable_versions,
             children=self._children(key),
             foundations=views,
             unreadable_foundations=frozenset(unreadable),
@@ -75,7 +79,7 @@ class Observer:
             foundation_versions=tuple(
                 version
                 for name in sorted(views)
-                for version in self._versions(Key("FoundationModel", key.namespace, name))
+                for version in self._versions(Key("FoundationModel", key.namespace, name))[0]
             ),
         )
         return Snapshot(observed, self._objects(key, entry))
@@ -97,12 +101,16 @@ class Observer:
                 unreadable.append(name)
         return views, unreadable
 
-    def _versions(self, key: Key) -> Iterator[ModelVersion]:
+    def _versions(self, key: Key) -> tuple[tuple[ModelVersion, ...], tuple[str, ...]]:
+        """Those that can be read, and the names of those that cannot: another's mistake must not stop a pass."""
+        versions: list[ModelVersion] = []
+        unreadable: list[str] = []
         for entry in self._store.owned(key, "ModelVersion"):
             try:
-                yield self._parser.read(ModelVersion, entry).model
+                versions.append(self._parser.read(ModelVersion, entry).model)
             except Invalid:
-                continue  # another's mistake must not stop this model's pass
+                unreadable.append(entry.address.name)
+        return tuple(versions), tuple(unreadable)
 
     def _children(self, key: Key) -> Children:
         jobs, deployments, services, pods = (

@@ -76,6 +76,8 @@ class Writer:
             if address.kind in (key.kind, "ModelVersion")
         }
         self._free: set[Address] = set()
+        self.gone = False
+        """Whether the model went with its last finalizer, so that there is nothing left to write."""
 
     @property
     def uid(self) -> str:
@@ -111,6 +113,11 @@ class Writer:
         resource = BY_KIND[address.kind]
         body = {"metadata": metadata}
         made = await self._send(address, self._outside.kube.merge(resource, address.namespace, address.name, body))
+        if made["metadata"].get("deletionTimestamp") and not made["metadata"].get("finalizers"):
+            # That was the last one: the answer shows an object that is no more, perhaps after its watch has said so.
+            self._outside.store.deleted(*address, made["metadata"]["uid"])
+            self.gone = True
+            return
         self._wrote(address, made)
 
     async def version(self, write: VersionWrite) -> None:

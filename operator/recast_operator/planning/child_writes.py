@@ -38,7 +38,6 @@ class ChildChanges:
     apply: tuple[Apply, ...] = ()
     scales: tuple[Scale, ...] = ()
     deletions: tuple[Deletion, ...] = ()
-    events: tuple[Event, ...] = ()
     requeue_after: float | None = None
     """Seconds until a repair that waits is due."""
 
@@ -47,9 +46,14 @@ class ChildChanges:
             self.apply + other.apply,
             self.scales + other.scales,
             self.deletions + other.deletions,
-            self.events + other.events,
             earliest(self.requeue_after, other.requeue_after),
         )
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What these writes tell."""
+        writes: tuple[Apply | Scale, ...] = (*self.apply, *self.scales)
+        return tuple(event for write in writes for event in write.events)
 
 
 @dataclass(frozen=True)
@@ -89,14 +93,14 @@ def scale(existing: ObservedDeployment, replicas: int, reason: str, now: datetim
         return ChildChanges()
     record = existing.record
     why = why_scaled(existing.replicas, replicas, reason)
-    change = ChildChanges(scales=(Scale(existing.name, replicas, why),))
     if not record.scaled_by:
-        return change
+        return ChildChanges(scales=(Scale(existing.name, replicas, why),))
     wait = REPAIR_SECONDS - _since(record.scaled_at, now)
     if wait > 0:
         return ChildChanges(requeue_after=wait)
     told = f"replicas is {existing.replicas}, set by {record.scaled_by}; put back to {replicas}"
-    return change + ChildChanges(events=(_drifted("Deployment", existing.name, told),))
+    drifted = _drifted("Deployment", existing.name, told)
+    return ChildChanges(scales=(Scale(existing.name, replicas, why, (drifted,)),))
 
 
 def _scaled(existing: ObservedDeployment | ObservedService, wanted: Wanted, now: datetime) -> ChildChanges:
@@ -116,9 +120,8 @@ def _repair(existing: ObservedDeployment | ObservedService, wanted: Wanted, now:
     body = _as_applied(record, wanted) or wanted.build()
     repairs = 1 + (record.repairs if _since(record.applied_at, now) < REPAIR_MEMORY_SECONDS else 0)
     told = _told(record.drift or (HASH_REMOVED,), repairs)
-    change = ChildChanges(
-        apply=(Apply(recorded(body, repairs=repairs), told),), events=(_drifted(wanted.kind, wanted.name, told),)
-    )
+    drifted = _drifted(wanted.kind, wanted.name, told)
+    change = ChildChanges(apply=(Apply(recorded(body, repairs=repairs), told, (drifted,)),))
     return _limited(existing, wanted, change, now)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from recast_api.resources import ExpertModelStatus, FailedRevision
+from recast_api import names
+from recast_api.resources import ExpertModelStatus, FailedRevision, RetiringRevision
 from recast_operator.planning.child_changes import expert_children, owner_reference
 from recast_operator.planning.clock import earliest
 from recast_operator.planning.facts import ExpertFacts
@@ -86,20 +87,29 @@ def _plan(facts: ExpertFacts) -> Plan[ExpertModelStatus]:
         scales=children.scales,
         submit=_submit(facts),
         deletions=(*facts.training.deletions, *children.deletions),
-        child_events=children.events,
         events=_events(facts, new),
         requeue_after=earliest(_requeue(facts), children.requeue_after),
     )
 
 
 def _pods(facts: ExpertFacts) -> Mapping[str, int]:
-    """By revision, how many pods it gets; while the roll-out is held, those that it has."""
+    """By revision, how many pods it gets; while the roll-out is held, those that it has.
+
+    A canary that is aborted meanwhile gives its traffic back: that is what an Abort is for.
+    """
+    inputs, state = facts.rollout_inputs, facts.rollout
+    pods = inputs.capacity.pods(machine.target(inputs, state), inputs.endpoints)
     if not held(facts.observed.doubts, "Rollout"):
-        inputs = facts.rollout_inputs
-        return inputs.capacity.pods(machine.target(inputs, facts.rollout), inputs.endpoints)
-    stable, have = facts.rollout.stable, facts.rollout_inputs.endpoints
-    serving = {stable.revision: facts.rollout_inputs.replicas} if stable else {}
-    return serving | {revision: seen.replicas for revision, seen in have.items()}
+        return pods
+    have = {revision: seen.replicas for revision, seen in inputs.endpoints.items()}
+    if state.canary is not None:
+        return ({state.stable.revision: inputs.replicas} if state.stable else {}) | have
+    moving = {entry.revision for entry in (state.stable, *_failed(state)) if entry is not None}
+    return have | {revision: count for revision, count in pods.items() if revision in moving}
+
+
+def _failed(state: RolloutState) -> Iterator[RetiringRevision]:
+    return (entry for entry in state.retiring if entry.failed)
 
 
 def _training_inputs(
@@ -118,6 +128,8 @@ def _training_inputs(
         now=now,
         suspended=spec.suspend,
         serving=observed.model.status.stable.version if observed.model.status.stable else 0,
+        on_trial=observed.model.status.canary.version if observed.model.status.canary else 0,
+        unreadable_versions=observed.unreadable_versions,
         absent_versions=observed.absent_versions,
     )
 
@@ -131,7 +143,7 @@ class _Rollout:
 
 
 def _roll_out(observed: ObservedExpert, training: TrainingInputs, now: datetime) -> _Rollout:
-    still = held(observed.doubts, "Rollout")
+    still = held(observed.doubts, "Rollout") or _unread(observed)
     before, failed = observed.model.status, tuple(observed.model.status.failed_revisions)
     found = tuple(entry.revision.revision for entry in _select(observed, training, failed).candidates)
     context = request.RequestContext(before.canary, failed, found)
@@ -147,6 +159,13 @@ def _roll_out(observed: ObservedExpert, training: TrainingInputs, now: datetime)
         return _Rollout(inputs, standing_still(state, still), Selection(()), decision)
     state = machine.advance(inputs, state, selected, decision)
     return _Rollout(inputs, state, _select(observed, training, state.failed), decision)
+
+
+def _unread(observed: ObservedExpert) -> str:
+    """Why nobody can tell whether the canary may go on; empty where its version can be read, or is gone."""
+    canary, name = observed.model.status.canary, observed.model.metadata.name
+    version = names.version("ExpertModel", name, canary.version) if canary else ""
+    return f"ModelVersion {version} cannot be read" if version in observed.unreadable_versions else ""
 
 
 def _select(observed: ObservedExpert, training: TrainingInputs, failed: tuple[FailedRevision, ...]) -> Selection:
@@ -207,5 +226,6 @@ def _events(facts: ExpertFacts, new: ExpertModelStatus) -> tuple[Event, ...]:
 def _requeue(facts: ExpertFacts) -> float | None:
     """When time alone can next change the plan."""
     training = [facts.training.requeue] if facts.training.requeue is not None else []
-    rollout = () if held(facts.observed.doubts, "Rollout") else machine.waits(facts.rollout_inputs, facts.rollout)
+    still = facts.rollout.canary is not None and held(facts.observed.doubts, "Rollout")
+    rollout = () if still else machine.waits(facts.rollout_inputs, facts.rollout)
     return min([*training, *rollout], default=None)

@@ -66,7 +66,6 @@ def _plan(facts: FoundationFacts) -> Plan[FoundationModelStatus]:
         scales=children.scales,
         submit=_submit(facts),
         deletions=(*facts.training.deletions, *gone),
-        child_events=children.events,
         events=_events(facts, new),
         requeue_after=earliest(_requeue(facts), children.requeue_after),
     )
@@ -85,6 +84,8 @@ def _training_inputs(observed: ObservedFoundation, judged: tuple[Judged, ...], n
         now=now,
         suspended=spec.suspend or meta.deletion_timestamp is not None,
         serving=observed.model.status.current.version if observed.model.status.current else 0,
+        on_trial=observed.model.status.candidate.version if observed.model.status.candidate else 0,
+        unreadable_versions=observed.unreadable_versions,
         absent_versions=observed.absent_versions,
     )
 

@@ -47,6 +47,8 @@ class Apply:
     body: Object
     why: str
     """What was changed and what it is changed to, for people."""
+    events: tuple[Event, ...] = ()
+    """What the write tells; on the model."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Scale:
     name: str
     replicas: int
     why: str = ""
+    events: tuple[Event, ...] = ()
+    """What the write tells; on the model."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,6 @@ class Plan(Generic[StatusT]):
     scales: tuple[Scale, ...] = ()
     submit: SubmitRun | None = None
     deletions: tuple[Deletion, ...] = ()
-    child_events: tuple[Event, ...] = ()
-    """What the writes on children tell, whether or not the status changes with them."""
     events: tuple[Event, ...] = ()
     """What the status write tells."""
     requeue_after: float | None = None

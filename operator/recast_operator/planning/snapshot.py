@@ -221,6 +221,8 @@ class ObservedFoundation:
     model: FoundationModel
     versions: tuple[ModelVersion, ...] = ()
     """Every ModelVersion whose ``spec.model`` names this kind and name, whatever UID it claims."""
+    unreadable_versions: tuple[str, ...] = ()
+    """Names of those that are there and cannot be read by this operator."""
     children: Children = field(default_factory=Children)
     doubts: tuple[Doubt, ...] = ()
     """What of the model this version does not understand."""
@@ -237,6 +239,8 @@ class ObservedExpert:
     model: ExpertModel
     versions: tuple[ModelVersion, ...] = ()
     """Every ModelVersion whose ``spec.model`` names this kind and name, whatever UID it claims."""
+    unreadable_versions: tuple[str, ...] = ()
+    """Names of those that are there and cannot be read by this operator."""
     children: Children = field(default_factory=Children)
     doubts: tuple[Doubt, ...] = ()
     """What of the model this version does not understand."""

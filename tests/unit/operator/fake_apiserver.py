@@ -113,7 +113,10 @@ class FakeApiserver:
             return {"kind": "Scale", "metadata": {"name": name}}
         else:
             changed["metadata"] |= {key: value for key, value in metadata.items() if key != "resourceVersion"}
-        return self._store(kind, changed)
+        made = self._store(kind, changed)
+        if made["metadata"].get("deletionTimestamp") and not made["metadata"].get("finalizers"):
+            del self.objects[kind, namespace, name]
+        return made
 
     def _list(self, kind: str, namespace: str, selector: str) -> Object:
         """All of a namespace on one page; a selector is one ``key=value``."""

@@ -495,6 +495,69 @@ async def test_a_canary_is_judged_also_in_a_pass_that_has_to_look_for_a_version(
     assert "NoData" not in {entry["verdict"] for entry in results}
 
 
+@pytest.mark.parametrize("watched_first", [False, True])
+async def test_a_foundation_that_goes_with_its_last_finalizer_is_gone_at_once(watched_first: bool) -> None:
+    harness = serving_pair()
+    await harness.until_quiet(HOME, REELS)
+    harness.api.remove(*REELS)
+    harness.store.remove(*REELS, harness.store.get(*REELS).uid)  # type: ignore[union-attr]
+    deleted = {"deletionTimestamp": "2026-11-21T12:00:00Z"}
+    harness.api.change("FoundationModel", "n", "home-fm", lambda raw: raw["metadata"].update(deleted))
+    harness.watch()
+    uid, send = harness.raw(HOME)["metadata"]["uid"], harness.api.send
+
+    async def watch_is_faster(request: Any) -> Any:
+        answer = await send(request)
+        if tuple(HOME) not in harness.api.objects and watched_first:
+            harness.store.remove(*HOME, uid)
+        return answer
+
+    harness.api.send = watch_is_faster  # type: ignore[method-assign]
+    before = len(harness.api.log)
+    assert await harness.controller.reconcile(HOME) is None
+    assert harness.api.log[before:] == ["PATCH foundationmodels/home-fm"], "nothing is written on what is gone"
+    assert harness.store.get(*HOME) is None
+
+
+async def test_what_fails_before_prometheus_is_asked_is_said_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = serving_pair()
+
+    def fails(*_: object) -> None:
+        raise ValueError("month must be in 1..12")
+
+    monkeypatch.setattr(module.analysis, "questions", fails)
+    with pytest.raises(InternalError):
+        await harness.controller.reconcile(REELS)
+    assert harness.condition(REELS, "Stalled")["reason"] == "InternalError"
+
+
+async def test_drift_is_told_though_it_changes_nothing_in_the_status() -> None:
+    harness = serving_pair()
+    await harness.until_quiet(HOME, REELS)
+    await harness.posted()
+
+    def meddle(raw: Object) -> None:
+        raw["spec"]["ports"][0]["targetPort"] = 1
+
+    harness.api.change("Service", "n", "fm-home-fm-l1", meddle)
+    before = len(harness.api.writes())
+    await harness.until_quiet(HOME)
+    assert harness.api.writes()[before:] == ["PATCH services/fm-home-fm-l1"]
+    assert (await harness.posted())[-1] == "ChildDrifted"
+
+
+async def test_a_repair_that_fails_is_not_told() -> None:
+    harness = serving_pair()
+    await harness.until_quiet(HOME, REELS)
+    await harness.posted()
+    harness.api.change("Service", "n", "fm-home-fm-l1", lambda raw: raw["spec"].update(ports=[]))
+    harness.watch()
+    harness.api.refuse("PATCH services/fm-home-fm-l1", Transient("away"))
+    with pytest.raises(Transient):
+        await harness.controller.reconcile(HOME)
+    assert "ChildDrifted" not in await harness.posted()
+
+
 async def test_transitions_are_logged_in_one_line_and_only_there(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     harness = serving_pair()
@@ -503,26 +566,6 @@ async def test_transitions_are_logged_in_one_line_and_only_there(caplog: pytest.
     assert len([line for line in lines if line.startswith("ExpertModel n/reels: CanaryStarted: ")]) == 1
     assert all(line.startswith("ExpertModel n/reels: ") for line in lines)
     assert len(lines) == len(set(lines))
-
-
-async def test_a_child_that_is_put_back_is_told_although_the_status_says_nothing_new() -> None:
-    harness = serving_pair()
-    await harness.until_quiet(REELS)
-    play_pods(harness)
-    await harness.until_quiet(REELS)
-    name = next(name for kind, _, name in harness.api.objects if kind == "Deployment" and name.startswith("em-"))
-
-    def set_image(raw: Object) -> None:
-        raw["spec"]["template"]["spec"]["containers"][0]["image"] = "server:666"
-
-    harness.api.change("Deployment", "n", name, set_image)
-    harness.watch()
-    before = harness.raw(REELS)["status"]
-    await harness.until_quiet(REELS)
-    deployment = harness.api.objects["Deployment", "n", name]
-    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "server:1"
-    assert harness.raw(REELS)["status"] == before
-    assert "ChildDrifted" in await harness.posted()
 
 
 async def test_counts_alone_wait_a_moment_for_the_next_change_and_then_are_written() -> None:

@@ -145,3 +145,14 @@ async def test_a_note_is_cut_to_what_the_apiserver_takes(caplog: pytest.LogCaptu
     raw = next(raw for (kind, _, _), raw in api.objects.items() if kind == "Event")
     assert len(raw["note"]) == 1024
     assert caplog.records[0].levelname == "WARNING"
+
+
+@pytest.mark.parametrize("letter", ["a", "ü", "→", "🚀"])
+async def test_a_note_keeps_to_the_bytes_that_the_apiserver_allows(letter: str) -> None:
+    api = FakeApiserver()
+    waiting, _ = queue(api)
+    waiting.add(REELS, "u", [Event("Warning", "Long", letter * 2000)])
+    await waiting.drain()
+    (note,) = [raw["note"] for (kind, _, _), raw in api.objects.items() if kind == "Event"]
+    assert 1020 < len(note.encode()) <= 1024
+    assert set(note) == {letter}

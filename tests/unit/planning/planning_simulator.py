@@ -167,7 +167,7 @@ class Cluster:
         self.unseen: set[str] = set()
         """ModelVersions that exist and that the watch has not shown yet."""
         self.unreadable: set[str] = set()
-        """Models that this operator cannot read."""
+        """Models and versions that this operator cannot read."""
         self.requests_per_second = 200.0
         self.train_seconds = 20
         self.ready_seconds = 4
@@ -303,6 +303,7 @@ class Cluster:
         return ObservedFoundation(
             model=model,
             versions=self._seen(name),
+            unreadable_versions=self._unreadable_versions(name),
             children=self._children(model.metadata.uid),
             doubts=self.doubts.get(name, ()),
             experts=tuple(self._member(entry) for entry in self.models.values() if isinstance(entry, ExpertModel)),
@@ -313,6 +314,7 @@ class Cluster:
         bare = ObservedExpert(
             model=model,
             versions=self._seen(name),
+            unreadable_versions=self._unreadable_versions(name),
             children=self._children(model.metadata.uid),
             doubts=self.doubts.get(name, ()),
             foundations={
@@ -336,8 +338,12 @@ class Cluster:
         return replace(bare, answers=answers)
 
     def _seen(self, model: str) -> tuple[ModelVersion, ...]:
-        found = (entry for name, entry in self.versions.items() if name not in self.unseen)
+        found = (entry for name, entry in self.versions.items() if name not in self.unseen | self.unreadable)
         return tuple(entry for entry in found if entry.spec.model.name == model)
+
+    def _unreadable_versions(self, model: str) -> tuple[str, ...]:
+        found = ((name, entry.spec.model.name) for name, entry in self.versions.items() if name in self.unreadable)
+        return tuple(name for name, owner in found if owner == model)
 
     def _member(self, model: ExpertModel) -> FleetMember:
         if model.metadata.name not in self.unreadable:
@@ -394,7 +400,8 @@ class Cluster:
             action()
         self.writes += len(actions[:crash_after])
         if crash_after is None:
-            self.events += [(name, event) for event in (*plan.child_events, *plan.events)]
+            told = (*plan.events, *(event for write in (*plan.apply, *plan.scales) for event in write.events))
+            self.events += [(name, event) for event in told]
         return bool(actions)
 
     def _actions(self, name: str, plan: Plan[Any]) -> list[Callable[[], None]]:

@@ -249,7 +249,7 @@ def test_replicas_that_somebody_else_has_set_are_put_back_after_some_seconds_and
     live = applied(foreign)
     assert decide(live, seconds=9, replicas=7) == ChildChanges(requeue_after=1.0)
     changes = decide(live, seconds=10, replicas=7)
-    assert changes.scales == (Scale("d", 4, "replicas 7 -> 4: why not"),)
+    assert changes.scales == (Scale("d", 4, "replicas 7 -> 4: why not", changes.events),)
     assert changes.events[0].message == "Deployment d: replicas is 7, set by kubectl; put back to 4"
     assert decide(live) == ChildChanges(), "they are what they should be"
 

@@ -62,6 +62,43 @@ def test_a_version_that_is_not_finite_never_comes_to_serve_its_lineage() -> None
     assert all(cluster.condition(name, "Stale").status == "False" for name in NAMES)
 
 
+@pytest.mark.parametrize("name", ["home-fm", "reels"])
+def test_a_version_that_cannot_be_read_is_not_trained_again_and_the_model_says_which(name: str) -> None:
+    cluster = serving()
+    cluster.edit(name, training={"image": "trainer:1", "learningRate": "0.5"})
+    prefix = "fm" if name == "home-fm" else "em"
+    cluster.until(lambda c: c.models[name].status.latest == 2)
+    cluster.run(120)
+    submitted = list(cluster.submitted)
+    cluster.unreadable = {f"{prefix}-{name}-v2"}
+    cluster.run(60)
+    assert cluster.submitted == submitted
+    stalled = cluster.condition(name, "Stalled")
+    assert (stalled.status, stalled.reason) == ("True", "VersionUnreadable")
+    assert f"cannot read the ModelVersion {prefix}-{name}-v2" in stalled.message
+    cluster.unreadable = set()
+    cluster.run(10)
+    assert cluster.condition(name, "Stalled").status == "False"
+    assert cluster.submitted == submitted
+
+
+def test_a_canary_stands_still_while_its_version_cannot_be_read() -> None:
+    cluster = serving()
+    cluster.edit("reels", training={"image": "trainer:1", "learningRate": "0.5"})
+    cluster.until(lambda c: c.em("reels").status.canary is not None)
+    cluster.run(5)
+    pods = cluster.revision_ready("reels")
+    cluster.unreadable = {"em-reels-v2"}
+    cluster.run(60)
+    canary = cluster.em("reels").status.canary
+    assert canary is not None
+    assert canary.message == "ModelVersion em-reels-v2 cannot be read"
+    assert cluster.revision_ready("reels") == pods
+    assert cluster.condition("reels", "Stalled").reason == "VersionUnreadable"
+    cluster.unreadable = set()
+    cluster.until(lambda c: c.em("reels").status.stable.version == 2)
+
+
 def test_while_an_expert_cannot_be_read_nothing_is_promoted_or_retired_and_the_foundation_says_which() -> None:
     cluster = serving(pilots=["reels"])
     cluster.edit("home-fm", data=DATA_2)

@@ -163,6 +163,46 @@ def test_an_abort_works_while_the_rollout_is_held_and_a_promotion_waits(
     assert outcome(cluster)
 
 
+def test_an_abort_while_the_rollout_is_held_gives_the_traffic_back(cluster: Cluster) -> None:
+    cluster.edit("reels", serving={"image": "server:2", "replicas": 4})
+    cluster.until(lambda c: canary(c) is not None and canary(c).weight_since is not None)
+    cluster.doubts["reels"] = doubt("Rollout")
+    request(cluster, "Abort")
+    settled(cluster)
+    stable = cluster.em("reels").status.stable
+    assert stable is not None
+    assert cluster.revision_ready("reels") == {stable.revision: 4}
+
+
+LEARNING = {"image": "trainer:1", "learningRate": "0.5"}
+
+
+@pytest.mark.parametrize("name", ["reels", "home-fm"])
+def test_a_version_that_the_spec_has_taken_back_does_not_come_to_serve_once_the_spec_is_not_understood(
+    cluster: Cluster, name: str
+) -> None:
+    def trial(c: Cluster) -> Any:
+        return canary(c) if name == "reels" else c.fm().status.candidate
+
+    before = cluster.models[name].spec.training.model_dump(mode="json", by_alias=True, exclude_none=True)
+    cluster.edit(name, training=LEARNING)
+    cluster.until(lambda c: trial(c) is not None)
+    cluster.edit(name, training=before)
+    cluster.until(lambda c: trial(c) is None)
+    cluster.doubts[name] = doubt("Training")
+    settled(cluster)
+    assert trial(cluster) is None
+    assert cluster.em("reels").status.stable.version == 1  # type: ignore[union-attr]
+    assert cluster.fm().status.current.version == 1  # type: ignore[union-attr]
+
+
+def test_a_canary_goes_on_while_what_the_spec_asks_for_is_not_understood(cluster: Cluster) -> None:
+    cluster.edit("reels", training=LEARNING)
+    cluster.until(lambda c: canary(c) is not None)
+    cluster.doubts["reels"] = doubt("Training")
+    cluster.until(lambda c: c.em("reels").status.stable.version == 2)  # type: ignore[union-attr]
+
+
 def test_no_template_is_changed_while_it_is_not_understood_but_drift_and_loss_are_put_right(cluster: Cluster) -> None:
     cluster.doubts = {"reels": doubt("Rollout"), "home-fm": doubt("Rollout")}
     cluster.edit("home-fm", serving={"image": "server:2"})

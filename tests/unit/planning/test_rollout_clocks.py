@@ -11,8 +11,9 @@ import pytest
 from planning_simulator import Cluster, expert, foundation
 from rollout_values import AT, NOW, ago, canary, inputs, look, result, revision
 
-from recast_api.resources import CanaryStatus, MetricName, Rollout
+from recast_api.resources import CanaryStatus, MetricName, RetiringRevision, Rollout
 from recast_operator.planning.rollout import deadline, machine
+from recast_operator.planning.rollout.retiring import forget_gone, leaving
 from recast_operator.planning.rollout.state import RolloutState
 
 COMPARED = [{"metric": "error-rate", "max": "0.01"}, {"metric": "slow-share", "maxOverStable": "0.05"}]
@@ -243,3 +244,38 @@ def test_a_canary_is_late_once_pause_and_deadline_are_over(seconds: int, late: b
     assert (after.canary is None) is late
     wait = min(machine.waits(replace(seen, now=NOW), after), default=None)
     assert late or wait == 610 - seconds
+
+
+def set_back(cluster: Cluster, seconds: float) -> None:
+    """The operator's clock, and with it all ages that the simulation keeps."""
+    cluster.now -= timedelta(seconds=seconds)
+    for deployment in cluster.deployments.values():
+        deployment.pods = [born - timedelta(seconds=seconds) for born in deployment.pods]
+
+
+@pytest.mark.parametrize("analysis", [[], COMPARED])
+def test_a_clock_that_is_set_back_measures_the_step_anew_and_makes_no_wait_longer(analysis: list[Any]) -> None:
+    cluster = at_trial(analysis=analysis, steps=[{"setWeight": 25, "pause": "20s"}])
+    cluster.edit("reels", serving={"image": "server:2", "replicas": 4})
+    cluster.until(lambda c: c.em("reels").status.canary is not None and c.em("reels").status.canary.weight_since)
+    cluster.run(10)
+    set_back(cluster, 3600)
+    cluster.until(lambda c: c.em("reels").status.stable.serving.image == "server:2", limit=120)
+
+
+@pytest.mark.parametrize("field", ["unanswered_since", "stable_down_since"])
+def test_a_clock_that_is_set_back_holds_the_deadline_no_longer_than_what_it_waits_for(field: str) -> None:
+    trial = canary(progressed_at=ago(-3600), weight_since=ago(10), **{field: ago(-3590)})
+    after = deadline.stop_or_start(inputs({"s": (3, 3), "c": (1, 1)}, evaluation=look("Success")), revision(), trial)
+    assert (after.progressed_at, after.unanswered_since, after.stable_down_since) == (AT, None, None)
+    down = deadline.stop_or_start(inputs({"s": (3, 0), "c": (1, 1)}), revision(), trial)
+    assert down.stable_down_since == AT
+
+
+def test_a_revision_that_left_in_the_future_left_now() -> None:
+    entry = RetiringRevision(revision="o", version=1, foundation=revision().foundation, since=ago(-3600))
+    seen = inputs({"s": (4, 1, 3), "o": (3, 3)})
+    state = RolloutState(revision(), None, retiring=(entry,))
+    assert leaving(seen, state)["o"].seconds == 0
+    assert seen.capacity.pods(machine.target(seen, state), seen.endpoints) == {"s": 4, "o": 3}
+    assert forget_gone(seen, state).retiring[0].since == AT

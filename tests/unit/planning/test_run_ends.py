@@ -9,7 +9,7 @@ from fleet_values import landed
 from planning_simulator import Cluster, foundation, measured
 from run_values import WANTED, attempt_seen, failed, inputs, remembered_run, run, state_of
 
-from recast_operator.planning.snapshot import DISRUPTED, ObservedRun
+from recast_operator.planning.snapshot import DISRUPTED, ObservedPod, ObservedRun
 from recast_operator.planning.training.known import is_due
 from recast_operator.planning.training.lifecycle import advance
 
@@ -50,12 +50,28 @@ def test_a_version_that_is_there_has_landed_whatever_its_job_says(seen: tuple[Ob
 
 
 def test_a_run_whose_number_somebody_else_landed_is_taken_back_with_its_job() -> None:
-    for seen, deleted in ((attempt_seen(), ["fm-home-fm-r4-a1"]), (failed(), []), (None, [])):
+    first = advance(inputs(attempt_seen(), judged=(landed(4),)), state_of(run()))
+    assert (first.run, [entry.name for entry in first.deletions]) == (run(), ["fm-home-fm-r4-a1"])
+    assert first.events == (), "it stays in status until its Job is gone, so that no failure leaves that behind"
+    for seen in (failed(), None):
         at = inputs(*([seen] if seen else []), judged=(landed(4),))
         after = advance(at, state_of(run()))
-        assert (after.run, [entry.name for entry in after.deletions]) == (None, deleted)
+        assert (after.run, after.deletions) == (None, ())
         assert [event.reason for event in after.events] == ["RunCancelled"]
         assert is_due(at, after), "the spec has not been trained yet"
+
+
+def test_a_cancelled_runs_job_is_deleted_though_the_first_deletion_fails() -> None:
+    cluster = Cluster(foundation())
+    cluster.train_seconds = 10_000
+    cluster.until(lambda c: "fm-home-fm-r1-a1" in c.jobs)
+    job = cluster.jobs["fm-home-fm-r1-a1"]
+    job.observed = replace(job.observed, pods=(ObservedPod("p", waiting_reason="ImagePullBackOff"),))
+    cluster.settle()
+    cluster.edit("home-fm", training={"image": "trainer:2"})
+    cluster.execute("home-fm", cluster.plan("home-fm"), crash_after=1)
+    cluster.run(5)
+    assert list(cluster.jobs) == ["fm-home-fm-r2-a1"]
 
 
 def test_a_number_that_another_took_is_read_no_more() -> None:

@@ -211,8 +211,10 @@ def test_a_run_stuck_on_its_image_is_named_and_gives_way_to_a_corrected_spec() -
     assert (after.note_reason, after.run) == ("ImagePullBackOff", run())
     assert '"trainer:9" cannot be pulled (not found); correct spec.training.image' in after.note
     after = advance(inputs(stuck, wanted="bbbb.11"), state_of(run()))
-    assert after.run is None
     assert [(entry.kind, entry.name) for entry in after.deletions] == [("Job", "fm-home-fm-r4-a1")]
+    assert (after.run, after.events) == (run(), ()), "in status until its Job is gone: a deletion may fail"
+    gone = advance(inputs(wanted="bbbb.11"), state_of(run()))
+    assert (gone.run, gone.failures, [event.reason for event in gone.events]) == (None, (), ["RunCancelled"])
 
 
 def test_a_run_that_waits_for_room_does_not_give_way_to_a_changed_spec() -> None:

@@ -11,24 +11,29 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from recast_api.resources import CanaryStatus, RevisionStatus
-from recast_operator.planning.clock import elapsed, parse, stamp
+from recast_operator.planning.clock import elapsed, not_ahead, parse, stamp
 from recast_operator.planning.rollout import analysis
 from recast_operator.planning.rollout.state import RolloutInputs
 
 
 def stop_or_start(inputs: RolloutInputs, stable: RevisionStatus | None, canary: CanaryStatus) -> CanaryStatus:
     """The same canary, with what holds its clock now, and with ``progressed_at`` moved where that is over."""
-    unanswered = (canary.unanswered_since or stamp(inputs.now)) if _unanswered(inputs, stable, canary) else None
-    down = (canary.stable_down_since or stamp(inputs.now)) if _stable_is_down(inputs, stable, canary) else None
-    before = [parse(since) for since in (canary.unanswered_since, canary.stable_down_since) if since]
+    held = [not_ahead(since, inputs.now) if since else None for since in _held_since(canary)]
+    unanswered = (held[0] or stamp(inputs.now)) if _unanswered(inputs, stable, canary) else None
+    down = (held[1] or stamp(inputs.now)) if _stable_is_down(inputs, stable, canary) else None
+    before = [parse(since) for since in held if since]
     after = [parse(since) for since in (unanswered, down) if since]
-    progressed = parse(canary.progressed_at)
+    progressed = parse(not_ahead(canary.progressed_at, inputs.now))
     if before:
         held_from, held_until = max(min(before), progressed), min(after, default=inputs.now)
         progressed += max(timedelta(), held_until - held_from)
     return canary.model_copy(
         update={"unanswered_since": unanswered, "stable_down_since": down, "progressed_at": stamp(progressed)}
     )
+
+
+def _held_since(canary: CanaryStatus) -> tuple[str | None, str | None]:
+    return canary.unanswered_since, canary.stable_down_since
 
 
 def seconds_left(inputs: RolloutInputs, canary: CanaryStatus) -> float | None:

@@ -158,6 +158,9 @@ def _observe(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus) -
             seen |= {"weight_since": None, "results": []}
         elif evaluation is not None:
             seen |= judge.to_remember(canary, evaluation, inputs.now)
+        elif canary.weight_since is not None and elapsed(canary.weight_since, inputs.now) < 0:
+            # The clock was set back. The step is measured anew: the old window would be over only in the far future.
+            seen |= {"weight_since": stamp(inputs.now), "results": []}
     canary = deadline.stop_or_start(inputs, state.stable, canary.model_copy(update=seen))
     now_stands = replace(state, canary=canary)
     route = inputs.router.route(target(inputs, now_stands), inputs.endpoints)

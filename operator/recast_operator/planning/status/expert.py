@@ -190,6 +190,10 @@ def _stalled(facts: ExpertFacts) -> ConditionUpdate:
     foundation = _foundation_fact(facts)
     if foundation is not None and foundation[0] in BROKEN_REFERENCE:
         return ConditionUpdate("Stalled", "True", *foundation)
+    if facts.training_inputs.unreadable_versions and (
+        unread := training.stalled(facts.training_inputs, facts.training)
+    ):
+        return unread
     if facts.rollout.canary is not None or facts.training.run is not None:
         return ConditionUpdate("Stalled", "False", "Progressing")
     failed = known.failure(facts.training_inputs, facts.training)

@@ -56,6 +56,14 @@ def version_rejected(number: int, why: str, trained: bool) -> str:
     return f"v{number} is rejected: {why}{again}"
 
 
+def versions_unreadable(names: Sequence[str]) -> str:
+    """Why a model trains nothing."""
+    return (
+        f"this operator cannot read the ModelVersion {join(names)}, which may be what the spec asks for: nothing is "
+        "trained. Its log has the field; run an operator of the release that wrote it, or correct or delete the version"
+    )
+
+
 def experts_unreadable(names: Sequence[str]) -> str:
     """Why a foundation moves nothing."""
     return (

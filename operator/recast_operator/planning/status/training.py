@@ -25,6 +25,10 @@ def trained(inputs: TrainingInputs, training: TrainingState) -> ConditionUpdate:
 
 def stalled(inputs: TrainingInputs, training: TrainingState) -> ConditionUpdate | None:
     """What of training keeps the spec from being served until a person acts."""
+    if inputs.unreadable_versions:
+        return ConditionUpdate(
+            "Stalled", "True", "VersionUnreadable", messages.versions_unreadable(inputs.unreadable_versions)
+        )
     if (failed := known.failure(inputs, training)) is not None:
         return ConditionUpdate("Stalled", "True", failed.reason, messages.run_failed(failed))
     rejected = known.rejection(inputs)

@@ -38,6 +38,10 @@ class TrainingInputs:
     """``spec.suspend``: no attempt is started; one that runs goes on."""
     serving: int = 0
     """Number of the version that serves: the current or stable one; 0 where none does."""
+    on_trial: int = 0
+    """Number of the canary's version, or of the candidate; 0 where nothing is on trial."""
+    unreadable_versions: tuple[str, ...] = ()
+    """Names of ModelVersions of this model that are there and cannot be read."""
     absent_versions: frozenset[str] = frozenset()
     """Names of ModelVersions that a GET in this pass has not found."""
 

@@ -27,8 +27,8 @@ def is_due(inputs: TrainingInputs, state: TrainingState) -> bool:
     """Whether the spec asks for a version that was neither landed nor tried in vain."""
     if inputs.wanted is None or inputs.suspended or state.run is not None:
         return False
-    if failure(inputs, state) is not None:
-        return False
+    if failure(inputs, state) is not None or inputs.unreadable_versions:
+        return False  # what cannot be read may be the very version that is asked for
     if newest_landed(inputs.judged) is None:
         # A version that landed and is not there: deleted, or in words this operator cannot read. Not a second time.
         return weights_part(inputs.wanted) != weights_part(state.trained)
@@ -59,8 +59,13 @@ def asked_for(inputs: TrainingInputs) -> tuple[Judged, ...]:
     """The accepted versions that serve or may come to serve, oldest first.
 
     Where one of them is what the spec asks for, the others of our own runs are passed over, save the one that serves.
+    While it cannot be known what the spec asks for, nothing of our own runs begins to serve beside one that does: the
+    newer one may be what the spec has taken back.
     """
     able = tuple(entry for entry in inputs.judged if entry.accepted and entry.number >= inputs.serving)
+    if inputs.wanted is None and inputs.serving:
+        begun = (inputs.serving, inputs.on_trial)
+        return tuple(entry for entry in able if entry.version.spec.run is None or entry.number in begun)
     if not any(made_from(entry, inputs.wanted) for entry in able):
         return able
     return tuple(

@@ -13,6 +13,8 @@ BackingOff     an attempt ended, another is due             wait for ``retryAt``
 (no run)       landed, failed, or never begun
 =============  ===========================================  =====================================================
 
+A run that is cancelled stays in status until its Job is gone, so that a deletion that fails is made again.
+
 In every state the version itself decides first: one that is there has landed, whatever its Job says. That it is *not*
 there is believed only after a GET, since a Job's end may be seen before the version that it created.
 """
@@ -37,7 +39,7 @@ from recast_operator.planning.versions.verdict import by_number
 def advance(inputs: TrainingInputs, state: TrainingState) -> TrainingState:
     """Bring the run in progress up to date with its Job and its version."""
     state = _land(inputs, _recall(inputs, state))
-    if state.run is None:
+    if state.run is None or state.deletions:
         return state
     seen = inputs.observed_run(state.run)
     step = {"Reserved": _reserved, "Running": _running, "BackingOff": _backing_off}[state.run.state]
@@ -76,11 +78,10 @@ def _land(inputs: TrainingInputs, state: TrainingState) -> TrainingState:
     if run is None or landed is None:
         return state
     if landed.version.spec.run is None:
-        seen = inputs.observed_run(run)
-        gone = (Deletion("Job", seen.name, "its run has ended"),) if seen is not None and not seen.ended else ()
-        return replace(state, run=None, deletions=gone).with_event(
-            "Warning", "RunCancelled", f"run {run.number} is taken back: v{run.number} was landed by somebody else"
-        )
+        seen, why = inputs.observed_run(run), f"v{run.number} was landed by somebody else"
+        if seen is not None and not seen.ended:
+            return _cancelling(state, seen, why)
+        return replace(state, run=None).with_event("Warning", "RunCancelled", f"run {run.number} is taken back: {why}")
     return replace(state, run=None).with_event(
         "Normal", "VersionLanded", f"v{landed.number} landed after {run.attempt} attempt(s)"
     )
@@ -108,6 +109,10 @@ def _running(inputs: TrainingInputs, state: TrainingState, run: RunStatus, seen:
     name = names.version(inputs.kind, inputs.model, run.number)
     if not inputs.known_absent(name, run.number):
         return replace(state, confirm=(name,), note=f"attempt {run.attempt} of run {run.number} has ended")
+    if seen is None and _outdated(inputs, run):
+        return replace(state, run=None, note="the spec has changed").with_event(
+            "Normal", "RunCancelled", f"run {run.number} has no Job any more; the spec has changed"
+        )
     return follow(inputs, state, run, attempt_end(inputs, run, seen))
 
 
@@ -117,11 +122,11 @@ def _active(inputs: TrainingInputs, state: TrainingState, run: RunStatus, seen: 
         return replace(state, note=f"run {run.number}, attempt {run.attempt} is training")
     if not found.image or not _outdated(inputs, run):
         return replace(state, note=found.message, note_reason=found.reason)
-    gone = Deletion("Job", seen.name, "it never started, and the spec has changed")
-    cancelled = replace(state, run=None, deletions=(gone,), note="the spec has changed")
-    return cancelled.with_event(
-        "Normal", "RunCancelled", f"run {run.number} never started ({found.message}); the spec has changed"
-    )
+    return _cancelling(state, seen, f"it never started ({found.message}), and the spec has changed")
+
+
+def _cancelling(state: TrainingState, seen: ObservedRun, why: str) -> TrainingState:
+    return replace(state, deletions=(Deletion("Job", seen.name, why),), note=f"Job {seen.name} is deleted: {why}")
 
 
 def _backing_off(
