@@ -81,9 +81,8 @@ def _land(inputs: TrainingInputs, state: TrainingState) -> TrainingState:
         return replace(state, run=None, deletions=gone).with_event(
             "Warning", "RunCancelled", f"run {run.number} is taken back: v{run.number} was landed by somebody else"
         )
-    return replace(state, run=None).with_event(
-        "Normal", "VersionLanded", f"v{landed.number} landed after {run.attempt} attempt(s)"
-    )
+    attempts = "1 attempt" if run.attempt == 1 else f"{run.attempt} attempts"
+    return replace(state, run=None).with_event("Normal", "VersionLanded", f"v{landed.number} landed after {attempts}")
 
 
 def _reserved(inputs: TrainingInputs, state: TrainingState, run: RunStatus, seen: ObservedRun | None) -> TrainingState:
