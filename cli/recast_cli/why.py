@@ -158,10 +158,13 @@ def _next(world: World, expert: ExpertModel, foundation: FoundationModel | None)
         return [_row("Next", f"v{status.run.number} lands and is judged, then it becomes a canary")]
     if expert.spec.suspend:
         return [_row("Next", "nothing: spec.suspend is set")]
-    if words.holds(status.conditions, "Stale"):
+    if status.refresh:
         if expert.metadata.name in foundation.status.wave.granted:
             return [_row("Next", "its training Job is made")]
         return [_row("Next", f"a refresh slot of {foundation.metadata.name} becomes free")]
+    stalled = words.condition(status.conditions, "Stalled")
+    if stalled and stalled.status == "True":
+        return [_row("Next", f"nothing until somebody acts on {stalled.reason}, as its message says")]
     if status.stable is None and foundation.status.current is None:
         return [_row("Next", f"{foundation.metadata.name} lands its first version")]
     return [_row("Next", "nothing: what serves is what is asked for")]
@@ -170,6 +173,8 @@ def _next(world: World, expert: ExpertModel, foundation: FoundationModel | None)
 def _canary_next(canary: CanaryStatus, expert: ExpertModel) -> str:
     if canary.weight_since is None:
         return f"{canary.replicas} canary pods become ready, then stable shrinks"
+    if canary.unanswered_since:
+        return "Prometheus answers; until then the canary keeps its weight and its progress deadline stands still"
     waiting = [result for result in canary.results if result.verdict in (Verdict.NO_DATA, Verdict.INCONCLUSIVE)]
     if waiting:
         needs = ", ".join(f"{r.metric.value} ({r.samples}/{r.min_samples} requests)" for r in waiting)

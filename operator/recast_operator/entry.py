@@ -32,12 +32,19 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--context", help="context of the kubeconfig; default: its current one")
     parser.add_argument("--prometheus-url", default="", help="where canaries are judged; without it they get no data")
     parser.add_argument("--metrics-port", type=int, default=9100, help="/metrics, /healthz and /readyz (default 9100)")
-    parser.add_argument("--resync-seconds", type=float, default=300.0, help="list and look at everything this often")
-    parser.add_argument("--heartbeat-seconds", type=float, default=10.0, help="ask the apiserver this often")
     parser.add_argument(
-        "--liveness-seconds", type=float, default=90.0, help="/healthz fails after so long without an answer or a pass"
+        "--resync-seconds", type=float, default=300.0, help="list and look at everything this often (default 300)"
     )
-    parser.add_argument("--workers", type=int, default=16, help="models that are reconciled at once")
+    parser.add_argument(
+        "--heartbeat-seconds", type=float, default=10.0, help="ask the apiserver this often (default 10)"
+    )
+    parser.add_argument(
+        "--liveness-seconds",
+        type=float,
+        default=90.0,
+        help="/healthz fails after so long without an answer or a pass (default 90)",
+    )
+    parser.add_argument("--workers", type=int, default=16, help="models that are reconciled at once (default 16)")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return parser.parse_args(argv)
 

@@ -131,6 +131,11 @@ class AnalysisMetric(Wire):
                 "self.metric == 'fresh-tae-share' || !has(self.min)",
                 "error-rate and slow-share are shares that must not rise: give max or maxOverStable",
             ),
+            (
+                "![has(self.max) ? self.max : '0', has(self.min) ? self.min : '0', has(self.maxOverStable) ? "
+                "self.maxOverStable : '0'].exists(b, b.matches('^([2-9]|1[0-9]|1[.]0*[1-9])'))",
+                'a bound is a share from 0 to 1: write "0.05" for 5 %',
+            ),
         )
     )
 
@@ -150,6 +155,8 @@ class AnalysisMetric(Wire):
             raise ValueError("give exactly one of max, min and maxOverStable")
         if (self.metric is MetricName.FRESH_TAE_SHARE) != (self.min is not None):
             raise ValueError("fresh-tae-share takes min; error-rate and slow-share take max or maxOverStable")
+        if any(bound is not None and float(bound) > 1 for bound in (self.max, self.min, self.max_over_stable)):
+            raise ValueError('a bound is a share from 0 to 1: write "0.05" for 5 %')
         return self
 
 

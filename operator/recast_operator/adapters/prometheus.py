@@ -39,7 +39,9 @@ class Prometheus:
 
     async def _ask(self, query: str, now: datetime) -> Answer:
         if not self._url:
-            return Answer(None, "the operator runs without --prometheus-url")
+            return Answer(
+                None, "the operator has none: set operator.prometheusUrl in the values of its chart (--prometheus-url)"
+            )
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=QUERY_SECONDS))
         parameters = {"query": query, "time": f"{now.timestamp():.3f}", "timeout": f"{QUERY_SECONDS:.0f}s"}

@@ -1,8 +1,8 @@
 """What the operator sees: one custom resource and everything its plan depends on, frozen at one moment.
 
-:mod:`recast_operator.observe` fills these from the store, and the controller adds Prometheus's answers; planning reads
-nothing else. A snapshot may be stale: that is safe, because every write carries its UID or ``resourceVersion`` and
-fails when somebody wrote in between.
+:mod:`recast_operator.observe` fills these from the store, and the controller adds Prometheus's answers;
+``foundation.plan_foundation`` and ``expert.plan_expert`` read nothing else. A snapshot may be stale: that is safe,
+because every write carries its UID or ``resourceVersion`` and fails when somebody wrote in between.
 
 A foundation does not see its experts, nor an expert its foundation: each sees a *projection* of the other
 (:class:`FleetMember`, :class:`FoundationView`; made by :mod:`planning.projections`). A change outside of the projection

@@ -176,6 +176,28 @@ def test_why_names_the_next_event(expert: Any, foundation: Any, status: dict[str
     assert text.splitlines()[-1] == f"Next       {expected}"
 
 
+def test_why_says_that_a_person_has_to_act_where_what_is_asked_for_is_not_tried_again(
+    expert: Any, foundation: Any
+) -> None:
+    model = expert(stable=revision("aaa", 1, 1), conditions=[condition("Stalled", "True", "Aborted", "rolled back")])
+    text = why.render(World.of([foundation(), model]), "reels", NOW)
+    assert text.splitlines()[-1] == "Next       nothing until somebody acts on Aborted, as its message says"
+
+
+def test_why_promises_no_slot_to_a_stale_expert_that_asks_for_none(expert: Any, foundation: Any) -> None:
+    conditions = [condition("Stale", "True", "TrainingSpecChanged"), condition("Stalled", "True", "TrainerFailed")]
+    text = why.render(World.of([foundation(), expert(conditions=conditions)]), "reels", NOW)
+    assert text.splitlines()[-1] == "Next       nothing until somebody acts on TrainerFailed, as its message says"
+
+
+def test_why_threatens_no_roll_back_while_prometheus_is_away(expert: Any, foundation: Any) -> None:
+    away = canary("bbb", 2, 2, weightSince=T1, unansweredSince=T1, results=[metric("error-rate", "NoData", "", 0)])
+    text = why.render(World.of([foundation(), expert(canary=away)]), "reels", NOW)
+    assert text.splitlines()[-1] == (
+        "Next       Prometheus answers; until then the canary keeps its weight and its progress deadline stands still"
+    )
+
+
 def test_why_of_an_unknown_expert_names_the_known_ones(world: World) -> None:
     with pytest.raises(LookupError, match=r'"reel" not found in this namespace; known: feed, reels'):
         why.render(world, "reel", NOW)

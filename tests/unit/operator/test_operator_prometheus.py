@@ -185,4 +185,5 @@ async def test_a_prometheus_that_is_not_there_or_not_named_is_no_data_and_never_
     assert answer.count is None
     assert "Cannot connect" in answer.error
     nobody = (await Prometheus("").answers([question()], NOW))[question()]
-    assert nobody == Answer(None, "the operator runs without --prometheus-url", promql(question()))
+    what = "the operator has none: set operator.prometheusUrl in the values of its chart (--prometheus-url)"
+    assert nobody == Answer(None, what, promql(question()))

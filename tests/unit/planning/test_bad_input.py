@@ -33,7 +33,9 @@ def test_a_foundation_that_does_not_exist_is_named_with_the_likely_one() -> None
     for kind in ("Ready", "Stalled"):
         condition = cluster.condition("reels", kind)
         assert condition.reason == "FoundationNotFound"
-        assert condition.message == '"home-fn" is not in namespace demo; did you mean "home-fm"? Serving is unchanged.'
+        assert condition.message == (
+            'spec.foundationRef.name "home-fn" is not in namespace demo; did you mean "home-fm"? Serving is unchanged.'
+        )
     still_serves(cluster)
     assert cluster.em("reels").status.run is None
     cluster.edit("reels", foundationRef={"name": "home-fm"})
@@ -45,7 +47,7 @@ def test_an_expert_that_never_had_a_foundation_waits_without_children() -> None:
     cluster = Cluster(expert("reels"))
     cluster.run(10)
     assert cluster.condition("reels", "Ready").reason == "FoundationNotFound"
-    assert "create it or correct spec.foundationRef.name" in cluster.condition("reels", "Ready").message
+    assert "create it or correct the name" in cluster.condition("reels", "Ready").message
     assert cluster.deployments == {}
 
 
@@ -208,3 +210,26 @@ def test_a_first_training_image_that_cannot_be_pulled_is_named() -> None:
     condition = cluster.condition("home-fm", "Ready")
     assert condition.reason == "ImagePullBackOff"
     assert "correct spec.training.image" in condition.message
+
+
+def test_a_suspended_model_says_that_it_is_and_not_that_a_version_will_come() -> None:
+    cluster = Cluster(foundation(), expert("reels"))
+    cluster.edit("home-fm", suspend=True)
+    cluster.edit("reels", suspend=True)
+    cluster.run(10)
+    ready = cluster.condition("home-fm", "Ready")
+    assert (ready.reason, ready.message) == ("Suspended", "spec.suspend is set: no training begins until it is unset")
+    assert cluster.condition("reels", "Ready").message == (
+        "home-fm has no version that serves yet; the first training begins when it has, and "
+        "spec.suspend is set: no training begins until it is unset"
+    )
+    assert "spec.suspend is set" in cluster.condition("reels", "Stale").message
+
+
+def test_a_foundation_that_serves_says_that_it_is_suspended() -> None:
+    cluster = serving()
+    assert "spec.suspend" not in cluster.condition("home-fm", "Ready").message
+    cluster.edit("home-fm", suspend=True)
+    cluster.run(10)
+    assert cluster.condition("home-fm", "Ready").message.endswith("no training begins until it is unset")
+    still_serves(cluster)

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from planning_simulator import START, Cluster, expert, foundation
 
-from recast_api.resources import ExpertServing, Training
+from recast_api.resources import ExpertServing, MetricName, MetricResult, Training, Verdict
 from recast_operator.planning import hashing
 from recast_operator.planning.child_changes import template_hash
+from recast_operator.planning.status import messages
 from recast_operator.planning.status.conditions import ConditionUpdate, find, merge, transitions
 from recast_operator.planning.training import inputs
 
@@ -130,3 +131,15 @@ def test_a_child_that_somebody_deleted_comes_back_from_its_snapshot() -> None:
     cluster.edit("reels", serving={"image": "moved-on:1", "replicas": 4})
     cluster.run(10)
     assert cluster.deployments[name].body["spec"]["template"] == before["spec"]["template"]
+
+
+def test_what_several_metrics_say_alike_is_said_once() -> None:
+    def result(metric: MetricName, verdict: Verdict, message: str) -> MetricResult:
+        return MetricResult(metric=metric, verdict=verdict, message=message, time="2026-11-21T03:00:00Z")
+
+    away = [result(name, Verdict.NO_DATA, f"{name}: no usable answer") for name in MetricName]
+    assert messages.worst(away) == "error-rate, slow-share and fresh-tae-share: no usable answer"
+    slow = result(MetricName.SLOW_SHARE, Verdict.INCONCLUSIVE, "slow-share 0.02, max 0.05 (9 requests)")
+    assert messages.worst([away[0], slow]) == f"error-rate: no usable answer; {slow.message}"
+    bad = result(MetricName.ERROR_RATE, Verdict.FAILURE, "error-rate 0.2 > 0.05 (9 requests)")
+    assert messages.worst([bad, slow, *away[1:]]) == bad.message

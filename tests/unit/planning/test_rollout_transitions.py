@@ -309,6 +309,21 @@ def test_state_and_event_make_the_next_state(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
+    ("trial", "seen", "expected"),
+    [
+        (canary(version=1), {}, "v1@fm1 (c) has 25% of the ready pods"),
+        (canary(version=1, **HELD), {"evaluation": GOOD}, "v1@fm1 (c) passed 25%, next 50%"),
+        (canary(version=1), {"decision": PROMOTE}, "v1@fm1 (c): by request; growing to 4 pods"),
+        (canary(version=2), {}, "v2@fm1 has 25% of the ready pods"),
+    ],
+)
+def test_events_name_the_revision_where_version_and_foundation_are_those_of_stable(
+    trial: CanaryStatus, seen: dict[str, Any], expected: str
+) -> None:
+    assert move(trial, AT_25, **seen).events[0].message == expected
+
+
+@pytest.mark.parametrize(
     ("trial", "seen", "gone"),
     [
         (canary(state="Promoting"), {"endpoints": {"s": (1, 1), "c": (4, 4)}}, ("s", False)),

@@ -84,7 +84,8 @@ def _choose(observed: ObservedFoundation, state: Lead, inputs: TrainingInputs) -
     chosen = FoundationVersionRef(
         version=spec.number, lineage=spec.lineage, digest=spec.digest, since=stamp(inputs.now)
     )
-    text = f"v{spec.number} is the candidate; its servers start beside the current ones"
+    beside = " beside the current ones" if state.current is not None else ""
+    text = f"v{spec.number} is the candidate; its servers start{beside}"
     state = replace(state, candidate=chosen).with_event("Normal", "CandidateChosen", text)
     if state.current is not None and (absent := missing(observed)):
         text = f"v{spec.number} is not tried by {' and '.join(absent)}: no expert of that name reads this foundation"

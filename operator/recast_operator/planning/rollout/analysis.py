@@ -88,7 +88,7 @@ class _Look:
     def limit(self) -> float:
         """The share of bad requests that is allowed, alone or above stable's."""
         if self.entry.min is not None:
-            return max(0.0, 1.0 - float(self.entry.min))
+            return 1.0 - float(self.entry.min)
         return float(self.entry.max or self.entry.max_over_stable or 0)
 
     @property

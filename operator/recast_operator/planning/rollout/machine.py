@@ -178,7 +178,9 @@ def _progress(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus) 
     if canary.weight_since is None and in_effect:
         canary = canary.model_copy(update={"weight_since": stamp(inputs.now)})
         return replace(state, canary=canary).with_event(
-            "Normal", "CanaryWeight", f"{_name(inputs, canary)} has {canary.actual_weight}% of the ready pods"
+            "Normal",
+            "CanaryWeight",
+            f"{_distinct(inputs, state, canary)} has {canary.actual_weight}% of the ready pods",
         )
     paused = canary.weight_since is not None and elapsed(canary.weight_since, inputs.now) >= step.pause_seconds
     if in_effect and paused and verdict is Verdict.SUCCESS:
@@ -202,14 +204,14 @@ def _next_step(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus)
             "message": _step_message(inputs, step),
         }
     )
-    text = f"{_name(inputs, canary)} passed {canary.desired_weight}%, next {step.weight}%"
+    text = f"{_distinct(inputs, state, canary)} passed {canary.desired_weight}%, next {step.weight}%"
     return replace(state, canary=following).with_event("Normal", "CanaryStep", text)
 
 
 def _promoting(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus, why: str) -> RolloutState:
     growing = canary.model_copy(update={"state": "Promoting", "progressed_at": stamp(inputs.now)})
     return replace(state, canary=growing).with_event(
-        "Normal", "Promoting", f"{_name(inputs, canary)}: {why}; growing to {inputs.replicas} pods"
+        "Normal", "Promoting", f"{_distinct(inputs, state, canary)}: {why}; growing to {inputs.replicas} pods"
     )
 
 
@@ -230,7 +232,7 @@ def _roll_back(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus,
     stable = state.stable
     message = messages.rolled_back(
         inputs.model,
-        messages.beside(canary, stable, inputs.foundation),
+        _distinct(inputs, state, canary),
         canary.actual_weight,
         why,
         _name(inputs, stable) if stable else "",
@@ -294,6 +296,10 @@ def _step_message(inputs: RolloutInputs, step: PlannedStep) -> str:
 
 def _name(inputs: RolloutInputs, revision: RevisionStatus) -> str:
     return messages.pair(revision, inputs.foundation)
+
+
+def _distinct(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus) -> str:
+    return messages.beside(canary, state.stable, inputs.foundation)
 
 
 def _fields(revision: RevisionStatus) -> dict[str, Any]:

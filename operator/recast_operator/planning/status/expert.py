@@ -125,7 +125,7 @@ def _foundation_fact(facts: ExpertFacts) -> tuple[str, str] | None:
         names = facts.observed.foundation_names
         return "FoundationNotFound", messages.foundation_not_found(name, model.metadata.namespace, names)
     if target.version is None:
-        return "FoundationNotReady", messages.foundation_not_ready(name)
+        return "FoundationNotReady", messages.foundation_not_ready(name, model.spec.suspend)
     return None
 
 
@@ -146,7 +146,7 @@ def _story(facts: ExpertFacts) -> tuple[str, str]:
         return stalled.reason, stalled.message
     if rollout.stable is None:
         return (
-            ("Suspended", "spec.suspend is set")
+            ("Suspended", messages.SUSPENDED)
             if facts.model.spec.suspend
             else ("NoVersionYet", "no version has landed yet")
         )
@@ -230,7 +230,8 @@ def _stale(facts: ExpertFacts) -> ConditionUpdate:
     text = facts.violation.message
     if facts.refresh is None:
         stalled = _stalled(facts)
-        text = f"{text}; {stalled.message}" if stalled.status == "True" else text
+        why = stalled.message if stalled.status == "True" else messages.SUSPENDED if facts.model.spec.suspend else ""
+        text = f"{text}; {why}" if why else text
     elif facts.training.run is None:
         text = _waiting(facts, text)[1]
     return ConditionUpdate("Stale", "True", facts.violation.reason, text)

@@ -74,9 +74,11 @@ def _story(facts: FoundationFacts) -> tuple[str, str]:
     stalled = _stalled(facts)
     if stalled.status == "True":
         return stalled.reason, stalled.message
+    suspended = facts.model.spec.suspend
     if lead.current is None:
-        return "NoVersionYet", "no version has been accepted yet"
-    return "Serving", f"v{lead.current.version} is read by {wave.on_newest}/{wave.experts} experts"
+        return ("Suspended", messages.SUSPENDED) if suspended else ("NoVersionYet", "no version has been accepted yet")
+    note = f"; {messages.SUSPENDED}" if suspended else ""
+    return "Serving", f"v{lead.current.version} is read by {wave.on_newest}/{wave.experts} experts{note}"
 
 
 def _candidate_story(facts: FoundationFacts, candidate: FoundationVersionRef) -> tuple[str, str]:

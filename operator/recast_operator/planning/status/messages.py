@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from recast_api.resources import InputFailure, LineageStatus, MetricResult, RetiringRevision, RevisionStatus, Verdict
 from recast_operator.planning.fleet.pilots import HeldPilot
 
+SUSPENDED = "spec.suspend is set: no training begins until it is unset"
+
 
 def pair(revision: RevisionStatus | RetiringRevision, foundation: str) -> str:
     """``v2@fm2``: expert and foundation version; ``v2@home-fm/2`` where it reads another than ``foundation``."""
@@ -25,8 +27,8 @@ def beside(revision: RevisionStatus | RetiringRevision, other: RevisionStatus | 
 def foundation_not_found(name: str, namespace: str, known: Sequence[str]) -> str:
     """With the likeliest slip of the pen."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    hint = f'; did you mean "{close[0]}"?' if close else "; create it or correct spec.foundationRef.name."
-    return f'"{name}" is not in namespace {namespace}{hint} Serving is unchanged.'
+    hint = f'did you mean "{close[0]}"?' if close else "create it or correct the name."
+    return f'spec.foundationRef.name "{name}" is not in namespace {namespace}; {hint} Serving is unchanged.'
 
 
 def foundation_unreadable(name: str) -> str:
@@ -37,9 +39,10 @@ def foundation_unreadable(name: str) -> str:
     )
 
 
-def foundation_not_ready(name: str) -> str:
+def foundation_not_ready(name: str, suspended: bool) -> str:
     """No version of the foundation may be read yet."""
-    return f"{name} has no version that serves yet; the first training begins when it has"
+    too = f", and {SUSPENDED}" if suspended else ""
+    return f"{name} has no version that serves yet; the first training begins when it has{too}"
 
 
 def run_failed(failure: InputFailure) -> str:
@@ -130,10 +133,15 @@ def stable_down(stable: str) -> str:
 
 
 def worst(results: Sequence[MetricResult]) -> str:
-    """The failing measurements, or else those that hold a step back."""
-    failing = [entry.message for entry in results if entry.verdict is Verdict.FAILURE]
-    waiting = [entry.message for entry in results if entry.verdict is not Verdict.SUCCESS]
-    return "; ".join(failing or waiting)
+    """The failing measurements, or else those that hold a step back; what is the same of several is said once."""
+    failing = [entry for entry in results if entry.verdict is Verdict.FAILURE]
+    waiting = [entry for entry in results if entry.verdict is not Verdict.SUCCESS]
+    metrics: dict[str, list[str]] = {}
+    for entry in failing or waiting:
+        name, _, rest = entry.message.partition(": ")
+        shared = name == entry.metric.value
+        metrics.setdefault(f": {rest}" if shared else entry.message, []).extend([name] if shared else [])
+    return "; ".join(f"{join(names)}{text}" if names else text for text, names in metrics.items())
 
 
 def pods_missing(name: str, ready: int, wanted: int) -> str:

@@ -82,9 +82,8 @@ def _land(inputs: TrainingInputs, state: TrainingState) -> TrainingState:
         if seen is not None and not seen.ended:
             return _cancelling(state, seen, why)
         return replace(state, run=None).with_event("Warning", "RunCancelled", f"run {run.number} is taken back: {why}")
-    return replace(state, run=None).with_event(
-        "Normal", "VersionLanded", f"v{landed.number} landed after {run.attempt} attempt(s)"
-    )
+    attempts = "1 attempt" if run.attempt == 1 else f"{run.attempt} attempts"
+    return replace(state, run=None).with_event("Normal", "VersionLanded", f"v{landed.number} landed after {attempts}")
 
 
 def _reserved(inputs: TrainingInputs, state: TrainingState, run: RunStatus, seen: ObservedRun | None) -> TrainingState:
