@@ -172,7 +172,8 @@ def _next(world: World, expert: ExpertModel, foundation: FoundationModel | None)
 
 def _canary_next(canary: CanaryStatus, expert: ExpertModel) -> str:
     if canary.weight_since is None:
-        return f"{canary.replicas} canary pods become ready, then stable shrinks"
+        pods = "1 canary pod becomes" if canary.replicas == 1 else f"{canary.replicas} canary pods become"
+        return f"{pods} ready, then stable shrinks"
     if canary.unanswered_since:
         return "Prometheus answers; until then the canary keeps its weight and its progress deadline stands still"
     waiting = [result for result in canary.results if result.verdict in (Verdict.NO_DATA, Verdict.INCONCLUSIVE)]

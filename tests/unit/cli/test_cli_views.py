@@ -163,7 +163,7 @@ def test_why_keeps_the_reason_and_the_query_of_a_rollback(expert: Any, foundatio
         ({"stable": revision("aaa", 1, 1)}, "nothing: what serves is what is asked for"),
         (
             {"canary": canary("bbb", 2, 2, weightSince=None)},
-            "1 canary pods become ready, then stable shrinks",
+            "1 canary pod becomes ready, then stable shrinks",
         ),
         (
             {"canary": canary("bbb", 2, 2, weightSince=T1, results=[metric("error-rate", "Success", "0", 400)])},

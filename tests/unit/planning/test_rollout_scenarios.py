@@ -329,7 +329,7 @@ def test_ten_minutes_without_prometheus_are_not_the_canarys_fault() -> None:
     cluster.run(600)
     assert status(cluster).failed_revisions == []
     said = cluster.condition("reels", "Ready").message
-    assert "Prometheus does not answer since 2026-" in said
+    assert "Prometheus has not answered since 2026-" in said
     assert "the progress deadline stands still" in said
     assert "connection refused" in said
     cluster.prometheus_error = ""

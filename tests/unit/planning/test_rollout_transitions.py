@@ -464,7 +464,7 @@ def test_other_replicas_begin_a_step_anew_where_they_change_its_weight(replicas:
         (
             canary(**HELD, unanswered_since=ago(8)),
             {"endpoints": AT_25},
-            f"Prometheus does not answer since {ago(8)}: the step waits, and the progress deadline stands still",
+            f"Prometheus has not answered since {ago(8)}: the step waits, and the progress deadline stands still",
         ),
         (
             canary(),

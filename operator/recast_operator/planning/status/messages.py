@@ -121,7 +121,7 @@ def held_back(name: str, why: str) -> str:
 
 def unanswered(since: str) -> str:
     """Nobody can judge the canary, and nobody holds that against it."""
-    return f"Prometheus does not answer since {since}: the step waits, and the progress deadline stands still"
+    return f"Prometheus has not answered since {since}: the step waits, and the progress deadline stands still"
 
 
 def stable_down(stable: str) -> str:
