@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -126,6 +126,15 @@ def test_a_batch_without_any_history_is_scored() -> None:
     for block in get_args(Block):
         assert torch.isfinite(foundation(block).tae(bare)).all()
         torch.testing.assert_close(foundation(block).tae(one)[-1], foundation(block).tae(bare)[-1])
+
+
+def test_every_tensor_of_a_batch_moves_to_another_device_and_what_is_absent_stays_so() -> None:
+    one = batch()
+    moved = one.to("meta")
+    for entry in fields(one):
+        before, after = getattr(one, entry.name), getattr(moved, entry.name)
+        assert (after is None) is (before is None), entry.name
+        assert before is None or (after.device.type, after.shape) == ("meta", before.shape), entry.name
 
 
 def test_losses_count_valid_samples_alone() -> None:
