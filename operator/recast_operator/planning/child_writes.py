@@ -72,11 +72,12 @@ class Wanted:
 
 
 def child_writes(existing: ObservedDeployment | ObservedService | None, wanted: Wanted, now: datetime) -> ChildChanges:
-    """Create, rewrite, repair or scale; nothing for a child that is as it should be, or another owner's."""
-    if existing is None:
+    """Create, rewrite, repair or scale; nothing for a child that is as it should be.
+
+    Another owner's child of the name is in the way: the writer refuses to apply onto it, writes nothing, and says so.
+    """
+    if existing is None or existing.owner_uid != wanted.owner_uid:
         return ChildChanges(apply=(Apply(recorded(wanted.build()), MISSING),))
-    if existing.owner_uid != wanted.owner_uid:
-        return ChildChanges()
     record = existing.record
     if record.drift or not existing.template_hash:
         return _repair(existing, wanted, now)

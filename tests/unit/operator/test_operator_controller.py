@@ -596,3 +596,22 @@ async def test_counts_are_written_at_once_with_a_transition() -> None:
     canary = harness.raw(REELS)["status"]["canary"]
     assert (canary["replicas"], canary["readyReplicas"]) == (1, 1)
     assert canary["weightSince"]
+
+
+async def test_a_namesake_with_our_labels_and_another_owner_blocks_the_model_and_is_not_touched() -> None:
+    harness = serving_pair()
+    await harness.until_quiet(REELS)
+
+    def disown(raw: Object) -> None:
+        raw["metadata"]["ownerReferences"] = [{**raw["metadata"]["ownerReferences"][0], "uid": "stranger"}]
+
+    name = next(name for kind, _, name in harness.api.objects if kind == "Deployment" and name.startswith("em-"))
+    harness.api.change("Deployment", "n", name, disown)
+    annotations = harness.api.objects["Deployment", "n", name]["metadata"]["annotations"]
+    annotations.pop("recast.dev/last-applied")
+    harness.watch()
+    theirs = harness.api.objects["Deployment", "n", name]["metadata"]["resourceVersion"]
+    with pytest.raises(Blocked, match="is not owned by this model"):
+        await harness.controller.reconcile(REELS)
+    assert harness.api.objects["Deployment", "n", name]["metadata"]["resourceVersion"] == theirs
+    assert harness.condition(REELS, "Stalled")["reason"] == "BlockedRequest"

@@ -12,6 +12,7 @@ import pytest
 from planning_simulator import START, Cluster, expert, foundation, owner_uid
 
 from recast_operator.children.record import EDITED, read, recorded
+from recast_operator.children.why import MISSING
 from recast_operator.planning.child_writes import TAKEN_OVER, ChildChanges, Wanted, child_writes, scale
 from recast_operator.planning.clock import stamp
 from recast_operator.planning.plan import Scale
@@ -84,12 +85,15 @@ def test_a_child_as_it_was_applied_is_left_alone_whatever_this_operator_would_re
     assert decide(applied(), wanted(image="rendered-otherwise:1", extra="x")) == ChildChanges()
 
 
-def test_another_owners_child_is_left_alone_whatever_it_is() -> None:
+def test_another_owners_child_is_neither_put_back_nor_scaled_and_what_is_missing_is_asked_for() -> None:
     def adopt(live: Object) -> None:
         set_image(live)
         live["metadata"]["ownerReferences"] = [{"uid": "stranger", "controller": True}]
 
-    assert decide(applied(adopt), replicas=9) == ChildChanges()
+    changes = decide(applied(adopt), replicas=9)
+    assert [entry.why for entry in changes.apply] == [MISSING]
+    assert changes.scales == ()
+    assert container(changes.apply[0].body)["image"] == "server:1"
 
 
 def test_drift_is_put_back_as_it_was_applied_and_not_as_it_would_be_rendered_now() -> None:
