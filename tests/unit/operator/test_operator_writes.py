@@ -9,7 +9,7 @@ import pytest
 from recast_operator.adapters.errors import Conflict
 from recast_operator.adapters.kube import Kube
 from recast_operator.metrics import Metrics
-from recast_operator.planning.plan import Deletion, Scale
+from recast_operator.planning.plan import Apply, Deletion, Scale
 from recast_operator.store import Address, Doubts, Store, stored
 from recast_operator.writes import Outside, Writer
 from tests.unit.operator.documents import expert
@@ -48,6 +48,18 @@ async def test_a_deployment_of_anothers_is_neither_scaled_nor_deleted_whatever_a
     with pytest.raises(Conflict, match="is no child of ExpertModel n/reels"):
         await writing.writer.delete(Deletion("Deployment", DEPLOYMENT.name, "because"))
     assert writing.api.log == []
+
+
+async def test_a_child_that_was_made_anew_since_it_was_observed_is_not_rewritten() -> None:
+    writing = Writing()
+    body = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": DEPLOYMENT.name, "namespace": "n"}}
+    await writing.writer.apply(Apply({**body, "spec": {"replicas": 3}}, "because"))
+    assert writing.api.objects[DEPLOYMENT]["spec"] == {"replicas": 3}
+    writing.api.remove(*DEPLOYMENT)
+    anew = writing.api.seed("Deployment", "n", DEPLOYMENT.name, spec={"replicas": 7})
+    with pytest.raises(Conflict):
+        await writing.writer.apply(Apply({**body, "spec": {"replicas": 4}}, "because"))
+    assert writing.api.objects[DEPLOYMENT] == anew
 
 
 async def test_what_we_delete_is_gone_at_once_unless_a_finalizer_keeps_it() -> None:
