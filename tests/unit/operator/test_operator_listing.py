@@ -97,3 +97,12 @@ async def test_a_kind_that_is_not_served_stops_the_start_but_no_later_listing_an
     assert "FoundationModel" not in better
     assert better["ExpertModel"] == 1
     assert set(better) == {"ExpertModel", "ModelVersion", "Job", "Pod", "Deployment", "Service"}
+
+
+async def test_a_listing_of_one_namespace_says_nothing_of_what_is_in_another() -> None:
+    api, store = Pages(["a"]), Store()
+    elsewhere = expert("b", version=5)
+    elsewhere["metadata"]["namespace"] = "m"
+    store.put("ExpertModel", elsewhere)
+    await Listing(Kube(api), store, ("n",)).kind(EXPERTS)
+    assert (experts(store), store.names("ExpertModel", "m")) == (["a"], ["b"])

@@ -192,6 +192,16 @@ def test_a_parsed_model_is_shared_until_it_changes_and_goes_with_its_object() ->
     assert len(memory.parser) == parsed - 2
 
 
+def test_a_model_that_was_made_anew_takes_the_place_of_what_was_parsed_of_its_namesake() -> None:
+    memory = fleet_of_three()
+    parsed = len(memory.parser)
+    anew = expert("reels", version=9)
+    anew["metadata"]["uid"] = "another"
+    memory.store.put("ExpertModel", anew)
+    assert memory.observer.expert(REELS) is not None
+    assert len(memory.parser) == parsed
+
+
 def test_no_more_models_stay_parsed_than_there_is_room_for() -> None:
     memory = Memory(room=3)
     for number in range(10):

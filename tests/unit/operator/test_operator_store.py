@@ -276,3 +276,12 @@ def test_what_is_read_of_an_object_is_kept_and_nothing_else(kind: str, parts: An
     assert ("record" in found) == (kind in ("Deployment", "Service"))
     found.pop("record", None)
     assert found == {"apiVersion": "v", "kind": kind, "metadata": KEPT_METADATA, **kept}
+
+
+def test_null_in_the_place_of_a_list_or_map_is_as_good_as_absent() -> None:
+    named = {"name": "p", "namespace": "n", "uid": "u", "resourceVersion": "1"}
+    nothing = dict.fromkeys(("labels", "annotations", "finalizers", "ownerReferences", "deletionTimestamp"))
+    status = {"conditions": None, "containerStatuses": [{"state": None, "lastState": None, "restartCount": 0}]}
+    found = compact("Pod", {"metadata": {**named, **nothing}, "spec": {"containers": None}, "status": status})
+    assert found["metadata"] == named
+    assert found["status"] == {"conditions": [], "containerStatuses": [{"restartCount": 0}]}

@@ -9,7 +9,7 @@ import pytest
 from recast_operator.adapters.errors import Conflict
 from recast_operator.adapters.kube import Kube
 from recast_operator.metrics import Metrics
-from recast_operator.planning.plan import Deletion, Scale
+from recast_operator.planning.plan import Apply, Deletion, Scale
 from recast_operator.store import Address, Doubts, Store
 from recast_operator.writes import Outside, Writer
 from tests.unit.operator.documents import expert
@@ -54,6 +54,18 @@ async def test_what_a_scale_has_changed_is_known_at_once() -> None:
     entry = made.store.get(*DEPLOYMENT)
     assert entry is not None
     assert entry.raw()["spec"]["replicas"] == 5
+
+
+async def test_a_child_that_was_made_anew_since_it_was_observed_is_not_rewritten() -> None:
+    made = Pass()
+    body = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": DEPLOYMENT.name, "namespace": "n"}}
+    await made.writer.apply(Apply({**body, "spec": {"replicas": 3}}, "because"))
+    assert made.api.objects[DEPLOYMENT]["spec"] == {"replicas": 3}
+    made.api.remove(*DEPLOYMENT)
+    anew = made.api.seed("Deployment", "n", DEPLOYMENT.name, spec={"replicas": 7})
+    with pytest.raises(Conflict):
+        await made.writer.apply(Apply({**body, "spec": {"replicas": 4}}, "because"))
+    assert made.api.objects[DEPLOYMENT] == anew
 
 
 async def test_a_deleted_child_is_gone_at_once_and_one_with_finalizers_stays_until_it_really_goes() -> None:

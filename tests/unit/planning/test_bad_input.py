@@ -10,6 +10,7 @@ from planning_simulator import Cluster, expert, foundation, measured
 from recast_api.resources import ModelVersion
 from recast_api.run import TerminationMessage
 from recast_operator.planning.snapshot import ObservedPod
+from recast_operator.planning.status.pod_diagnosis import diagnose
 
 DATA_2 = {"persistentVolumeClaim": {"claimName": "events"}, "path": "home", "until": "2026-02-01T00:00:00Z"}
 
@@ -233,3 +234,14 @@ def test_a_foundation_that_serves_says_that_it_is_suspended() -> None:
     cluster.run(10)
     assert cluster.condition("home-fm", "Ready").message.endswith("no training begins until it is unset")
     still_serves(cluster)
+
+
+@pytest.mark.parametrize(
+    ("restarts", "exit_code", "crashing"),
+    [(0, None, False), (3, None, False), (0, 1, False), (3, 0, False), (3, 1, True)],
+)
+def test_a_pod_crashes_in_a_loop_when_it_ended_badly_and_was_started_again(
+    restarts: int, exit_code: int | None, crashing: bool
+) -> None:
+    found = diagnose((ObservedPod("p", restarts=restarts, exit_code=exit_code),), "spec.serving.image")
+    assert (found is not None and found.reason == "CrashLoop") is crashing

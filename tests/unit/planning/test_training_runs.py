@@ -7,16 +7,20 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from fleet_values import landed, observed, ref
 from planning_simulator import START, Cluster, expert, foundation
 from run_values import WANTED, attempt_seen, failed, inputs, remembered_run, run, state_of
 
 from recast_api.resources import ModelVersion, Training
 from recast_api.run import TerminationMessage
+from recast_operator.planning.freshness.target import FoundationTarget, foundation_target
 from recast_operator.planning.plan import Plan
 from recast_operator.planning.snapshot import DISRUPTED, ObservedPod, ObservedRun
 from recast_operator.planning.training.attempts import backoff_seconds
 from recast_operator.planning.training.known import is_due
 from recast_operator.planning.training.lifecycle import advance, reserve
+from recast_operator.planning.training.run_spec import expert_run, foundation_run
+from recast_operator.planning.versions.verdict import judge_all
 
 
 def test_a_reservation_that_is_observed_is_submitted_until_its_job_is_seen() -> None:
@@ -260,6 +264,32 @@ def test_the_run_handed_to_a_pod_names_the_pair_that_serves_as_its_baseline() ->
     assert (handed.baseline.version, handed.baseline_foundation.version) == (1, 1)
     assert handed.expert is not None
     assert (handed.expert.foundation.version, handed.data.path, handed.number) == (1, "reels", 2)
+
+
+def test_a_foundations_run_is_measured_against_the_version_that_serves_and_not_the_newest() -> None:
+    for current, expected in ((1, 1), (2, 2), (None, None)):
+        seen = observed(current=ref(current) if current else None)
+        judged = (landed(1, inputs="a.x"), landed(2, inputs="b.x"), landed(3, inputs="c.x", accepted=False))
+        baseline = foundation_run(seen.model, run(), judged).run.baseline
+        assert (baseline.version if baseline else None) == expected
+
+
+def test_an_expert_whose_pair_is_not_complete_any_more_has_no_baseline_at_all() -> None:
+    cluster = Cluster(foundation(), expert("reels"))
+    cluster.until(lambda c: c.em("reels").status.stable is not None)
+    seen = cluster.observe_expert("reels")
+    target = foundation_target(seen)
+    judged = judge_all(seen.model, seen.versions, seen.model.spec.gates)
+    for versions, complete in ((seen.foundation_versions, True), ((), False)):
+        handed = expert_run(replace(seen, foundation_versions=versions), run(), judged, target)
+        assert handed is not None
+        assert (handed.run.baseline is not None, handed.run.baseline_foundation is not None) == (complete, complete)
+    assert expert_run(seen, run(), judged, FoundationTarget(None)) is None
+
+
+def test_a_reservation_whose_inputs_cannot_be_known_now_waits() -> None:
+    after = advance(inputs(wanted=None), state_of(run(state="Reserved")))
+    assert (after.run, after.submit) == (run(state="Reserved"), False)
 
 
 def test_a_submission_names_its_volumes_and_its_owner() -> None:
