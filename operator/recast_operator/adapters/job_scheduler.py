@@ -159,7 +159,7 @@ class JobScheduler(Scheduler[JobOptions]):  # type: ignore[misc]
             return
         owners = [{"apiVersion": "batch/v1", "kind": "Job", "name": job["metadata"]["name"], "uid": uid}]
         path = SERVICES.path(metadata["namespace"], metadata["name"])
-        # With its UID, as Kubernetes' controllers write it: refused (422) where another Service has the name by now.
+        # With its UID, as Kubernetes' controllers write it: a conflict where another Service has the name by now.
         body = {"metadata": {"uid": metadata["uid"], "ownerReferences": owners}}
         try:
             self._api.send(Request("PATCH", path, body=body, content_type=MERGE, params=_BY_RECAST))

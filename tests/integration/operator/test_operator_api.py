@@ -331,7 +331,7 @@ async def test_torchx_gives_no_service_away_that_got_the_name_after_ours(
                 await kube.create(SERVICES, namespace, {"apiVersion": "v1", "kind": "Service", **other})
             return made
 
-    with pytest.raises(Invalid, match="uid"):
+    with pytest.raises(Conflict, match="uid"):
         await submit(Replacing(), request, namespace)
     service = await kube.get(SERVICES, namespace, name)
     assert (service["metadata"]["labels"], service["metadata"].get("ownerReferences")) == ({"by": "another"}, None)
