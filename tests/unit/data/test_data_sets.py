@@ -12,6 +12,7 @@ import pytest
 from data_builders import DATASET, ITEMS, START, rows
 
 from recast_api.run import RecastError
+from recast_trainer.data import segments
 from recast_trainer.data.__main__ import main
 from recast_trainer.data.movielens import MovieLens
 from recast_trainer.data.schema import Rows
@@ -155,6 +156,19 @@ def test_a_corrupt_column_is_named_with_its_file(
     assert not caught.value.termination.retryable
     assert f"{SEGMENT}.parquet" in str(caught.value)
     assert "write the segment again, or remove it" in str(caught.value)
+
+
+@pytest.mark.parametrize(("limit", "words"), [("MAX_SEGMENT_ROWS", "more than"), ("MAX_SEGMENT_BYTES", "larger than")])
+def test_a_segment_is_read_up_to_its_limits_and_not_beyond(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, limit: str, words: str
+) -> None:
+    size = 3 if limit == "MAX_SEGMENT_ROWS" else (folder / "segments" / f"{SEGMENT}.parquet").stat().st_size
+    monkeypatch.setattr(segments, limit, size)
+    assert len(read_first(folder)) == 3
+    monkeypatch.setattr(segments, limit, size - 1)
+    with pytest.raises(RecastError, match=words) as caught:
+        read_first(folder)
+    assert caught.value.termination.reason == "CorruptSegment"
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1 this is no Parquet file PAR1"])

@@ -153,7 +153,7 @@ async def test_another_path_is_404_and_another_method_405(served: Any) -> None:
     ids=lambda value: str(value),
 )
 async def test_a_failing_ranker_is_counted_once_and_tells_no_internals(
-    served: Any, failure: Exception, status: int
+    served: Any, caplog: pytest.LogCaptureFixture, failure: Exception, status: int
 ) -> None:
     served.ranker.failure = failure
     response = await post(served, json.dumps(GOOD).encode())
@@ -162,6 +162,9 @@ async def test_a_failing_ranker_is_counted_once_and_tells_no_internals(
     assert response.headers["x-recast-tae"] == "none"
     assert served.count(str(status)) == 1
     assert served.registry.get_sample_value("recast_tae_total", {"state": "fresh"}) == 0
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.fields["requestId"] == response.headers["x-request-id"]  # type: ignore[attr-defined]
+    assert bool(record.exc_info) is (status == 500)  # overload needs no trace, a failure does
 
 
 async def test_every_code_and_state_is_counted_from_zero(served: Any) -> None:

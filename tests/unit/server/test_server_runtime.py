@@ -236,8 +236,17 @@ def test_the_generated_protocol_is_that_of_the_proto_file(tmp_path: Path) -> Non
 def test_a_log_record_is_one_line_of_json() -> None:
     import logging
 
-    record = logging.makeLogRecord({"msg": "two\nlines", "levelname": "INFO", "fields": {"code": 200}})
+    record = logging.makeLogRecord(
+        {
+            "msg": "two\nlines of %s",
+            "args": ("text",),
+            "levelname": "INFO",
+            "created": 1_767_225_600.25,
+            "fields": {"code": 200},
+        }
+    )
     line = JsonLines().format(record)
     assert "\n" not in line
-    assert json.loads(line)["event"] == "two\nlines"
-    assert json.loads(line)["code"] == 200
+    assert json.loads(line) == {
+        "time": "2026-01-01T00:00:00.250+00:00", "level": "info", "event": "two\nlines of text", "code": 200,
+    }  # fmt: skip

@@ -179,6 +179,22 @@ def test_a_version_is_compared_with_one_that_had_not_learned_the_rows_and_with_n
     assert "no comparison with v2" in capsys.readouterr().out
 
 
+def test_the_leading_process_alone_publishes_what_an_earlier_attempt_completed(world: World) -> None:
+    published: list[dict[str, Any]] = []
+
+    class Apiserver:
+        def create(self, namespace: str, body: dict[str, Any]) -> None:
+            published.append(body)
+
+        def get(self, namespace: str, name: str) -> dict[str, Any]:
+            raise AssertionError(name)
+
+    assert execute(order(world.root), ProcessGroup(rank=1), Apiserver) is None
+    assert published == []
+    assert execute(order(world.root), ProcessGroup(rank=0), Apiserver) == world.foundation
+    assert [body["spec"]["digest"] for body in published] == [world.foundation.digest]
+
+
 @pytest.mark.parametrize(("later", "seen"), [(0, True), (1, False)], ids=["at the watermark", "a millisecond later"])
 def test_a_label_known_at_the_baselines_watermark_was_learned_by_it(world: World, later: int, seen: bool) -> None:
     stream = open_stream(world.root / "set", order(world.root).data)

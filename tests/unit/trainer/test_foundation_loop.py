@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from trainer_builders import (
 
 from recast_model.inference import embed
 from recast_trainer.tae import log as tae_log
+from recast_trainer.training import loop
 from recast_trainer.training.loop import PROBES, FoundationTrainer, TrainedFoundation, global_batches
 from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.stream import Stream
@@ -209,6 +212,19 @@ def test_the_entropy_so_far_counts_the_learned_segments_as_they_were_predicted(r
     counts = watched.entropy.sums
     assert counts[:, 0].tolist() == past.label_mask.sum(0).tolist()
     assert counts[:, 1].tolist() == past.labels.sum(0).tolist()
+
+
+def test_progress_says_rows_per_second_and_the_time_that_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ticks = itertools.count(100.0, 2.0)  # two seconds pass from one look at the clock to the next
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    trainer(tmp_path, stream_of(hand_rows(HOURS, PER_HOUR), HOURS)).train()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == LEARN
+    for number, line in enumerate(lines, 1):
+        assert line.startswith(f"segment {number}/{LEARN} 2026-01-01T0{number - 1}  6 rows/s  NE so far ")
+        assert line.endswith(f"  {2 * (LEARN - number)} s left")
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def evaluate(artifact: Path, foundation: Path | None, data: Path) -> list[Measur
         own = stream.table.on_surface(expert.config.surface_index)
         requests = np.intersect1d(own, _after(stream, watermark))
         read = stream.with_items(expert.items, by_surface=True)
-        found = _own(score_expert(expert.model, read, requests, tae, SINGLE_PROCESS), expert.config)
+        found = _of_one_surface(score_expert(expert.model, read, requests, tae, SINGLE_PROCESS), expert.config)
     print(f"{'surface':16}{'task':16}{'rows':>9}{'NE':>9}{'calibration':>13}")
     for item in found:
         print(
@@ -89,7 +89,7 @@ def compare(foundation: Path, data: Path, *, epochs: int, batch_size: int, seed:
             model = ExpertTrainer(stream, config, settings, SINGLE_PROCESS, replace(found, tae=source)).train()
             results.append(score_expert(model, stream, found.held_out, source, SINGLE_PROCESS))
         without = {task: results[1].logits[:, column] for column, task in enumerate(tasks)}
-        rows += _own(results[0], config, without)
+        rows += _of_one_surface(results[0], config, without)
     print(f"\n{'surface':12}{'task':12}{'rows':>8}{'base rate':>11}{'without':>9}{'with TAE':>9}  change [95 % bounds]")
     for item in rows:
         change = [
@@ -110,6 +110,8 @@ def _after(stream: Stream, watermark: int) -> Ints:
     return found
 
 
-def _own(scored: ScoredRows, config: ExpertConfig, baseline: dict[str, np.ndarray] | None = None) -> list[Measurement]:
+def _of_one_surface(
+    scored: ScoredRows, config: ExpertConfig, baseline: dict[str, np.ndarray] | None = None
+) -> list[Measurement]:
     alone = replace(scored, surfaces=np.zeros_like(scored.surfaces))
     return measurements(alone, [config.surface], [task.name for task in config.tasks], baseline)

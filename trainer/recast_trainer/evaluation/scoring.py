@@ -28,11 +28,11 @@ def score_foundation(
 ) -> tuple[ScoredRows, NDArray[np.float16]]:
     """Predictions and TAE (R, D) of the requests' rows, the work shared by the group, the result on every process."""
 
-    def one(batch: RequestBatch, _: Ints) -> torch.Tensor:
+    def predict(batch: RequestBatch, _: Ints) -> torch.Tensor:
         tae, logits = embed_and_predict(model, batch)
         return torch.cat([tae.float(), logits], dim=-1)  # float16 survives the way through float32 exactly
 
-    found = _rows(one, stream, requests, model.config.history_length, group)
+    found = _rows(predict, stream, requests, model.config.history_length, group)
     size = model.config.tae_dim
     return _scored(stream, requests, found[:, size:]), found[:, :size].astype(np.float16)
 
@@ -40,11 +40,11 @@ def score_foundation(
 def score_expert(model: ExpertModel, stream: Stream, requests: Ints, tae: TaeSource, group: ProcessGroup) -> ScoredRows:
     """Predictions of an expert's tasks; ``stream`` is read by the expert's items and surface histories."""
 
-    def one(batch: RequestBatch, index: Ints) -> torch.Tensor:
+    def predict(batch: RequestBatch, index: Ints) -> torch.Tensor:
         vectors, present = tae(batch, index)
         return score(model, batch, vectors, present)
 
-    found = _rows(one, stream, requests, model.config.history_length, group)
+    found = _rows(predict, stream, requests, model.config.history_length, group)
     return _scored(stream, requests, found, list(model.config.task_columns))
 
 
@@ -86,19 +86,19 @@ def absent(size: int) -> TaeSource:
 
 
 def _rows(
-    one: Callable[[RequestBatch, Ints], torch.Tensor],
+    predict: Callable[[RequestBatch, Ints], torch.Tensor],
     stream: Stream,
     requests: Ints,
     history_length: int,
     group: ProcessGroup,
 ) -> NDArray[np.float32]:
-    """``one`` (B, M, K) over micro-batches of this process's share, then all shares joined: (R, K)."""
+    """``predict`` (B, M, K) over micro-batches of this process's share, then all shares joined: (R, K)."""
     share = group.shard(requests)
     parts = []
     for start in range(0, len(share), MICRO_BATCH):
         index = share[start : start + MICRO_BATCH]
         batch = stream.batch(index, history_length, group)
-        parts.append(one(batch, index)[batch.candidate_mask].cpu())
+        parts.append(predict(batch, index)[batch.candidate_mask].cpu())
     width = torch.zeros(1, dtype=torch.int64)
     if parts:
         width[0] = parts[0].shape[1]
