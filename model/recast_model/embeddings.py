@@ -2,7 +2,7 @@
 
 A forward pass looks rows up and remembers them; backward leaves their gradients; :meth:`EmbeddingTable.step` then
 exchanges (ids, gradients) between ranks and applies them all in a single fused update, the same on every replica.
-Fused updates on each rank's own rows would differ by half where ranks share a row (recsys.md §8). A gradient that is
+Fused updates on each rank's own rows would be off by half where ranks share a row (measured). A gradient that is
 not finite is found before the update, on every rank alike: a fused update cannot be undone.
 
 A table made without an optimiser only looks up, and needs no FBGEMM: that is what servers load.

@@ -56,7 +56,8 @@ def test_one_seed_gives_one_stream_and_another_seed_another(made: tuple[Syntheti
 def test_rows_keep_the_schemas_promises(made: tuple[SyntheticStream, Rows]) -> None:
     stream, rows = made
     assert len(rows) == 30 * 60 * 8
-    assert len(np.unique(rows.row_ids)) == len(rows)
+    assert rows.row_ids.tolist() == list(range(1, len(rows) + 1))
+    assert rows.request_ids.tolist() == np.repeat(np.arange(30 * 60) + 1, 8).tolist()
     assert (rows.available_at > rows.event_times).all()
     assert (np.diff(rows.event_times) >= 0).all()
     assert (stream.items.index(rows.items) > 0).all()

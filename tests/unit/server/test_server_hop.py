@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import threading
 from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -16,9 +18,11 @@ from prometheus_client import CollectorRegistry
 
 from recast_api.resources.version import FoundationPin
 from recast_api.run import RecastError
+from recast_server.expert import tae_client
 from recast_server.expert.handshake import handshake
 from recast_server.expert.schema import HistoryEvent
 from recast_server.expert.tae_client import GrpcTaeClient, TaeUnavailableError
+from recast_server.foundation import service
 from recast_server.foundation.service import FoundationMetadata, FoundationService
 from recast_server.proto import foundation_pb2 as wire
 from recast_server.proto.foundation_pb2_grpc import add_FoundationServicer_to_server
@@ -58,7 +62,7 @@ class Hop:
     server_registry: CollectorRegistry
     address: str
     client: GrpcTaeClient
-    service: Any
+    servicer: Any
     stop: Any
 
     def counted(self, code: str, registry: CollectorRegistry | None = None) -> float | None:
@@ -81,13 +85,13 @@ async def hop() -> AsyncIterator[Hop]:
     thread.start()
     registry, server_registry = CollectorRegistry(), CollectorRegistry()
     server = grpc.aio.server()
-    service = FoundationService(engine, thread, FoundationCalls(server_registry))
-    add_FoundationServicer_to_server(service, server)
+    servicer = FoundationService(engine, thread, FoundationCalls(server_registry))
+    add_FoundationServicer_to_server(servicer, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     calls = FoundationCalls(registry)
     client = GrpcTaeClient(address, "reels", PIN, tae_dim=4, deadline_seconds=5.0, calls=calls)
-    yield Hop(engine, registry, server_registry, address, client, service, lambda: server.stop(None))
+    yield Hop(engine, registry, server_registry, address, client, servicer, lambda: server.stop(None))
     engine.gate.set()
     await client.close()
     await server.stop(None)
@@ -101,6 +105,17 @@ async def test_embeddings_arrive_as_they_were_sent(hop: Hop) -> None:
     assert rows.tolist() == [[3.0] * 4, [5.0] * 4]
     assert hop.engine.calls == [(1, "reels", 1000, [3, 5], [Event(4, "feed", 9, ("click",))])]
     assert hop.counted("OK") == hop.counted("OK", hop.server_registry) == 1
+
+
+async def test_both_sides_measure_from_the_beginning_of_a_call_to_its_end(
+    hop: Hop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (service, tae_client):
+        ticks = itertools.count(100.0, 0.25)
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda ticks=ticks: next(ticks)))
+    await hop.client.tae(1, [3], 1000, None)
+    for registry in (hop.registry, hop.server_registry):
+        assert registry.get_sample_value("recast_foundation_duration_seconds_sum") == 0.25
 
 
 @pytest.mark.parametrize(("history", "seen"), [(None, None), ([], [])])
@@ -189,10 +204,10 @@ async def test_a_call_without_time_left_is_refused_before_it_is_computed(
     request = wire.TaeRequest(user=1, surface="reels", time_milliseconds=0, candidates=[1])
     context = Context(remaining)
     if computed:
-        assert (await hop.service.Tae(request, context)).rows == 1
+        assert (await hop.servicer.Tae(request, context)).rows == 1
         return
     with pytest.raises(grpc.aio.AbortError):
-        await hop.service.Tae(request, context)
+        await hop.servicer.Tae(request, context)
     assert context.aborted is not None
     assert context.aborted[0] is grpc.StatusCode.DEADLINE_EXCEEDED
     assert hop.engine.calls == []

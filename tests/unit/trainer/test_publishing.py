@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
+from kubernetes import client, config
 
 from recast_api.manifest import MANIFEST, Manifest, describe_files, load_verified
 from recast_api.resources.version import Measurement, ModelVersion
 from recast_api.run import RecastError, TrainingRun
 from recast_trainer.publishing.artifact import land, landed
-from recast_trainer.publishing.version import ATTEMPTS, ApiError, model_version, publish
+from recast_trainer.publishing.version import ATTEMPTS, ApiError, ClusterVersionApi, model_version, publish
 
 
 class CrashError(Exception):
@@ -201,3 +203,33 @@ def test_an_experts_version_says_what_it_was_trained_for_and_a_foundations_says_
     )
     expert = run().model_copy(update={"kind": "ExpertModel"})
     assert model_version(expert, trained).spec.tasks == ["click", "like"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (client.ApiException(status=409, reason="Conflict"), 409, "Conflict"),
+        (client.ApiException(status=503, reason="Unavailable"), 503, "Unavailable"),
+        (client.ApiException(status=None, reason="handshake failed"), 0, "handshake failed"),
+        (urllib3.exceptions.ProtocolError("cut off"), 0, "ProtocolError: cut off"),
+        (ConnectionRefusedError("refused"), 0, "ConnectionRefusedError: refused"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_whatever_goes_wrong_on_the_way_to_the_apiserver_has_a_status(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, words: str
+) -> None:
+    def fails(*_arguments: Any, **_options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(config, "load_incluster_config", lambda: None)
+    monkeypatch.setattr(client.CustomObjectsApi, "create_namespaced_custom_object", fails)
+    with pytest.raises(ApiError, match=words) as caught:
+        ClusterVersionApi().create("demo", {})
+    assert caught.value.status == status
+
+
+def test_outside_a_cluster_there_is_nothing_to_publish_to() -> None:
+    with pytest.raises(RecastError, match=r"not inside a pod .*use --no-publish") as caught:
+        ClusterVersionApi()
+    assert caught.value.termination.reason == "NoCluster"
