@@ -46,13 +46,36 @@ async def play_with_cuts(
     return reference, worlds
 
 
+State = tuple[tuple[str, int], ...]
+"""Pods wanted, by revision."""
+
+
+def same_course(seen: list[State], expected: list[State]) -> bool:
+    """The same states in the same order. A crash between two writes of one pass shows one of them without the other."""
+    at = 0
+    for state in seen:
+        if at < len(expected) and state == expected[at]:
+            at += 1
+        elif not 0 < at < len(expected) or not _between(dict(state), dict(expected[at - 1]), dict(expected[at])):
+            return False
+    return at == len(expected)
+
+
+def _between(state: dict[str, int], before: dict[str, int], after: dict[str, int]) -> bool:
+    return all(
+        state.get(revision, 0) in (before.get(revision, 0), after.get(revision, 0))
+        for revision in state.keys() | before.keys() | after.keys()
+    )
+
+
 def compare(reference: World, worlds: list[World]) -> None:
     """Every world ended as the undisturbed one did, and came there by the same steps."""
     jobs, expected = sorted(reference.recorder.jobs_created), reference.end_state()
     for world in worlds:
         assert sorted(world.recorder.jobs_created) == jobs, "a second Job, or a second number"
         assert world.end_state() == expected
-        assert world.weights == reference.weights, "a weight jump"
+        for name, states in reference.weights.items():
+            assert same_course(world.weights[name], states), f"a weight jump: {world.weights[name]} for {states}"
         assert world.dip == [], "fewer pods ready than the spec wants"
 
 
@@ -83,7 +106,7 @@ async def test_the_undisturbed_play_has_the_canaries_that_the_comparison_is_abou
     world = World(requester, namespace)
     await play_demo(world)
     splits = [tuple(count for _, count in state) for state in world.weights["reels"]]
-    # First revision; canary 1 of 4, then 2 of 4, then all of it; then the bad one at 1 of 4, and back.
+    # First revision; canary 1 of 4, then 2 of 4, then all of it; then the bad one at 1 of 4, which goes at once.
     assert [sorted(split) for split in splits] == [
-        [4], [1, 4], [1, 3], [2, 3], [2, 2], [2, 4], [4], [1, 4], [1, 3], [1, 4], [4]
+        [4], [1, 4], [1, 3], [2, 3], [2, 2], [2, 4], [4], [1, 4], [1, 3], [4]
     ]  # fmt: skip
