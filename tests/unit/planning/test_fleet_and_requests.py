@@ -185,3 +185,14 @@ def test_a_wrong_name_is_answered_with_the_likely_one(name: str, known: list[str
     text = messages.foundation_not_found(name, "demo", known)
     assert words in text
     assert text.endswith("Serving is unchanged.")
+
+
+def test_a_candidate_says_first_that_its_servers_start_and_then_which_pilots_it_waits_for() -> None:
+    cluster = Cluster(foundation(fleet={"pilots": ["reels"]}), expert("reels"))
+    cluster.until(lambda c: c.em("reels").status.stable is not None)
+    cluster.edit("home-fm", data=DATA_2)
+    cluster.until(lambda c: c.fm().status.candidate is not None)
+    assert cluster.condition("home-fm", "Ready").reason == "ServersStarting"
+    cluster.run(cluster.ready_seconds + 1)
+    waiting = cluster.condition("home-fm", "Ready")
+    assert (waiting.reason, "reels" in waiting.message) == ("PilotsRefreshing", True)
