@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,9 @@ from recast_cli.world import Resource, Unreadable, World, read
 _WATCH_SECONDS = 240
 _CONNECT_SECONDS = 10
 _ANSWER_SECONDS = 30
+_PAUSE_SECONDS = 1
+"""Between the end of one watch and the next listing, however the watch ended: a proxy may end each one at once."""
 _PAGE = 500
-_GONE = 410
 
 
 class ClusterError(Exception):
@@ -65,26 +66,30 @@ class Cluster:
 
     def watch(
         self, stop: threading.Event, unreadable: Callable[[Unreadable], None] = lambda found: None
-    ) -> Iterator[Change]:
+    ) -> Generator[Change, None, None]:
         """All objects, then every change, until ``stop`` is set. Reconnects by itself and heals by listing.
 
-        An object that cannot be read is given to ``unreadable`` instead. Raises :class:`ClusterError` where a kind
-        cannot be listed at all.
+        Sets ``stop`` itself where the iteration ends in another way, so that no thread goes on reading. An object that
+        cannot be read is given to ``unreadable`` instead. Raises :class:`ClusterError` where a kind cannot be listed
+        at all.
         """
         changes: _Changes = queue.Queue()
         for kind in PLURALS:
             threading.Thread(target=self._follow, args=(kind, changes, stop), name=f"watch-{kind}", daemon=True).start()
-        while not stop.is_set():
-            try:
-                change = changes.get(timeout=0.5)
-            except queue.Empty:
-                continue
-            if isinstance(change, ClusterError):
-                raise change
-            if isinstance(change, Unreadable):
-                unreadable(change)
-            else:
-                yield change
+        try:
+            while not stop.is_set():
+                try:
+                    change = changes.get(timeout=0.5)
+                except queue.Empty:
+                    continue
+                if isinstance(change, ClusterError):
+                    raise change
+                if isinstance(change, Unreadable):
+                    unreadable(change)
+                else:
+                    yield change
+        finally:
+            stop.set()
 
     def _list(self, kind: str) -> tuple[list[Resource | Unreadable], str]:
         """All objects of a kind, and the version from which to watch."""
@@ -117,7 +122,7 @@ class Cluster:
                 if not began:
                     changes.put(error)
                     return
-                stop.wait(1)
+                stop.wait(_PAUSE_SECONDS)
                 continue
             began = True
             names = {item.name if isinstance(item, Unreadable) else item.metadata.name for item in listed}
@@ -125,6 +130,7 @@ class Cluster:
             for item in listed:
                 seen.put(item, changes)
             self._stream(kind, version, seen, changes, stop)
+            stop.wait(_PAUSE_SECONDS)
 
     def _stream(self, kind: str, version: str, seen: _Seen, changes: _Changes, stop: threading.Event) -> None:
         """Changes from ``version`` on, until the apiserver ends the watch or ``stop`` is set."""
@@ -145,11 +151,8 @@ class Cluster:
                 if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
                     item = read({**event["object"], "kind": kind})
                     seen.put(item, changes, deleted=event["type"] == "DELETED")
-        except ApiException as error:
-            if error.status != _GONE:
-                stop.wait(1)
-        except Exception:  # a broken connection: the caller lists again
-            stop.wait(1)
+        except Exception:  # a version that is too old, a broken connection: the caller lists again
+            return
 
 
 class _Seen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import threading
@@ -82,9 +83,11 @@ def follow(cluster: Cluster, console: Console) -> None:
     def say(line: Line) -> None:
         console.print(format_line(line, time.monotonic() - began), style=STYLES[line.tone])
 
-    for change in cluster.watch(threading.Event(), lambda item: say(Line(item.name, str(item), "bad"))):
-        for line in timeline.feed(change.resource, deleted=change.deleted):
-            say(line)
+    changes = cluster.watch(threading.Event(), lambda item: say(Line(item.name, str(item), "bad")))
+    with contextlib.closing(changes):
+        for change in changes:
+            for line in timeline.feed(change.resource, deleted=change.deleted):
+                say(line)
 
 
 def screen(*, terminal: bool) -> Console:

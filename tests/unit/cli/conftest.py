@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest_cli import CLAIM, DIGEST, T0, TRAINING, pin
+from conftest_cli import CLAIM, DIGEST, T0, TRAINING, Expert, pin
 
 from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 
-Expert = Callable[..., ExpertModel]
 Foundation = Callable[..., FoundationModel]
 Version = Callable[..., ModelVersion]
+
+
+@pytest.fixture(autouse=True)
+def _no_watch_goes_on() -> Iterator[None]:
+    """A thread that outlives its command lists the cluster for ever, and its changes pile up."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name.startswith("watch-"):
+            thread.join(10)
+            assert not thread.is_alive(), f"{thread.name} still reads"
 
 
 @pytest.fixture

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from recast_api.resources import ExpertModel
+
+Expert = Callable[..., ExpertModel]
+"""Builds an expert in some state."""
 DIGEST = "sha256:" + "ab" * 32
 T0 = "2026-03-01T12:00:00Z"
 T1 = "2026-03-01T12:01:00Z"

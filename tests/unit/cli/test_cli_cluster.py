@@ -101,10 +101,11 @@ class FakeApi:
 
 
 @pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> FakeApi:
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
     fake = FakeApi()
     monkeypatch.setattr(Cluster, "connect", lambda *arguments: Cluster(fake, arguments[-1] or "default"))  # type: ignore[arg-type]
-    return fake
+    yield fake
+    fake.ended.set()
 
 
 def run(*arguments: str) -> int:
@@ -155,7 +156,6 @@ def test_what_the_apiserver_refuses_is_one_line_that_says_what_to_do(
     assert words in captured.err
     assert captured.err.startswith("kubectl recast: ")
     assert captured.err.count("\n") == 1
-    api.ended.set()
 
 
 def test_every_request_has_a_time_limit(api: FakeApi) -> None:
@@ -285,6 +285,33 @@ def test_what_went_while_the_watch_was_broken_is_told_by_the_next_listing(monkey
     assert said(changes) == [("a", False), ("b", False), ("a", True), ("b", False), ("c", False)]
 
 
+def test_a_watch_that_ends_at_once_is_not_listed_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    wait = threading.Event.wait
+
+    def noted(event: threading.Event, timeout: float | None = None) -> bool:
+        if timeout == 1:
+            pauses.append(timeout)
+        return wait(event, 0.005 if timeout == 1 else timeout)
+
+    monkeypatch.setattr(threading.Event, "wait", noted)
+    api = FakeApi(expertmodels=[raw_expert("a")])
+    api.watches["expertmodels"] = [[], [], []]
+    changes, _ = watched(api, 4)
+    assert said(changes) == [("a", False)] * 4
+    assert len(pauses) >= 3
+
+
+def test_a_timeline_that_ends_in_any_way_reads_no_more() -> None:
+    api, stop = FakeApi(expertmodels=[raw_expert("a")]), threading.Event()
+    changes = Cluster(api, "shop").watch(stop)  # type: ignore[arg-type]
+    assert next(changes).resource.metadata.name == "a"
+    assert not stop.is_set()
+    changes.close()
+    assert stop.is_set()
+    api.ended.set()
+
+
 def waiting_less(wait: Any) -> Any:
     """The pause of a second between two listings is one of a few milliseconds here."""
     return lambda self, timeout=None: wait(self, 0.005 if timeout == 1 else timeout)
@@ -346,7 +373,6 @@ def test_the_timeline_prints_lines_until_it_is_interrupted(
         "odd        ExpertModel odd cannot be read by this version of kubectl recast: "
         "spec.training.image: Field required",
     ]
-    api.ended.set()
 
 
 def test_a_line_begins_with_the_time_since_the_view_began() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from conftest import Expert
+from conftest_cli import Expert
 
 from recast_cli.world import PLURALS, parse
 
