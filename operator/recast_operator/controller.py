@@ -33,7 +33,7 @@ from recast_operator.planning.plan import Event, Plan
 from recast_operator.planning.rollout import analysis
 from recast_operator.planning.rollout.questions import Answer, Question
 from recast_operator.planning.snapshot import ObservedExpert, ObservedFoundation
-from recast_operator.planning.status import counts
+from recast_operator.planning.status import deferral
 from recast_operator.planning.status.conditions import find
 from recast_operator.writes import Outside, Writer
 
@@ -83,7 +83,7 @@ class Controller:
         self._prometheus = prometheus
         self._events = events
         self._clock = clock
-        self._counts_waiting: dict[Key, datetime] = {}
+        self._deferred_since: dict[Key, datetime] = {}
         self._untold: Untold = {}
 
     async def reconcile(self, key: Key) -> float | None:
@@ -97,7 +97,7 @@ class Controller:
             return None if foundation is None else await self._foundation(key, foundation)
         expert = self._observer.expert(key)
         if expert is None:
-            self._counts_waiting.pop(key, None)
+            self._deferred_since.pop(key, None)
             return None
         return await self._expert(key, expert)
 
@@ -130,21 +130,21 @@ class Controller:
             run = self._begin(key, confirmed.model.status, again, now)
             plan = await run.plan(lambda: plan_expert(confirmed, now))
             observed = confirmed
-        plan = self._let_counts_wait(key, observed.model.status, plan, now)
+        plan = self._defer_status(key, observed.model.status, plan, now)
         return await run.execute(plan)
 
-    def _let_counts_wait(
+    def _defer_status(
         self, key: Key, before: ExpertModelStatus, plan: Plan[ExpertModelStatus], now: datetime
     ) -> Plan[ExpertModelStatus]:
-        """The same plan; where its status differs by counts alone, they are written with the next change, or soon."""
-        if not counts.only_counts_differ(before, plan.status):
-            self._counts_waiting.pop(key, None)
+        """The same plan; where nothing in its status decides, that is written with the next change, or soon."""
+        if not deferral.may_wait(before, plan.status):
+            self._deferred_since.pop(key, None)
             return plan
-        waited = (now - self._counts_waiting.setdefault(key, now)).total_seconds()
-        if not 0 <= waited < counts.WAIT_SECONDS:
-            del self._counts_waiting[key]
+        waited = (now - self._deferred_since.setdefault(key, now)).total_seconds()
+        if not 0 <= waited < deferral.DEFER_SECONDS:
+            del self._deferred_since[key]
             return plan
-        requeue = earliest(plan.requeue_after, counts.WAIT_SECONDS - waited)
+        requeue = earliest(plan.requeue_after, deferral.DEFER_SECONDS - waited)
         return replace(plan, status=before, requeue_after=requeue)
 
     async def _absent(self, namespace: str, wanted: tuple[str, ...]) -> frozenset[str]:

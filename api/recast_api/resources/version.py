@@ -145,8 +145,8 @@ class VersionSummary(Status):
     """Mean normalised entropy, weighted by rows."""
     change: Short = ""
     """Change of the mean against the baseline on the same rows."""
-    used_by: int = 0
-    """How many experts read this foundation version, or whether its expert serves this version."""
+    used_by: int | None = None
+    """How many experts read this foundation version. Absent on an expert's: the expert's status says what it serves."""
 
 
 class ModelVersionStatus(Status):

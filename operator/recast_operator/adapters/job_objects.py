@@ -30,7 +30,7 @@ class Gang:
     """The pods of one TorchX role, all of them at once, and what surrounds them."""
 
     app: str
-    """Name of the Job and of its Service."""
+    """Name of the Job, and of the Service of several pods."""
     role: Role
     namespace: str
     owner: Object | None
@@ -121,7 +121,7 @@ def _pod_spec(gang: Gang) -> Object:
     return {
         "restartPolicy": "Never",
         "serviceAccountName": gang.service_account,
-        "subdomain": gang.app,
+        **({"subdomain": gang.app} if role.num_replicas > 1 else {}),
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 30,
         "securityContext": pod_security(),

@@ -1,4 +1,6 @@
-"""Recast's TorchX scheduler: an AppDef becomes one Indexed Job and one headless Service, without Volcano.
+"""Recast's TorchX scheduler: an AppDef becomes one Indexed Job, without Volcano.
+
+Where it has several pods a headless Service lets them find each other; one pod alone looks for nobody.
 
 TorchX finds it as ``recast`` through the plugin module ``torchx_plugins.schedulers.recast``. What TorchX's own
 Kubernetes scheduler leaves to chance is fixed here: the name is the AppDef's, so that a second submission finds the
@@ -76,11 +78,12 @@ RUN_OPTS = JobOptions.as_runopts()
 class JobRequest:
     """What is sent to the apiserver."""
 
-    service: Object
+    service: Object | None
+    """None where the Job is one pod."""
     job: Object
 
     def __str__(self) -> str:
-        return json.dumps([self.service, self.job], indent=2)
+        return json.dumps([self.service, self.job] if self.service else [self.job], indent=2)
 
 
 class JobScheduler(Scheduler[JobOptions]):  # type: ignore[misc]
@@ -105,7 +108,8 @@ class JobScheduler(Scheduler[JobOptions]):  # type: ignore[misc]
             rank0_env="RECAST_RANK0_HOST",
         )
         role = values.apply(app.roles[0])
-        role.env["RECAST_RANK0_HOST"] = f"{app.name}-0.{app.name}"
+        several = role.num_replicas > 1
+        role.env["RECAST_RANK0_HOST"] = f"{app.name}-0.{app.name}" if several else "localhost"
         gang = job_objects.Gang(
             app=app.name,
             role=role,
@@ -116,20 +120,23 @@ class JobScheduler(Scheduler[JobOptions]):  # type: ignore[misc]
             active_deadline_seconds=cfg.active_deadline_seconds,
             ttl_seconds_after_finished=cfg.ttl_seconds_after_finished,
         )
-        request = JobRequest(job_objects.service(gang), job_objects.job(gang))
+        request = JobRequest(job_objects.service(gang) if several else None, job_objects.job(gang))
         return AppDryRunInfo(request, str)
 
     def schedule(self, dryrun_info: AppDryRunInfo[JobRequest, JobOptions]) -> str:
-        """Create Service and Job, or adopt those of an earlier, interrupted submission of the same name.
+        """Create the Job, and the Service of several pods, or adopt those of an interrupted submission of that name.
 
         Raises :class:`Blocked` where the name belongs to somebody else, :class:`Transient` where what has the name is
         on its way out.
         """
         request = dryrun_info.request
-        # The Service first: a Job that exists is complete, so that whoever sees it need not come back here.
-        service = self._create_or_adopt(SERVICES, request.service)
-        job = self._create_or_adopt(JOBS, request.job)
-        self._hand_over(service, job, request.service)
+        if request.service is None:
+            job = self._create_or_adopt(JOBS, request.job)
+        else:
+            # The Service first: a Job that exists is complete, so that whoever sees it need not come back here.
+            service = self._create_or_adopt(SERVICES, request.service)
+            job = self._create_or_adopt(JOBS, request.job)
+            self._hand_over(service, job, request.service)
         return f"{job['metadata']['namespace']}:{job['metadata']['name']}"
 
     def _create_or_adopt(self, resource: Resource, body: Object) -> Object:

@@ -15,7 +15,7 @@ from recast_operator.planning.freshness import refresh
 from recast_operator.planning.freshness.refresh import RefreshInputs
 from recast_operator.planning.freshness.target import FoundationTarget, foundation_target
 from recast_operator.planning.holds import held, judgeable, standing_still
-from recast_operator.planning.plan import Event, Plan, SubmitRun, VersionWrite
+from recast_operator.planning.plan import Event, Plan, SubmitRun
 from recast_operator.planning.rollout import analysis, machine, request
 from recast_operator.planning.rollout.candidates import Selection, against_canary, candidates
 from recast_operator.planning.rollout.request import RequestDecision
@@ -82,7 +82,7 @@ def _plan(facts: ExpertFacts) -> Plan[ExpertModelStatus]:
     return Plan(
         status=new,
         confirm=facts.training.confirm,
-        versions=_version_writes(facts),
+        versions=retention.writes(facts.judged, owner_reference(facts.model), facts.now),
         apply=children.apply,
         scales=children.scales,
         submit=_submit(facts),
@@ -200,12 +200,6 @@ def _endpoints(deployment: ObservedDeployment) -> Endpoints:
         ready=deployment.ready,
         unschedulable=sum(1 for pod in deployment.pods if pod.unschedulable),
     )
-
-
-def _version_writes(facts: ExpertFacts) -> tuple[VersionWrite, ...]:
-    serving = [entry.version for entry in (facts.rollout.stable, facts.rollout.canary) if entry is not None]
-    used = dict.fromkeys((*serving, *(entry.version for entry in facts.rollout.retiring)), 1)
-    return retention.writes(facts.judged, owner_reference(facts.model), used, frozenset(), facts.now)
 
 
 def _submit(facts: ExpertFacts) -> SubmitRun | None:

@@ -110,9 +110,8 @@ def _finalizers(facts: FoundationFacts) -> tuple[str, ...] | None:
 
 def _version_writes(facts: FoundationFacts) -> tuple[VersionWrite, ...]:
     retired = lineages.retired(facts.observed, facts.judged, facts.lead.current, facts.lineages)
-    return retention.writes(
-        facts.judged, owner_reference(facts.model), lineages.used_by(facts.observed), retired, facts.now
-    )
+    used_by, owner = lineages.used_by(facts.observed), owner_reference(facts.model)
+    return retention.writes(facts.judged, owner, facts.now, used_by=used_by, retired=retired)
 
 
 def _submit(facts: FoundationFacts) -> SubmitRun | None:

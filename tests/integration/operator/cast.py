@@ -108,10 +108,15 @@ def landed_version(run: TrainingRun, namespace: str, *, worse: bool = False) -> 
         spec["tasks"] = [task.name for task in run.expert.tasks]
     if run.baseline is not None:
         spec["baseline"] = {"version": run.baseline.version, "digest": run.baseline.digest}
+    owner = {"apiVersion": VERSIONS.api_version, "kind": run.kind, "name": run.model, "uid": run.uid}
     return {
         "apiVersion": VERSIONS.api_version,
         "kind": "ModelVersion",
-        "metadata": {"name": names.version(run.kind, run.model, run.number), "namespace": namespace},
+        "metadata": {
+            "name": names.version(run.kind, run.model, run.number),
+            "namespace": namespace,
+            "ownerReferences": [{**owner, "controller": True}],
+        },
         "spec": spec,
     }
 

@@ -50,10 +50,10 @@ def request_of(app: AppDef | None = None, **more: Any) -> tuple[dict[str, Any], 
     return info.request.service, info.request.job
 
 
-def submit(api: Scripted, owner: dict[str, Any] | None = OWNER) -> str:
+def submit(api: Scripted, owner: dict[str, Any] | None = OWNER, nodes: int = 2) -> str:
     scheduler = JobScheduler("", api)
     handle: str = scheduler.schedule(
-        scheduler.submit_dryrun(appdef.build(submission()), RUN_OPTS.resolve(options(owner)))
+        scheduler.submit_dryrun(appdef.build(submission(nodes)), RUN_OPTS.resolve(options(owner)))
     )
     return handle
 
@@ -69,6 +69,17 @@ def test_a_new_submission_makes_the_service_then_the_job_and_gives_the_service_t
     assert patch.body == {"metadata": {"uid": "uid-service", "ownerReferences": [OUR_JOB]}}
     assert patch.content_type == "application/merge-patch+json"
     assert all(request.params == {"fieldManager": "recast"} for request in (service, sent_job, patch))
+
+
+@pytest.mark.parametrize("script", [[(POST_JOB, job())], [(POST_JOB, TAKEN), (GET_JOB, job())]], ids=["new", "again"])
+def test_one_pod_alone_is_a_job_and_nothing_else(script: list[tuple[str, Any]]) -> None:
+    api = Scripted(*script)
+    assert submit(api, nodes=1) == f"demo:{NAME}"
+    sent = api.finish()[0].body
+    assert sent is not None
+    pod = sent["spec"]["template"]["spec"]
+    assert "subdomain" not in pod
+    assert {"name": "RECAST_RANK0_HOST", "value": "localhost"} in pod["containers"][0]["env"]
 
 
 @pytest.mark.parametrize(
@@ -295,7 +306,7 @@ def test_two_claims_are_two_volumes_and_one_that_is_only_read_is_read_only_for_t
 
 
 def role(**more: Any) -> AppDef:
-    settings = {"name": "trainer", "image": "i", "entrypoint": "true", "num_replicas": 1, **more}
+    settings = {"name": "trainer", "image": "i", "entrypoint": "true", "num_replicas": 2, **more}
     return AppDef("app", [Role(**settings)])
 
 

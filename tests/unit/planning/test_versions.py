@@ -80,7 +80,7 @@ def test_a_version_that_was_retired_stays_so_and_is_written_once() -> None:
     owner = {"uid": "uid-home-fm"}
 
     def write(retired: set[int]) -> Any:
-        return retention.writes([judged(cluster)], owner, {}, frozenset(retired), START)
+        return retention.writes([judged(cluster)], owner, START, used_by={}, retired=frozenset(retired))
 
     assert write(set()) == ()
     (first,) = write({1})
@@ -98,7 +98,7 @@ def test_a_strangers_version_is_judged_once_even_where_it_says_that_it_is_accept
     model = version.spec.model.model_copy(update={"uid": "another"})
     cluster.versions["fm-home-fm-v1"] = changed(version, model=model)
     assert (judged(cluster).accepted, judged(cluster).new) == (False, True)
-    (write,) = retention.writes([judged(cluster)], {}, {}, frozenset(), START)
+    (write,) = retention.writes([judged(cluster)], {}, START, used_by={})
     assert write.status is not None
     cluster.versions["fm-home-fm-v1"] = cluster.versions["fm-home-fm-v1"].model_copy(update={"status": write.status})
     assert (judged(cluster).accepted, judged(cluster).new) == (False, False)
@@ -115,7 +115,7 @@ def test_a_version_of_our_own_run_that_has_no_owner_is_adopted_and_goes_with_its
     owners = [{"apiVersion": "v1", "kind": "ConfigMap", "name": "theirs", "uid": "theirs"}] if owned else []
     named = made.version.metadata.model_copy(update={"owner_references": owners})
     entry = replace(made, ours=ours, version=made.version.model_copy(update={"metadata": named}))
-    (write,) = retention.writes([entry], {"uid": "uid-home-fm"}, {}, frozenset(), START)
+    (write,) = retention.writes([entry], {"uid": "uid-home-fm"}, START, used_by={})
     assert write.owner == ({"uid": "uid-home-fm"} if adopted else None)
 
 

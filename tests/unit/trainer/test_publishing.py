@@ -148,6 +148,8 @@ def test_the_object_names_path_digest_run_and_measurements(made: Manifest) -> No
     assert (version.metadata.namespace, version.spec.model.uid) == ("demo", "u1")
     assert version.spec.run is not None
     assert version.spec.run.job_name == "fm-home-fm-r2-a3"  # the pod that publishes, not the one that trained
+    owner = {"apiVersion": "recast.dev/v1alpha1", "kind": "FoundationModel", "name": "home-fm", "uid": "u1"}
+    assert api.objects["fm-home-fm-v2"]["metadata"]["ownerReferences"] == [{**owner, "controller": True}]
     assert version.spec.measurements == made.measurements
     assert version.spec.watermark == "2026-11-20T23:59:59.999Z"
 

@@ -78,6 +78,16 @@ def publish(
             "name": name,
             "namespace": run.namespace,
             "labels": {names.LABEL_KIND: run.kind, names.LABEL_MODEL: run.model},
+            # Gone with its model, from the first moment on. Not blockOwnerDeletion, which asks for more rights.
+            "ownerReferences": [
+                {
+                    "apiVersion": f"{GROUP}/{VERSION}",
+                    "kind": run.kind,
+                    "name": run.model,
+                    "uid": run.uid,
+                    "controller": True,
+                }
+            ],
         },
         "spec": version.spec.wire(),
     }

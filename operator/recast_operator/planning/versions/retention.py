@@ -1,8 +1,8 @@
-"""What is written on the versions of a model: verdicts, who uses them, whether they are retired, and who owns them."""
+"""What is written on the versions of a model: verdicts, who reads them, whether they are retired, and who owns them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from recast_api.resources import Condition, ModelVersionStatus
@@ -17,14 +17,25 @@ RETIRED = "Retired"
 
 
 def writes(
-    judged: Sequence[Judged], owner: Object, used_by: dict[int, int], retired: frozenset[int], now: datetime
+    judged: Sequence[Judged],
+    owner: Object,
+    now: datetime,
+    *,
+    used_by: Mapping[int, int] | None = None,
+    retired: frozenset[int] = frozenset(),
 ) -> tuple[VersionWrite, ...]:
-    """What must be written on the versions: verdicts, summaries, our owner reference on those of our own runs."""
-    planned = (_write(entry, owner, used_by.get(entry.number, 0), entry.number in retired, now) for entry in judged)
+    """What must be written on the versions: verdicts, summaries, our owner reference on those of our own runs.
+
+    ``used_by`` is how many read each of a foundation's versions, and None for an expert's.
+    """
+    planned = (
+        _write(entry, owner, None if used_by is None else used_by.get(entry.number, 0), entry.number in retired, now)
+        for entry in judged
+    )
     return tuple(entry for entry in planned if entry is not None)
 
 
-def _write(judged: Judged, owner: Object, used_by: int, retired: bool, now: datetime) -> VersionWrite | None:
+def _write(judged: Judged, owner: Object, used_by: int | None, retired: bool, now: datetime) -> VersionWrite | None:
     version = judged.version
     adopt = judged.ours and version.spec.run is not None and not version.metadata.owner_references
     status = _status(judged, used_by, retired, now)
@@ -40,7 +51,7 @@ def _write(judged: Judged, owner: Object, used_by: int, retired: bool, now: date
     )
 
 
-def _status(judged: Judged, used_by: int, retired: bool, now: datetime) -> ModelVersionStatus:
+def _status(judged: Judged, used_by: int | None, retired: bool, now: datetime) -> ModelVersionStatus:
     version = judged.version
     facts = [ConditionUpdate(ACCEPTED, "True" if judged.accepted else "False", judged.reason, judged.message)]
     if retired:

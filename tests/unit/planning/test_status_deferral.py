@@ -1,4 +1,4 @@
-"""Which change of an expert's status may wait for company: that of counts, and of nothing else."""
+"""Which change of an expert's status may wait for company: what is only looked at, and nothing that decides."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from planning_simulator import Cluster, expert, foundation
 
-from recast_api.resources import ExpertModelStatus
-from recast_operator.planning.status.counts import only_counts_differ
+from recast_api.resources import ExpertModelStatus, MetricResult, RunStatus, Verdict
+from recast_operator.planning.status.deferral import may_wait
 
 
 def at_trial() -> ExpertModelStatus:
@@ -23,7 +23,18 @@ def part(status: ExpertModelStatus, name: str, **update: Any) -> ExpertModelStat
     return status.model_copy(update={name: getattr(status, name).model_copy(update=update)})
 
 
+def condition(**update: Any) -> ExpertModelStatus:
+    first, *others = STATUS.conditions
+    return STATUS.model_copy(update={"conditions": [first.model_copy(update=update), *others]})
+
+
+def with_run(state: str, **update: Any) -> ExpertModelStatus:
+    run = RunStatus(number=2, job_name="em-reels-r2-a1", inputs_hash="a", started_at="2026-01-01T00:00:00Z")
+    return STATUS.model_copy(update={"run": run.model_copy(update={"state": state, **update})})
+
+
 STATUS = at_trial()
+RESULT = MetricResult(metric="error-rate", verdict=Verdict.SUCCESS, time="2026-01-01T00:00:00Z")
 
 
 @pytest.mark.parametrize(
@@ -34,10 +45,12 @@ STATUS = at_trial()
         part(STATUS, "stable", ready_replicas=9),
         part(STATUS, "canary", replicas=9, ready_replicas=9, actual_weight=77),
         part(STATUS, "summary", weight="77%"),
+        part(STATUS, "canary", results=[RESULT], measured_weight="49.0"),
+        condition(message="other words"),
     ],
 )
-def test_counts_alone_may_wait(changed: ExpertModelStatus) -> None:
-    assert only_counts_differ(STATUS, changed)
+def test_what_is_only_looked_at_may_wait(changed: ExpertModelStatus) -> None:
+    assert may_wait(STATUS, changed)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +63,10 @@ def test_counts_alone_may_wait(changed: ExpertModelStatus) -> None:
         STATUS.model_copy(update={"last_number": 99}),
         part(STATUS, "canary", weight_since="2026-01-01T00:00:00Z"),
         part(STATUS, "canary", desired_weight=99),
+        condition(reason="Other"),
+        condition(status="Unknown"),
+        condition(observed_generation=99),
+        with_run("Running"),
         part(STATUS, "canary", message="other words"),
         part(STATUS, "stable", since="2026-01-01T00:00:00Z"),
         part(STATUS, "summary", canary="v9@fm9"),
@@ -57,4 +74,12 @@ def test_counts_alone_may_wait(changed: ExpertModelStatus) -> None:
     ],
 )
 def test_nothing_else_waits_and_what_is_equal_is_no_change(changed: ExpertModelStatus) -> None:
-    assert not only_counts_differ(STATUS, changed)
+    assert not may_wait(STATUS, changed)
+
+
+def test_that_a_submitted_run_was_seen_may_wait_and_its_end_may_not() -> None:
+    assert may_wait(with_run("Reserved"), with_run("Running"))
+    assert not may_wait(with_run("Reserved"), with_run("Running", attempt=2))
+    assert not may_wait(with_run("Reserved"), with_run("BackingOff"))
+    assert not may_wait(with_run("Running"), with_run("BackingOff"))
+    assert not may_wait(with_run("Running"), STATUS)
