@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 
 import httpx
 import pytest
@@ -26,7 +27,14 @@ pytestmark = pytest.mark.integration
     ],
 )
 def test_a_field_is_explained(control_plane: ControlPlane, recast: httpx.Client, field: str, says: str) -> None:
-    command = [str(assets.binaries() / "kubectl"), f"--kubeconfig={control_plane.kubeconfig}", "explain", field]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HOME": "/nonexistent"})
+    done, deadline = explain(control_plane, field), time.monotonic() + 30
+    # A definition's OpenAPI document comes a moment after the kind is served.
+    while "couldn't find resource" in done.stderr and time.monotonic() < deadline:
+        done = explain(control_plane, field)
     assert done.returncode == 0, done.stderr
     assert says in " ".join(done.stdout.split())
+
+
+def explain(control_plane: ControlPlane, field: str) -> subprocess.CompletedProcess[str]:
+    command = [str(assets.binaries() / "kubectl"), f"--kubeconfig={control_plane.kubeconfig}", "explain", field]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HOME": "/nonexistent"})
