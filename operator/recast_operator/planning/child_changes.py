@@ -7,7 +7,7 @@ decided in :mod:`planning.child_writes`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Literal
@@ -41,6 +41,7 @@ from recast_operator.planning.snapshot import (
 
 HASH_VERSION = 1
 """Raised only to force every child to be written anew, which restarts pods: a release note, not a refactoring."""
+LEFT = "its revision serves no more"
 
 
 def owner_reference(model: FoundationModel | ExpertModel) -> Object:
@@ -61,9 +62,17 @@ def template_hash(*inputs: object) -> str:
 
 
 def expert_children(
-    observed: ObservedExpert, revisions: tuple[RevisionStatus, ...], replicas: Mapping[str, int], now: datetime
+    observed: ObservedExpert,
+    revisions: tuple[RevisionStatus, ...],
+    replicas: Mapping[str, int],
+    now: datetime,
+    *,
+    failed: Collection[str] = (),
 ) -> ChildChanges:
-    """The Service, the Deployments of stable and canary as their snapshots say, and the end of all others."""
+    """The Service, the Deployments of stable and canary as their snapshots say, and the end of all others.
+
+    ``failed`` names revisions whose pods answer wrongly.
+    """
     model, children = observed.model, observed.children
     changes, still = ChildChanges(), bool(held(observed.doubts, "Rollout"))
     if revisions:
@@ -81,7 +90,8 @@ def expert_children(
     kept = {entry.revision for entry in revisions}
     for deployment in children.deployments:
         if deployment.owner_uid == model.metadata.uid and deployment.revision not in kept:
-            changes += _wind_down(deployment, replicas.get(deployment.revision, 0), now)
+            count, wrong = replicas.get(deployment.revision, 0), deployment.revision in failed
+            changes += _wind_down(deployment, count, now, wrong=wrong)
     return changes
 
 
@@ -204,15 +214,17 @@ def _replicas_reason(revision: RevisionStatus, canary: CanaryStatus | None) -> s
     return share if revision is canary else f"{share} beside it"
 
 
-def _wind_down(existing: ObservedDeployment, replicas: int, now: datetime) -> ChildChanges:
-    """First to zero, so that its pods drain; the empty Deployment is deleted in a later pass."""
-    if existing.replicas > replicas:
-        return scale(existing, replicas, "its revision serves no more", now)
-    if existing.replicas or existing.ready:
+def _wind_down(existing: ObservedDeployment, replicas: int, now: datetime, *, wrong: bool) -> ChildChanges:
+    """Down to the pods that are still needed; without any the Deployment goes, and its pods drain all the same.
+
+    Pods of a deleted Deployment end when the garbage collector comes to them. Those that answer wrongly must not wait
+    for that: they are scaled to zero, which the ReplicaSet's controller does at once, and what is left is deleted then.
+    """
+    if existing.replicas > replicas and (replicas or wrong):
+        return scale(existing, replicas, LEFT, now)
+    if replicas or (wrong and existing.ready):
         return ChildChanges()
-    return ChildChanges(
-        deletions=(Deletion("Deployment", existing.name, "its revision serves no more, and no pod is ready"),)
-    )
+    return ChildChanges(deletions=(Deletion("Deployment", existing.name, LEFT),))
 
 
 def _kind(child: ObservedDeployment | ObservedService) -> Literal["Deployment", "Service"]:

@@ -78,7 +78,8 @@ def plan_expert(observed: ObservedExpert, now: datetime) -> Plan[ExpertModelStat
 def _plan(facts: ExpertFacts) -> Plan[ExpertModelStatus]:
     new = status.expert_status(facts)
     kept = tuple(entry for entry in (facts.rollout.stable, facts.rollout.canary) if entry is not None)
-    children = expert_children(facts.observed, kept, _pods(facts), facts.now)
+    failed = {entry.revision for entry in _failed(facts.rollout)}
+    children = expert_children(facts.observed, kept, _pods(facts), facts.now, failed=failed)
     return Plan(
         status=new,
         confirm=facts.training.confirm,

@@ -379,6 +379,44 @@ def test_a_lineage_outlives_the_last_pod_that_reads_it() -> None:
     assert "fm-home-fm-l1" not in cluster.deployments
 
 
+def windings(cluster: Cluster, revision: str) -> list[object]:
+    """Records what is done, from here on, with the Deployment of one revision."""
+    done: list[object] = []
+    execute = cluster.execute
+
+    def watch(name: str, plan: Any, **rest: Any) -> bool:
+        done.extend(entry.replicas for entry in plan.scales if entry.name == f"em-reels-{revision}")
+        done.extend("deleted" for entry in plan.deletions if entry.name == f"em-reels-{revision}")
+        return execute(name, plan, **rest)
+
+    cluster.execute = watch  # type: ignore[method-assign]
+    return done
+
+
+def test_a_revision_that_was_replaced_is_deleted_with_its_pods() -> None:
+    cluster = serving()
+    old = stable(cluster)
+    change_image(cluster, "server:2")
+    cluster.until(lambda c: (canary := status(c).canary) is not None and canary.state == "Promoting")
+    done = windings(cluster, old)
+    cluster.until(lambda c: stable(c) != old)
+    cluster.run(30)
+    assert done[-1] == "deleted"
+    assert done.count("deleted") == 1
+    assert 0 not in done
+
+
+def test_a_failed_revision_is_scaled_to_zero_and_deleted_when_no_pod_answers() -> None:
+    cluster = serving()
+    change_image(cluster, "server:2")
+    cluster.until(at_weight(0))
+    done = windings(cluster, on_trial(cluster).revision)
+    cluster.set_share("reels", "server:2", MetricName.ERROR_RATE, 0.3)
+    cluster.until(lambda c: bool(status(c).failed_revisions))
+    cluster.run(30)
+    assert done == [0, "deleted"]
+
+
 def test_the_revision_before_is_kept_in_status() -> None:
     cluster = serving()
     first = status(cluster).stable

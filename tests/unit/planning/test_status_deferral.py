@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from planning_simulator import Cluster, expert, foundation
 
-from recast_api.resources import ExpertModelStatus, MetricResult, RunStatus, Verdict
+from recast_api.resources import ExpertModelStatus, MetricResult, RetiringRevision, RunStatus, Verdict
 from recast_operator.planning.status.deferral import may_wait
 
 
@@ -75,6 +75,22 @@ def test_what_is_only_looked_at_may_wait(changed: ExpertModelStatus) -> None:
 )
 def test_nothing_else_waits_and_what_is_equal_is_no_change(changed: ExpertModelStatus) -> None:
     assert not may_wait(STATUS, changed)
+
+
+def test_that_a_revision_is_gone_may_wait_and_that_one_leaves_may_not() -> None:
+    assert STATUS.stable is not None
+    first, second = (
+        RetiringRevision(revision=name, version=1, foundation=STATUS.stable.foundation, since="2026-01-01T00:00:00Z")
+        for name in ("a", "b")
+    )
+    both, one, other, none = (
+        STATUS.model_copy(update={"retiring": entries}) for entries in ([first, second], [first], [second], [])
+    )
+    assert may_wait(both, one)
+    assert may_wait(one, none)
+    assert not may_wait(none, one)
+    assert not may_wait(one, both)
+    assert not may_wait(one, other)
 
 
 def test_that_a_submitted_run_was_seen_may_wait_and_its_end_may_not() -> None:

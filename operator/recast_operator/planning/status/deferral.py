@@ -2,7 +2,8 @@
 
 That is what is there only to be looked at: how many pods there are, the words of a condition, that a submitted run has
 been seen, results that fail nothing. No decision rests on it, since each pass works it out anew. While a roll-out moves
-it changes with every pod; what decides is written at once, and takes it along.
+it changes with every pod; what decides is written at once, and takes it along. That a revision's last pod is gone may
+wait too: its foundation's servers then stay a moment longer than they are read.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ DEFER_SECONDS = 5.0
 
 def may_wait(before: ExpertModelStatus, after: ExpertModelStatus) -> bool:
     """Whether two statuses of an expert differ, and only in what may wait."""
-    return before != after and _deciding(before) == _deciding(after)
+    if before == after or any(entry not in before.retiring for entry in after.retiring):
+        return False
+    return _deciding(before) == _deciding(after)
 
 
 def _deciding(status: ExpertModelStatus) -> ExpertModelStatus:
@@ -23,6 +26,7 @@ def _deciding(status: ExpertModelStatus) -> ExpertModelStatus:
     return status.model_copy(
         update={
             "replicas": 0,
+            "retiring": [],
             "run": _seen(status.run) if status.run else None,
             "stable": _uncounted(status.stable) if status.stable else None,
             "canary": _unjudged(canary) if canary else None,
