@@ -88,6 +88,12 @@ def version(kind: Kind, model: str, number: int) -> str:
     return f"{prefix(kind)}-{model}-v{number}"
 
 
+def pair(version: int, foundation: str, foundation_version: int, expected: str) -> str:
+    """``v2@fm2``: expert and foundation version; ``v2@home-fm/2`` where that foundation is not the ``expected`` one."""
+    read = f"fm{foundation_version}" if foundation == expected else f"{foundation}/{foundation_version}"
+    return f"v{version}@{read}"
+
+
 def lineage_server(model: str, lineage: int) -> str:
     """Deployment and Service of a foundation lineage."""
     return f"fm-{model}-l{lineage}"

@@ -110,7 +110,7 @@ def expert_lines(before: ExpertModel | None, after: ExpertModel) -> list[Line]:
         and (not was_stale or (was_stale.status, was_stale.reason) != ("True", stale.reason))
     ):
         lines.append(Line(name, f"stale: {stale.reason}: {stale.message}", "wait"))
-    lines += _canary_lines(name, old, new)
+    lines += _canary_lines(after, old)
     return lines + _condition_lines(lines, name, old.conditions, new.conditions)
 
 
@@ -155,33 +155,42 @@ def _run_lines(name: str, old: RunStatus | None, new: RunStatus | None) -> list[
     return [Line(name, f"v{new.number} trains{attempt}: Job {new.job_name}")]
 
 
-def _canary_lines(name: str, old: ExpertModelStatus, new: ExpertModelStatus) -> list[Line]:
+def _canary_lines(expert: ExpertModel, old: ExpertModelStatus) -> list[Line]:
+    name, new = expert.metadata.name, expert.status
     lines = []
     known = {(entry.revision, entry.time) for entry in old.failed_revisions}
     for failed in new.failed_revisions:
         if (failed.revision, failed.time) not in known:
-            text = f"v{failed.version}@fm{failed.foundation_version} ROLLED BACK   {failed.reason}: {_verdicts(failed)}"
+            text = f"{words.failed_pair(failed, expert)} ROLLED BACK   {failed.reason}: {_verdicts(failed)}"
             lines.append(Line(name, text, "bad"))
     canary, was = new.canary, old.canary
     if canary:
         if was is None or was.revision != canary.revision:
-            beside = f"is a canary beside {words.pair(new.stable)}" if new.stable else "starts"
-            lines.append(Line(name, f"{words.pair(canary)} {beside}, revision {canary.revision}"))
+            beside = f"is a canary beside {words.pair(new.stable, expert)}" if new.stable else "starts"
+            lines.append(Line(name, f"{words.pair(canary, expert)} {beside}, revision {canary.revision}"))
             was = None
         if was and canary.step > was.step:
-            lines.append(Line(name, f"{words.pair(was)}  {was.desired_weight}% passed   {_figures(was)}"))
+            lines.append(Line(name, f"{words.pair(was, expert)}  {was.desired_weight}% passed   {_figures(was)}"))
         if canary.state == "Promoting" and was and was.state != "Promoting":
-            lines.append(Line(name, f"{words.pair(canary)}  passed all steps, grows to {canary.serving.replicas} pods"))
+            lines.append(
+                Line(name, f"{words.pair(canary, expert)}  passed all steps, grows to {canary.serving.replicas} pods")
+            )
         trial = canary.state == "Progressing" and canary.weight_since
         if trial and (was is None or was.weight_since != canary.weight_since):
             text = f"{canary.desired_weight}% asked, {canary.actual_weight}% of endpoints"
-            lines.append(Line(name, f"{words.pair(canary)}  {text}"))
+            lines.append(Line(name, f"{words.pair(canary, expert)}  {text}"))
     if new.stable and (old.stable is None or old.stable.revision != new.stable.revision):
         if old.stable is None:
-            lines.append(Line(name, f"{words.pair(new.stable)} serves, revision {new.stable.revision}", "good"))
+            lines.append(Line(name, f"{words.pair(new.stable, expert)} serves, revision {new.stable.revision}", "good"))
         else:
             last = f"   {_figures(old.canary)}" if old.canary and old.canary.revision == new.stable.revision else ""
-            lines.append(Line(name, f"{words.pair(new.stable)} PROMOTED (was {words.pair(old.stable)}){last}", "good"))
+            lines.append(
+                Line(
+                    name,
+                    f"{words.pair(new.stable, expert)} PROMOTED (was {words.pair(old.stable, expert)}){last}",
+                    "good",
+                )
+            )
     return lines
 
 

@@ -92,13 +92,15 @@ def _expert(parent: Tree, expert: ExpertModel, now: datetime) -> None:
     branch = parent.add(_line(f"{expert.metadata.name}  (surface {expert.spec.surface})", status.conditions))
     if status.stable:
         share = 100 - (status.canary.actual_weight if status.canary else 0)
-        branch.add(f"{words.pair(status.stable)}  stable  {status.stable.revision}  {share}%  {words.ready(expert)}")
+        branch.add(
+            f"{words.pair(status.stable, expert)}  stable  {status.stable.revision}  {share}%  {words.ready(expert)}"
+        )
     if status.canary:
         canary = status.canary
         role = "starting" if canary.state == "Initial" else "canary"
         weight = f"{canary.actual_weight}% (asked {canary.desired_weight}%)"
         branch.add(
-            f"{words.pair(canary)}  {role}  {canary.revision}  {weight}  "
+            f"{words.pair(canary, expert)}  {role}  {canary.revision}  {weight}  "
             f"{canary.ready_replicas}/{canary.replicas} ready  {canary.message}".rstrip()
         )
     if status.run:
@@ -109,7 +111,7 @@ def _expert(parent: Tree, expert: ExpertModel, now: datetime) -> None:
     if status.failed_revisions:
         failed = status.failed_revisions[-1]
         since = words.age(failed.time, now)
-        pair = f"v{failed.version}@fm{failed.foundation_version}"
+        pair = words.failed_pair(failed, expert)
         branch.add(Text(f"{pair}  {failed.revision}  rolled back {since} ago: {failed.reason}", style="red"))
 
 

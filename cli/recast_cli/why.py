@@ -37,7 +37,7 @@ def render(world: World, name: str, now: datetime, live: Live | None = None) -> 
         _policy(expert, foundation, now),
         _training(expert, now),
         _canary(expert, now, live),
-        *(_failed(failed, now) for failed in reversed(expert.status.failed_revisions)),
+        *(_failed(failed, expert, now) for failed in reversed(expert.status.failed_revisions)),
         _next(world, expert, foundation),
     ]
     return "\n".join(line for section in sections for line in section)
@@ -56,7 +56,10 @@ def _serving(expert: ExpertModel, now: datetime) -> list[str]:
     else:
         since = words.age(stable.since, now)
         lines.append(
-            _row("Serves", f"{words.pair(stable)}, revision {stable.revision}, {words.ready(expert)}, for {since}")
+            _row(
+                "Serves",
+                f"{words.pair(stable, expert)}, revision {stable.revision}, {words.ready(expert)}, for {since}",
+            )
         )
     if ready:
         message = f": {ready.message}" if ready.message else ""
@@ -107,7 +110,9 @@ def _canary(expert: ExpertModel, now: datetime, live: Live | None) -> list[str]:
         return [_row("Canary", "none")]
     measured = f", {canary.measured_weight}% of requests measured" if canary.measured_weight else ""
     weight = f"{canary.desired_weight}% asked, {canary.actual_weight}% of endpoints{measured}"
-    lines = [_row("Canary", f"{words.pair(canary)}, revision {canary.revision}, step {canary.step + 1}: {weight}")]
+    lines = [
+        _row("Canary", f"{words.pair(canary, expert)}, revision {canary.revision}, step {canary.step + 1}: {weight}")
+    ]
     if canary.message:
         lines.append(_row("", canary.message))
     if canary.weight_since:
@@ -126,9 +131,9 @@ def _age(results: Sequence[MetricResult], now: datetime, live: Live | None) -> s
     return f"{written}; no live figures: {live.error}" if live.error else written
 
 
-def _failed(failed: FailedRevision, now: datetime) -> list[str]:
+def _failed(failed: FailedRevision, expert: ExpertModel, now: datetime) -> list[str]:
     since = words.age(failed.time, now)
-    title = f"v{failed.version}@fm{failed.foundation_version}, revision {failed.revision}, {since} ago"
+    title = f"{words.failed_pair(failed, expert)}, revision {failed.revision}, {since} ago"
     lines = [_row("Rolled back", f" {title}"), _row("", f"{failed.reason}: {failed.message}")]
     for result in failed.results:
         lines += _result(result)

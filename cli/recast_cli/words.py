@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from recast_api import names
 from recast_api.resources import (
     Condition,
     ExpertModel,
+    FailedRevision,
     FoundationModel,
     MetricResult,
     ModelVersion,
@@ -20,8 +22,8 @@ def unknown(world: World, kind: str, name: str, known: Sequence[ExpertModel | Fo
     """The error for a name that no object of the kind has, or only one that cannot be read."""
     if unreadable := world.cannot_read(kind, name):
         return LookupError(str(unreadable))
-    names = ", ".join(model.metadata.name for model in known) or "there are none"
-    return LookupError(f'{kind} "{name}" not found in this namespace; known: {names}')
+    others = ", ".join(model.metadata.name for model in known) or "there are none"
+    return LookupError(f'{kind} "{name}" not found in this namespace; known: {others}')
 
 
 def condition(conditions: Sequence[Condition], kind: str) -> Condition | None:
@@ -35,9 +37,16 @@ def holds(conditions: Sequence[Condition], kind: str) -> bool:
     return found is not None and found.status == "True"
 
 
-def pair(revision: RevisionStatus) -> str:
-    """``v2@fm2``: the expert's version and the foundation version it reads."""
-    return f"v{revision.version}@fm{revision.foundation.version}"
+def pair(revision: RevisionStatus, expert: ExpertModel) -> str:
+    """The expert's version and the foundation version it reads; named where the spec refers to another foundation."""
+    pin = revision.foundation
+    return names.pair(revision.version, pin.name, pin.version, expert.spec.foundation_ref.name)
+
+
+def failed_pair(failed: FailedRevision, expert: ExpertModel) -> str:
+    """The same for a revision that was rolled back."""
+    expected = expert.spec.foundation_ref.name
+    return names.pair(failed.version, failed.foundation_name or expected, failed.foundation_version, expected)
 
 
 def verdict_of(version: ModelVersion) -> str:

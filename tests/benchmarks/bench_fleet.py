@@ -398,7 +398,9 @@ class Bench:
         self.others["prometheus_queries_per_expert"] = self._prometheus.queries / refreshed
         self.others["foundation_pass_p99_ms"] = 1000 * quantile(before, after, "FoundationModel", 0.99)
         self.others["expert_pass_p50_ms"] = 1000 * quantile(before, after, "ExpertModel", 0.5)
-        self.others["passes_per_expert"] = (after.passes() - before.passes()) / refreshed
+        passes = after.passes() - before.passes()
+        self.others["passes_per_expert"] = passes / refreshed
+        self.others["cpu_ms_per_pass"] = 1000 * self.others["wave_cpu_s"] / max(1.0, passes)
         self.figures["expert_pass_p99_ms"] = round(1000 * quantile(before, after, "ExpertModel", 0.99), 1)
         self.figures["status_writes_per_expert"] = round(
             (after.status_writes() - before.status_writes()) / refreshed, 2
@@ -476,6 +478,7 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=3600.0, help="seconds after which a phase is given up")
     parser.add_argument("--log", type=Path, help="keep the operator's log here")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing that was started goes on
     with ControlPlane() as plane:
         asyncio.run(measure(options, plane))
 

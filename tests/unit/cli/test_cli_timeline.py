@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest_cli import T0, T1, canary, condition, metric, revision
+from conftest_cli import T0, T1, canary, condition, metric, pin, revision
 
 from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 from recast_cli.timeline import Timeline
@@ -19,6 +19,11 @@ def texts(timeline: Timeline, *states: ExpertModel | FoundationModel | ModelVers
 
 REF = {"digest": "sha256:" + "ab" * 32, "since": T0}
 RUN = {"number": 2, "jobName": "em-reels-r2-a1", "inputsHash": "h", "startedAt": T0}
+
+
+def moved(name: str, version: int) -> dict[str, Any]:
+    """A revision that still reads another foundation than the spec refers to."""
+    return revision(name, version, 9) | {"foundation": pin(9) | {"name": "old-fm"}}
 
 
 @pytest.mark.parametrize(
@@ -85,6 +90,28 @@ RUN = {"number": 2, "jobName": "em-reels-r2-a1", "inputsHash": "h", "startedAt":
                 ]
             },
             ["reels: v3@fm2 ROLLED BACK   AnalysisFailed: error-rate 0.197 > 0.010"],
+        ),
+        (
+            {"stable": moved("aaa", 1)},
+            {
+                "stable": moved("aaa", 1),
+                "canary": canary("bbb", 2, 2),
+                "failedRevisions": [
+                    {
+                        "revision": "ccc",
+                        "version": 3,
+                        "foundationVersion": 7,
+                        "foundationName": "old-fm",
+                        "reason": "Aborted",
+                        "message": "on request",
+                        "time": T1,
+                    }
+                ],
+            },
+            [
+                "reels: v3@old-fm/7 ROLLED BACK   Aborted: on request",
+                "reels: v2@fm2 is a canary beside v1@old-fm/9, revision bbb",
+            ],
         ),
         (
             {},

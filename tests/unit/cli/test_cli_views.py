@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from conftest_cli import T0, T1, canary, condition, metric, revision
+from conftest_cli import T0, T1, canary, condition, metric, pin, revision
 from rich.console import Console
 
 from recast_cli import tree, why, words
@@ -120,6 +120,23 @@ def test_why_gives_the_measurement_its_query_and_what_has_to_happen_next(world: 
         " --prometheus-service reads them live",
         "Next       more requests for error-rate (12/100 requests); without them it is rolled back after 600s",
     ]
+
+
+def test_a_pair_names_the_foundation_where_the_expert_has_moved_to_another(expert: Any) -> None:
+    failed = {"revision": "ccc", "version": 3, "foundationVersion": 7, "foundationName": "old-fm"}
+    world = World.of(
+        [
+            expert(
+                stable=revision("aaa", 1, 9) | {"foundation": pin(9) | {"name": "old-fm"}},
+                canary=canary("bbb", 2, 1),
+                failedRevisions=[failed | {"reason": "Aborted", "message": "on request", "time": T0}],
+            )
+        ]
+    )
+    for text in (screen(world), why.render(world, "reels", NOW)):
+        assert "v1@old-fm/9" in text
+        assert "v2@fm1" in text
+        assert "v3@old-fm/7" in text
 
 
 def test_why_gives_the_policy_and_the_place_in_the_queue(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 
+from recast_api import names
 from recast_api.resources import InputFailure, LineageStatus, MetricResult, RetiringRevision, RevisionStatus, Verdict
 from recast_operator.planning.fleet.pilots import HeldPilot
 
@@ -12,10 +13,8 @@ SUSPENDED = "spec.suspend is set: no training begins until it is unset"
 
 
 def pair(revision: RevisionStatus | RetiringRevision, foundation: str) -> str:
-    """``v2@fm2``: expert and foundation version; ``v2@home-fm/2`` where it reads another than ``foundation``."""
-    pin = revision.foundation
-    read = f"fm{pin.version}" if pin.name == foundation else f"{pin.name}/{pin.version}"
-    return f"v{revision.version}@{read}"
+    """Expert and foundation version, and the foundation's name where that is not ``foundation``."""
+    return names.pair(revision.version, revision.foundation.name, revision.foundation.version, foundation)
 
 
 def beside(revision: RevisionStatus | RetiringRevision, other: RevisionStatus | None, foundation: str) -> str:
