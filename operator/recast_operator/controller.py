@@ -86,9 +86,10 @@ class Controller:
         self._deferred_since: dict[Key, datetime] = {}
         self._untold: Untold = {}
 
-    async def reconcile(self, key: Key) -> float | None:
+    async def reconcile(self, key: Key, waits: Callable[[], None] = lambda: None) -> float | None:
         """One pass. Seconds until time alone may change the plan; None: until an event or the resync.
 
+        ``waits`` is called where it begins to wait for anybody else than the apiserver.
         Raises :class:`OutsideError` where the pass could not be finished.
         """
         await self._settle(key)
@@ -99,7 +100,7 @@ class Controller:
         if expert is None:
             self._deferred_since.pop(key, None)
             return None
-        return await self._expert(key, expert)
+        return await self._expert(key, expert, waits)
 
     async def _foundation(self, key: Key, snapshot: Snapshot[ObservedFoundation]) -> float | None:
         observed, now = snapshot.observed, self._clock()
@@ -115,10 +116,11 @@ class Controller:
             plan = await run.plan(lambda: plan_foundation(confirmed, now))
         return await run.execute(plan)
 
-    async def _expert(self, key: Key, snapshot: Snapshot[ObservedExpert]) -> float | None:
+    async def _expert(self, key: Key, snapshot: Snapshot[ObservedExpert], waits: Callable[[], None]) -> float | None:
         observed, now = snapshot.observed, self._clock()
         run = self._begin(key, observed.model.status, snapshot, now)
         if questions := await run.plan(lambda: analysis.questions(observed, now)):
+            waits()
             observed = replace(observed, answers=await self._prometheus.answers(questions, now))
         plan = await run.plan(lambda: plan_expert(observed, now))
         if plan.confirm:

@@ -44,7 +44,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=90.0,
         help="/healthz fails after so long without an answer or a pass (default 90)",
     )
-    parser.add_argument("--workers", type=int, default=16, help="models that are reconciled at once (default 16)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=5,
+        help="models that are reconciled at once, apart from those that wait for Prometheus (default 5)",
+    )
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return parser.parse_args(argv)
 

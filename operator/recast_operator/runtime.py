@@ -39,6 +39,8 @@ SECOND_LISTING_SECONDS = 10.0
 HEARTBEAT_DEADLINE_SECONDS = 8.0
 """Shorter than any other limit on a request: a heartbeat without an answer by then hangs."""
 FLUSH_SECONDS = 2.0
+ASKING = 32
+"""Passes that may wait for Prometheus. Each is given an answer, or none, within seconds."""
 
 PACES: Mapping[str, Pace] = {
     # Each of a thousand experts may wake it at once.
@@ -57,8 +59,9 @@ class Settings:
     resync_seconds: float = 300.0
     heartbeat_seconds: float = 10.0
     liveness_seconds: float = 90.0
-    workers: int = 16
-    """Passes at once. They wait for the apiserver most of their time."""
+    workers: int = 5
+    """Passes at once, apart from those that wait for Prometheus. They wait for the apiserver most of their time: more
+    of them only queue up there, in front of everybody else and of the one foundation that all wait for."""
 
 
 class Runtime:
@@ -83,6 +86,7 @@ class Runtime:
         metrics.gauge("recast_operator_silence_seconds", "Age of the last event or answer.", self.liveness.silence)
         metrics.gauge("recast_operator_events_waiting", "Events that are not posted yet.", self._events.depth)
         metrics.gauge("recast_operator_doubts", "Objects whose last write has no known outcome.", doubts.count)
+        self._places = asyncio.Semaphore(settings.workers)
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -114,9 +118,9 @@ class Runtime:
         self._spawn("resync", self._resync)
         self._spawn("events", self._events.run)
         # One worker is for urgent keys alone, so that these never wait for a free one.
-        self._spawn("worker-urgent", lambda: self._work(urgent_only=True))
-        for number in range(self.settings.workers):
-            self._spawn(f"worker-{number}", self._work)
+        self._spawn("worker-urgent", lambda: self._work(asyncio.Semaphore(1), urgent_only=True))
+        for number in range(self.settings.workers + ASKING):
+            self._spawn(f"worker-{number}", lambda: self._work(self._places))
 
     async def served(self, resource: Resource) -> None:
         """Wait until a kind is served (again), and list it. Returns once the memory has it."""
@@ -181,24 +185,49 @@ class Runtime:
                     self._queue.add(Key(kind, address.namespace, address.name))
             await asyncio.sleep(self.settings.resync_seconds)
 
-    async def _work(self, *, urgent_only: bool = False) -> None:
+    async def _work(self, places: asyncio.Semaphore, *, urgent_only: bool = False) -> None:
         while True:
-            key = await self._queue.take(urgent_only=urgent_only)
-            self.liveness.began(key)
-            began, failed = time.monotonic(), True
-            result = "Error"
-            try:
-                requeue = await self._controller.reconcile(key)
-                failed, result = False, "Success"
-                if requeue is not None:
-                    self._queue.add(key, requeue)
-            except OutsideError as error:
-                result = error.kind
-                log = logger.info if error.kind == "Conflict" else logger.warning
-                log("%s: %s: %s", key, error.kind, error)
-            except Exception:
-                logger.exception("%s: a pass failed", key)
-            finally:
-                self._queue.done(key, failed=failed)
-                self.metrics.pass_ended(key.kind, result, time.monotonic() - began)
-                self.liveness.finished(key)
+            async with Place(places) as place:
+                await self._pass(await self._queue.take(urgent_only=urgent_only), place)
+
+    async def _pass(self, key: Key, place: Place) -> None:
+        self.liveness.began(key)
+        began, failed = time.monotonic(), True
+        result = "Error"
+        try:
+            requeue = await self._controller.reconcile(key, place.leave)
+            failed, result = False, "Success"
+            if requeue is not None:
+                self._queue.add(key, requeue)
+        except OutsideError as error:
+            result = error.kind
+            log = logger.info if error.kind == "Conflict" else logger.warning
+            log("%s: %s: %s", key, error.kind, error)
+        except Exception:
+            logger.exception("%s: a pass failed", key)
+        finally:
+            self._queue.done(key, failed=failed)
+            self.metrics.pass_ended(key.kind, result, time.monotonic() - began)
+            self.liveness.finished(key)
+
+
+class Place:
+    """One of few places for passes. Who waits for something slow leaves it to another, and does not come back to it."""
+
+    def __init__(self, places: asyncio.Semaphore) -> None:
+        self._places = places
+        self._taken = False
+
+    async def __aenter__(self) -> Place:
+        await self._places.acquire()
+        self._taken = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Let another pass begin; once is enough."""
+        if self._taken:
+            self._taken = False
+            self._places.release()

@@ -92,6 +92,15 @@ async def test_an_edit_during_the_wait_for_prometheus_ends_the_pass_and_is_obser
     assert [entry["reason"] for entry in status["failedRevisions"]] == ["Aborted"]
 
 
+async def test_a_pass_says_that_it_waits_before_it_asks_prometheus_and_only_then() -> None:
+    harness = await canary_under_way()
+    said: list[int] = []
+    await harness.controller.reconcile(HOME, lambda: said.append(harness.prometheus.asked))
+    assert said == []
+    await harness.controller.reconcile(REELS, lambda: said.append(harness.prometheus.asked))
+    assert (said, harness.prometheus.asked) == ([0], 1)
+
+
 async def canary_under_way() -> Harness:
     """A second version is on trial, its pods are ready, and its first look at Prometheus is due."""
     harness = serving_pair()

@@ -48,9 +48,13 @@ class Passes:
         self.begun: list[Key] = []
         self.end: Callable[[Key], float | None] = lambda key: None
         self.gates: dict[Key, asyncio.Event] = {}
+        self.asking: set[Key] = set()
 
-    async def reconcile(self, key: Key) -> float | None:
+    async def reconcile(self, key: Key, waits: Callable[[], None]) -> float | None:
         self.begun.append(key)
+        if key in self.asking:
+            waits()
+            waits()
         if key in self.gates:
             await self.gates[key].wait()
         return self.end(key)
@@ -169,6 +173,23 @@ async def test_a_foundation_never_waits_for_a_worker_that_an_expert_keeps(monkey
     operator.change(foundation())
     await operator.until(lambda: operator.passes_over(HOME) > before)
     assert [key for key in operator.passes.begun if key != HOME] == kept[:1], "the worker for urgent keys took another"
+    await operator.runtime.stop()
+
+
+async def test_a_pass_that_waits_for_prometheus_leaves_its_place_to_one_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = Operator(monkeypatch, workers=1)
+    asking, second, third = keys = [Key("ExpertModel", "n", name) for name in ("a", "b", "c")]
+    operator.passes.gates = {key: asyncio.Event() for key in keys}
+    operator.passes.asking = {asking}
+    await operator.runtime.start()
+    for key in keys:
+        operator.change(expert(key.name))
+    await operator.until(lambda: second in operator.passes.begun)
+    operator.passes.gates[asking].set()
+    await operator.until(lambda: (asking, False) in operator.queue.given_back)
+    assert third not in operator.passes.begun, "the place was given away twice"
+    operator.passes.gates[second].set()
+    await operator.until(lambda: third in operator.passes.begun)
     await operator.runtime.stop()
 
 
