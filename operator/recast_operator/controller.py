@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Generic, Protocol, TypeVar
@@ -35,6 +36,7 @@ from recast_operator.planning.rollout.questions import Answer, Question
 from recast_operator.planning.snapshot import ObservedExpert, ObservedFoundation
 from recast_operator.planning.status import deferral
 from recast_operator.planning.status.conditions import find
+from recast_operator.store import Address
 from recast_operator.writes import Outside, Writer
 
 logger = logging.getLogger(__name__)
@@ -51,6 +53,9 @@ MESSAGE_LIMIT = 1024
 
 Untold = dict[Key, tuple[FoundationModelStatus | ExpertModelStatus, tuple[Event, ...]]]
 """By model, a status whose write had no answer, and the events of it."""
+
+
+Away = Callable[[], AbstractAsyncContextManager[None]]
 
 
 class Answers(Protocol):
@@ -86,10 +91,10 @@ class Controller:
         self._deferred_since: dict[Key, datetime] = {}
         self._untold: Untold = {}
 
-    async def reconcile(self, key: Key, waits: Callable[[], None] = lambda: None) -> float | None:
+    async def reconcile(self, key: Key, away: Away = nullcontext) -> float | None:
         """One pass. Seconds until time alone may change the plan; None: until an event or the resync.
 
-        ``waits`` is called where it begins to wait for anybody else than the apiserver.
+        ``away`` is open while it waits for anybody else than the apiserver.
         Raises :class:`OutsideError` where the pass could not be finished.
         """
         await self._settle(key)
@@ -100,7 +105,7 @@ class Controller:
         if expert is None:
             self._deferred_since.pop(key, None)
             return None
-        return await self._expert(key, expert, waits)
+        return await self._expert(key, expert, away)
 
     async def _foundation(self, key: Key, snapshot: Snapshot[ObservedFoundation]) -> float | None:
         observed, now = snapshot.observed, self._clock()
@@ -116,12 +121,17 @@ class Controller:
             plan = await run.plan(lambda: plan_foundation(confirmed, now))
         return await run.execute(plan)
 
-    async def _expert(self, key: Key, snapshot: Snapshot[ObservedExpert], waits: Callable[[], None]) -> float | None:
+    async def _expert(self, key: Key, snapshot: Snapshot[ObservedExpert], away: Away) -> float | None:
         observed, now = snapshot.observed, self._clock()
         run = self._begin(key, observed.model.status, snapshot, now)
         if questions := await run.plan(lambda: analysis.questions(observed, now)):
-            waits()
-            observed = replace(observed, answers=await self._prometheus.answers(questions, now))
+            async with away():
+                answers = await self._prometheus.answers(questions, now)
+            again, model = self._observer.expert(key), Address(*key)
+            if again is None or again.objects[model].resource_version != snapshot.objects[model].resource_version:
+                return 0.0  # it was changed meanwhile, and these may be the wrong questions now
+            observed = replace(again.observed, answers=answers)
+            run = self._begin(key, observed.model.status, again, now)
         plan = await run.plan(lambda: plan_expert(observed, now))
         if plan.confirm:
             absent = await self._absent(key.namespace, plan.confirm)

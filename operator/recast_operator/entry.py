@@ -47,8 +47,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--workers",
         type=int,
-        default=5,
-        help="models that are reconciled at once, apart from those that wait for Prometheus (default 5)",
+        default=3,
+        help="experts that are reconciled at once, apart from those that wait for Prometheus (default 3); more only "
+        "where the apiserver is far away: beside it they queue up there",
     )
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return parser.parse_args(argv)

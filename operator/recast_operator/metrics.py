@@ -17,8 +17,14 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._passes = Histogram(
             "recast_operator_reconcile_seconds",
-            "Wall time of one pass over one model.",
+            "Time at work of one pass over one model; its waits for Prometheus are not in it.",
             ["kind", "result"],
+            buckets=SECONDS_BUCKETS,
+            registry=self.registry,
+        )
+        self._prometheus = Histogram(
+            "recast_operator_prometheus_seconds",
+            "Time that one pass waited for Prometheus.",
             buckets=SECONDS_BUCKETS,
             registry=self.registry,
         )
@@ -73,8 +79,12 @@ class Metrics:
         self._watches_ended.labels(kind).inc()
 
     def pass_ended(self, kind: str, result: str, seconds: float) -> None:
-        """One pass: ``success``, or the kind of error that ended it."""
+        """One pass: ``Success``, or the kind of error that ended it."""
         self._passes.labels(kind, result).observe(seconds)
+
+    def waited_for_prometheus(self, seconds: float) -> None:
+        """One pass asked Prometheus."""
+        self._prometheus.observe(seconds)
 
     def status_written(self, kind: str) -> None:
         """One status went to the apiserver."""

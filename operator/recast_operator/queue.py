@@ -179,23 +179,26 @@ class WorkQueue(Generic[K]):
         self._schedule.add(key, self._clock() + after)
         self._notify()
 
-    async def take(self, *, urgent_only: bool = False) -> K:
-        """The next key; waits for one. The caller owes :meth:`done`."""
+    async def due(self, *, urgent_only: bool = False) -> None:
+        """Wait until there is a key to take. Another worker may take it first."""
         while True:
             now = self._clock()
-            key = self._schedule.take(now, urgent_only=urgent_only)
-            if key is not None:
-                return key
             due = self._schedule.next_due(now, urgent_only=urgent_only)
+            if due is not None and due <= now:
+                return
             changed = asyncio.Event()
             self._waiting.add(changed)
             try:
-                async with asyncio.timeout(None if due is None else max(0.0, due - self._clock())):
+                async with asyncio.timeout(None if due is None else due - now):
                     await changed.wait()
             except TimeoutError:
                 continue
             finally:
                 self._waiting.discard(changed)
+
+    def take(self, *, urgent_only: bool = False) -> K | None:
+        """The next key; None where none is due. The caller owes :meth:`done`."""
+        return self._schedule.take(self._clock(), urgent_only=urgent_only)
 
     def done(self, key: K, *, failed: bool = False) -> float:
         """Give a key back; a failed one returns by itself after the delay that this returns, in seconds."""

@@ -21,12 +21,14 @@ from recast_operator.compact import MODEL_KINDS
 from recast_operator.controller import Controller
 from recast_operator.events import EventQueue
 from recast_operator.fleet import Fleet
+from recast_operator.garbage import collect_rarely
 from recast_operator.keys import Key
 from recast_operator.listing import Listing
 from recast_operator.liveness import Liveness
 from recast_operator.metrics import Metrics
 from recast_operator.observe import Observer
 from recast_operator.parsing import Parser
+from recast_operator.places import Place, Places
 from recast_operator.queue import Pace, WorkQueue
 from recast_operator.store import Doubts, Store
 from recast_operator.wakeups import Wakeups
@@ -59,9 +61,8 @@ class Settings:
     resync_seconds: float = 300.0
     heartbeat_seconds: float = 10.0
     liveness_seconds: float = 90.0
-    workers: int = 5
-    """Passes at once, apart from those that wait for Prometheus. They wait for the apiserver most of their time: more
-    of them only queue up there, in front of everybody else and of the one foundation that all wait for."""
+    workers: int = 3
+    """Passes at work at once, beside an urgent one and those that wait for Prometheus: see :mod:`places`."""
 
 
 class Runtime:
@@ -86,8 +87,8 @@ class Runtime:
         metrics.gauge("recast_operator_silence_seconds", "Age of the last event or answer.", self.liveness.silence)
         metrics.gauge("recast_operator_events_waiting", "Events that are not posted yet.", self._events.depth)
         metrics.gauge("recast_operator_doubts", "Objects whose last write has no known outcome.", doubts.count)
-        self._places = asyncio.Semaphore(settings.workers)
         self._tasks: list[asyncio.Task[None]] = []
+        self._passes: set[asyncio.Task[None]] = set()
 
     @property
     def scopes(self) -> tuple[str | None, ...]:
@@ -116,11 +117,11 @@ class Runtime:
                 await asyncio.sleep(START_RETRY_SECONDS)
         self.liveness.ready = True
         self._spawn("resync", self._resync)
+        self._spawn("garbage", collect_rarely)
         self._spawn("events", self._events.run)
-        # One worker is for urgent keys alone, so that these never wait for a free one.
-        self._spawn("worker-urgent", lambda: self._work(asyncio.Semaphore(1), urgent_only=True))
-        for number in range(self.settings.workers + ASKING):
-            self._spawn(f"worker-{number}", lambda: self._work(self._places))
+        # One place is for urgent keys alone, so that these never wait for a free one.
+        self._spawn("urgent-passes", lambda: self._work(Places(1, 0), urgent_only=True))
+        self._spawn("passes", lambda: self._work(Places(self.settings.workers, ASKING)))
 
     async def served(self, resource: Resource) -> None:
         """Wait until a kind is served (again), and list it. Returns once the memory has it."""
@@ -134,9 +135,10 @@ class Runtime:
 
     async def stop(self) -> None:
         """End all tasks. A pass that is cut off leaves nothing behind that the next start does not see."""
-        for task in self._tasks:
+        tasks = (*self._tasks, *self._passes)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._events.flush(FLUSH_SECONDS)
         self._launcher.close()
         await self._prometheus.close()
@@ -185,17 +187,24 @@ class Runtime:
                     self._queue.add(Key(kind, address.namespace, address.name))
             await asyncio.sleep(self.settings.resync_seconds)
 
-    async def _work(self, places: asyncio.Semaphore, *, urgent_only: bool = False) -> None:
+    async def _work(self, places: Places, *, urgent_only: bool = False) -> None:
+        """Begin a pass whenever a model is due and there is a place for it."""
         while True:
-            async with Place(places) as place:
-                await self._pass(await self._queue.take(urgent_only=urgent_only), place)
+            await self._queue.due(urgent_only=urgent_only)
+            place = await places.place()
+            key = self._queue.take(urgent_only=urgent_only)
+            if key is None:  # another one has taken it
+                place.end()
+                continue
+            task = asyncio.create_task(self._pass(key, place), name=f"pass over {key}")
+            self._passes.add(task)
+            task.add_done_callback(self._passes.discard)
 
     async def _pass(self, key: Key, place: Place) -> None:
         self.liveness.began(key)
-        began, failed = time.monotonic(), True
-        result = "Error"
+        failed, result = True, "Error"
         try:
-            requeue = await self._controller.reconcile(key, place.leave)
+            requeue = await self._controller.reconcile(key, place.away)
             failed, result = False, "Success"
             if requeue is not None:
                 self._queue.add(key, requeue)
@@ -206,28 +215,9 @@ class Runtime:
         except Exception:
             logger.exception("%s: a pass failed", key)
         finally:
+            place.end()
             self._queue.done(key, failed=failed)
-            self.metrics.pass_ended(key.kind, result, time.monotonic() - began)
+            self.metrics.pass_ended(key.kind, result, place.seconds)
+            if place.away_seconds:
+                self.metrics.waited_for_prometheus(place.away_seconds)
             self.liveness.finished(key)
-
-
-class Place:
-    """One of few places for passes. Who waits for something slow leaves it to another, and does not come back to it."""
-
-    def __init__(self, places: asyncio.Semaphore) -> None:
-        self._places = places
-        self._taken = False
-
-    async def __aenter__(self) -> Place:
-        await self._places.acquire()
-        self._taken = True
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.leave()
-
-    def leave(self) -> None:
-        """Let another pass begin; once is enough."""
-        if self._taken:
-            self._taken = False
-            self._places.release()

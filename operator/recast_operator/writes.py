@@ -24,7 +24,7 @@ from recast_api.reading import preserved
 from recast_api.resources import ExpertModelStatus, FoundationModelStatus
 from recast_operator.adapters.child_apply import apply_child, as_admitted
 from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound
-from recast_operator.adapters.kube import BY_KIND, DEPLOYMENTS, JOBS, VERSIONS, Kube, Resource
+from recast_operator.adapters.kube import BY_KIND, JOBS, VERSIONS, Kube, Resource
 from recast_operator.adapters.objects import Object
 from recast_operator.keys import Key
 from recast_operator.metrics import Metrics
@@ -161,8 +161,8 @@ class Writer:
         address = Address("Deployment", self.key.namespace, scale.name)
         logger.info("%s: scale %s to %d: %s", self.key, address, scale.replicas, scale.why)
         entry = self._mine(address)
-        await self._send(address, self._outside.kube.scale(address.namespace, address.name, entry.uid, scale.replicas))
-        await self._read(DEPLOYMENTS, address)
+        write = self._outside.kube.scale(address.namespace, address.name, entry.uid, scale.replicas)
+        self._outside.store.put(address.kind, await self._send(address, write))
 
     async def submit(self, request: SubmitRun) -> None:
         """Submit a training attempt."""

@@ -253,14 +253,12 @@ class Kube:
         )
         return made
 
-    async def merge(
-        self, resource: Resource, namespace: str, name: str, body: Object, subresource: str | None = None
-    ) -> Object:
+    async def merge(self, resource: Resource, namespace: str, name: str, body: Object) -> Object:
         """A JSON merge patch. With a UID or resource version in its metadata that is not so: :class:`Conflict`."""
         made: Object = await self.requester.send(
             Request(
                 "PATCH",
-                resource.path(namespace, name, subresource),
+                resource.path(namespace, name),
                 body=body,
                 content_type=MERGE,
                 params={"fieldManager": FIELD_MANAGER},
@@ -288,10 +286,13 @@ class Kube:
         )
         return made
 
-    async def scale(self, namespace: str, name: str, uid: str, replicas: int) -> None:
-        """Set the replicas of the Deployment with this UID through its scale subresource. Raises :class:`Conflict`."""
+    async def scale(self, namespace: str, name: str, uid: str, replicas: int) -> Object:
+        """Set the replicas of the Deployment with this UID, and nothing else of it. Raises :class:`Conflict`.
+
+        The scale subresource would answer with the scale alone, and the Deployment would have to be read after it.
+        """
         body = {"metadata": {"uid": uid}, "spec": {"replicas": replicas}}
-        await self.merge(DEPLOYMENTS, namespace, name, body, "scale")
+        return await self.merge(DEPLOYMENTS, namespace, name, body)
 
     async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> bool:
         """Delete the object with this UID, its dependants in the background; False where it was already gone.

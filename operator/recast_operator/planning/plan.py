@@ -53,7 +53,7 @@ class Apply:
 
 @dataclass(frozen=True)
 class Scale:
-    """Set ``spec.replicas`` of a Deployment through its scale subresource, touching nothing else of it."""
+    """Set ``spec.replicas`` of a Deployment, touching nothing else of it."""
 
     name: str
     replicas: int

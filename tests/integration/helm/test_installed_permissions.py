@@ -148,7 +148,6 @@ def test_a_trainer_cannot_make_jobs_or_pods_or_read_secrets(installed: Installed
         ("create", "batch", "jobs"),
         ("delete", "batch", "jobs"),
         ("patch", "apps", "deployments"),
-        ("patch", "apps", "deployments/scale"),
         ("delete", "apps", "deployments"),
         ("patch", "", "services"),
         ("watch", "", "pods"),

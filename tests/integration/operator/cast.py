@@ -14,7 +14,7 @@ from recast_api import names
 from recast_api.resources import MetricName
 from recast_api.run import TrainingRun
 from recast_operator.adapters.errors import NotFound
-from recast_operator.adapters.kube import DEPLOYMENTS, JOBS, MERGE, PODS, VERSIONS, Kube, Request
+from recast_operator.adapters.kube import DEPLOYMENTS, JOBS, MERGE, PODS, VERSIONS, Kube, Request, Resource
 from recast_operator.adapters.promql import promql
 from recast_operator.planning.rollout.questions import BAD, Answer, Question
 from tests.integration.operator.mirror import Mirror
@@ -145,8 +145,7 @@ class Cast:
             version = await self._create_or_get(landed_version(run, self._namespace, worse=worse))
             self._mirror.put("ModelVersion", version)
             status = completed(raw, self._clock().strftime("%Y-%m-%dT%H:%M:%SZ"))
-            done = await self._kube.merge(JOBS, self._namespace, raw["metadata"]["name"], {"status": status}, "status")
-            self._mirror.put("Job", done)
+            self._mirror.put("Job", await self._set_status(JOBS, raw["metadata"]["name"], status))
             acted += 1
         return acted
 
@@ -171,10 +170,8 @@ class Cast:
             generation = raw["metadata"]["generation"]
             if (status.get("observedGeneration"), status.get("readyReplicas", 0)) != (generation, replicas):
                 counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), replicas)
-                body = {"status": {"observedGeneration": generation, **counts}}
-                self._mirror.put(
-                    "Deployment", await self._kube.merge(DEPLOYMENTS, self._namespace, name, body, "status")
-                )
+                status = {"observedGeneration": generation, **counts}
+                self._mirror.put("Deployment", await self._set_status(DEPLOYMENTS, name, status))
                 acted += 1
         for raw in list(self._mirror.of("Pod")):
             name = raw["metadata"]["name"]
@@ -196,7 +193,11 @@ class Cast:
         }
         await self._kube.create(PODS, self._namespace, body)
         ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
-        made = await self._kube.requester.send(
-            Request("PATCH", PODS.path(self._namespace, name, "status"), body={"status": ready}, content_type=MERGE)
+        self._mirror.put("Pod", await self._set_status(PODS, name, ready))
+
+    async def _set_status(self, resource: Resource, name: str, status: Object) -> Object:
+        path = resource.path(self._namespace, name, "status")
+        made: Object = await self._kube.requester.send(
+            Request("PATCH", path, body={"status": status}, content_type=MERGE)
         )
-        self._mirror.put("Pod", made)
+        return made

@@ -107,11 +107,8 @@ class FakeApiserver:
         changed = copy.deepcopy(known)
         if request.method == "PUT" and subresource == "status":
             changed["status"] = body["status"]
-        elif subresource == "scale":
-            changed["spec"]["replicas"] = body["spec"]["replicas"]
-            self._store(kind, changed)
-            return {"kind": "Scale", "metadata": {"name": name}}
         else:
+            changed["spec"] |= body.get("spec", {})
             changed["metadata"] |= {key: value for key, value in metadata.items() if key != "resourceVersion"}
         made = self._store(kind, changed)
         if made["metadata"].get("deletionTimestamp") and not made["metadata"].get("finalizers"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -68,7 +70,7 @@ async def test_a_person_who_edits_between_any_two_writes_of_a_pass_is_never_over
         assert deployments == [name for kind, _, name in reference.api.objects if kind == "Deployment"]
 
 
-async def test_an_edit_during_the_wait_for_prometheus_ends_the_pass_and_is_observed_next() -> None:
+async def test_an_edit_during_the_wait_for_prometheus_ends_the_pass_and_is_observed_at_once() -> None:
     harness = await canary_under_way()
     abort = {"id": "a1", "action": "Abort", "revision": harness.raw(REELS)["status"]["canary"]["revision"]}
 
@@ -82,23 +84,58 @@ async def test_an_edit_during_the_wait_for_prometheus_ends_the_pass_and_is_obser
         harness.store.put("ExpertModel", harness.api.change("ExpertModel", "n", "reels", change))
 
     harness.prometheus.during = meddle
-    with pytest.raises(Conflict):
-        await harness.controller.reconcile(REELS)
+    writes = len(harness.api.writes())
+    assert await harness.controller.reconcile(REELS) == 0.0
     assert harness.prometheus.asked == 1
-    assert harness.raw(REELS)["status"]["handledRequests"] == []
+    assert len(harness.api.writes()) == writes
     await harness.until_quiet(REELS)
     status = harness.raw(REELS)["status"]
     assert status["handledRequests"] == ["a1"]
     assert [entry["reason"] for entry in status["failedRevisions"]] == ["Aborted"]
 
 
-async def test_a_pass_says_that_it_waits_before_it_asks_prometheus_and_only_then() -> None:
+async def test_a_model_that_goes_during_the_wait_for_prometheus_is_left_alone() -> None:
     harness = await canary_under_way()
-    said: list[int] = []
-    await harness.controller.reconcile(HOME, lambda: said.append(harness.prometheus.asked))
+
+    async def meddle() -> None:
+        harness.store.remove(*REELS, harness.raw(REELS)["metadata"]["uid"])
+
+    harness.prometheus.during = meddle
+    writes = len(harness.api.writes())
+    assert await harness.controller.reconcile(REELS) == 0.0
+    assert len(harness.api.writes()) == writes
+
+
+async def test_what_changed_around_a_model_while_prometheus_was_asked_is_seen() -> None:
+    harness = await canary_under_way()
+    canary = harness.raw(REELS)["status"]["canary"]["revision"]
+
+    async def meddle() -> None:
+        [name] = [name for kind, _, name in harness.api.objects if kind == "Deployment" and name.endswith(canary)]
+        raw = harness.api.objects.pop(("Deployment", "n", name))
+        harness.store.remove("Deployment", "n", name, raw["metadata"]["uid"])
+
+    harness.prometheus.during = meddle
+    await harness.controller.reconcile(REELS)
+    assert [name for kind, _, name in harness.api.objects if kind == "Deployment" and name.endswith(canary)]
+
+
+async def test_a_pass_is_away_while_it_asks_prometheus_and_only_then() -> None:
+    harness = await canary_under_way()
+    said: list[tuple[str, int, int]] = []
+
+    @asynccontextmanager
+    async def away() -> AsyncIterator[None]:
+        said.append(("leaves", harness.prometheus.asked, len(harness.api.log)))
+        yield
+        said.append(("is back", harness.prometheus.asked, len(harness.api.log)))
+
+    await harness.controller.reconcile(HOME, away)
     assert said == []
-    await harness.controller.reconcile(REELS, lambda: said.append(harness.prometheus.asked))
-    assert (said, harness.prometheus.asked) == ([0], 1)
+    before = len(harness.api.log)
+    await harness.controller.reconcile(REELS, away)
+    assert said == [("leaves", 0, before), ("is back", 1, before)]
+    assert harness.prometheus.asked == 1
 
 
 async def canary_under_way() -> Harness:

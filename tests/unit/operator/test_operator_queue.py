@@ -176,12 +176,12 @@ def test_back_off_grows_stays_under_its_cap_and_keeps_apart_what_failed_together
 
 async def test_a_waiting_worker_wakes_when_a_key_is_added_and_when_a_delay_has_passed() -> None:
     queue: WorkQueue[str] = WorkQueue(asyncio.get_running_loop().time)
-    waiting = asyncio.create_task(queue.take())
+    waiting = asyncio.create_task(taken(queue))
     await asyncio.sleep(0)
     queue.add("a")
     assert await asyncio.wait_for(waiting, 5) == "a"
     queue.add("a", 0.01)
-    second = asyncio.create_task(queue.take())
+    second = asyncio.create_task(taken(queue))
     await asyncio.sleep(0)
     assert not second.done()  # still in hand
     queue.done("a")
@@ -190,10 +190,10 @@ async def test_a_waiting_worker_wakes_when_a_key_is_added_and_when_a_delay_has_p
 
 async def test_a_worker_for_urgent_keys_alone_leaves_the_others_to_others() -> None:
     queue: WorkQueue[str] = WorkQueue(asyncio.get_running_loop().time, PACES.__getitem__)
-    urgent = asyncio.create_task(queue.take(urgent_only=True))
+    urgent = asyncio.create_task(taken(queue, urgent_only=True))
     await asyncio.sleep(0)
     queue.add("d")
-    assert await asyncio.wait_for(queue.take(), 5) == "d"
+    assert await asyncio.wait_for(taken(queue), 5) == "d"
     assert not urgent.done()
     queue.add("B")
     assert await asyncio.wait_for(urgent, 5) == "B"
@@ -202,8 +202,24 @@ async def test_a_worker_for_urgent_keys_alone_leaves_the_others_to_others() -> N
 async def test_a_failed_key_returns_by_itself() -> None:
     queue: WorkQueue[str] = WorkQueue(asyncio.get_running_loop().time, jitter=lambda: 0.0)
     queue.add("a")
-    await queue.take()
+    await taken(queue)
     delay = queue.done("a", failed=True)
     assert 0 < delay <= BACKOFF_BASE_SECONDS
-    assert await asyncio.wait_for(queue.take(), 5) == "a"
+    assert await asyncio.wait_for(taken(queue), 5) == "a"
     assert (queue.depth(), queue.oldest()) == (0, 0.0)
+
+
+async def test_a_key_that_is_due_may_be_gone_by_the_time_that_it_is_taken() -> None:
+    queue: WorkQueue[str] = WorkQueue(asyncio.get_running_loop().time)
+    assert queue.take() is None
+    queue.add("a")
+    await asyncio.wait_for(asyncio.gather(queue.due(), queue.due()), 5)
+    assert (queue.take(), queue.take()) == ("a", None)
+
+
+async def taken(queue: WorkQueue[str], *, urgent_only: bool = False) -> str:
+    """The next key, as soon as there is one."""
+    while True:
+        await queue.due(urgent_only=urgent_only)
+        if (key := queue.take(urgent_only=urgent_only)) is not None:
+            return key

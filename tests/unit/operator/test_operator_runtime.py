@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from recast_operator import runtime as module
 from recast_operator.adapters.errors import OutsideError, Transient
 from recast_operator.adapters.kube import Kube, Request
+from recast_operator.controller import Away
 from recast_operator.keys import Key
 from recast_operator.metrics import Metrics
 from recast_operator.queue import Pace, WorkQueue
@@ -49,14 +51,15 @@ class Passes:
         self.end: Callable[[Key], float | None] = lambda key: None
         self.gates: dict[Key, asyncio.Event] = {}
         self.asking: set[Key] = set()
+        """Those that wait for their gates away from their places."""
+        self.back: list[Key] = []
 
-    async def reconcile(self, key: Key, waits: Callable[[], None]) -> float | None:
+    async def reconcile(self, key: Key, away: Away) -> float | None:
         self.begun.append(key)
-        if key in self.asking:
-            waits()
-            waits()
-        if key in self.gates:
-            await self.gates[key].wait()
+        async with away() if key in self.asking else nullcontext():
+            if key in self.gates:
+                await self.gates[key].wait()
+        self.back.append(key)
         return self.end(key)
 
 
@@ -176,7 +179,9 @@ async def test_a_foundation_never_waits_for_a_worker_that_an_expert_keeps(monkey
     await operator.runtime.stop()
 
 
-async def test_a_pass_that_waits_for_prometheus_leaves_its_place_to_one_other(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pass_that_waits_for_prometheus_leaves_its_place_to_others_and_needs_one_to_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     operator = Operator(monkeypatch, workers=1)
     asking, second, third = keys = [Key("ExpertModel", "n", name) for name in ("a", "b", "c")]
     operator.passes.gates = {key: asyncio.Event() for key in keys}
@@ -185,12 +190,30 @@ async def test_a_pass_that_waits_for_prometheus_leaves_its_place_to_one_other(mo
     for key in keys:
         operator.change(expert(key.name))
     await operator.until(lambda: second in operator.passes.begun)
+    assert third not in operator.passes.begun, "two are at work"
     operator.passes.gates[asking].set()
-    await operator.until(lambda: (asking, False) in operator.queue.given_back)
-    assert third not in operator.passes.begun, "the place was given away twice"
+    operator.passes.gates[third].set()
+    await asyncio.sleep(0)
+    operator.change(foundation())  # in a place of its own: when it is over, the others have had their time
+    await operator.until(lambda: (HOME, False) in operator.queue.given_back)
+    assert asking not in operator.passes.back, "back at work where another one is"
     operator.passes.gates[second].set()
-    await operator.until(lambda: third in operator.passes.begun)
+    await operator.until(lambda: set(keys) <= {key for key, _ in operator.queue.given_back})
     await operator.runtime.stop()
+    counted = operator.metrics.registry.get_sample_value
+    assert counted("recast_operator_prometheus_seconds_count") == operator.passes.back.count(asking)
+    work, result = "recast_operator_reconcile_seconds_count", {"kind": "ExpertModel", "result": "Success"}
+    assert counted(work, result) == len([key for key, _ in operator.queue.given_back if key in keys])
+
+
+async def test_passes_that_are_under_way_end_with_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = Operator(monkeypatch)
+    operator.passes.gates = {REELS: asyncio.Event()}
+    await operator.runtime.start()
+    operator.change(expert())
+    await operator.until(lambda: REELS in operator.passes.begun)
+    await operator.runtime.stop()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_a_heartbeat_that_is_answered_is_heard_and_one_that_is_refused_is_an_answer_too(
