@@ -100,7 +100,10 @@ class Controller:
         await self._settle(key)
         if key.kind == "FoundationModel":
             foundation = self._observer.foundation(key)
-            return None if foundation is None else await self._foundation(key, foundation)
+            if foundation is None:
+                self._deferred_since.pop(key, None)
+                return None
+            return await self._foundation(key, foundation)
         expert = self._observer.expert(key)
         if expert is None:
             self._deferred_since.pop(key, None)
@@ -119,7 +122,8 @@ class Controller:
             confirmed = replace(again.observed, absent_versions=absent)
             run = self._begin(key, confirmed.model.status, again, now)
             plan = await run.plan(lambda: plan_foundation(confirmed, now))
-        return await run.execute(plan)
+            observed = confirmed
+        return await run.execute(self._defer_counts(key, observed, plan, now))
 
     async def _expert(self, key: Key, snapshot: Snapshot[ObservedExpert], away: Away) -> float | None:
         observed, now = snapshot.observed, self._clock()
@@ -152,12 +156,36 @@ class Controller:
         if not deferral.may_wait(before, plan.status):
             self._deferred_since.pop(key, None)
             return plan
-        waited = (now - self._deferred_since.setdefault(key, now)).total_seconds()
-        if not 0 <= waited < deferral.DEFER_SECONDS:
-            del self._deferred_since[key]
+        left = self._still_waits(key, now)
+        if left is None:
             return plan
-        requeue = earliest(plan.requeue_after, deferral.DEFER_SECONDS - waited)
-        return replace(plan, status=before, requeue_after=requeue)
+        return replace(plan, status=before, requeue_after=earliest(plan.requeue_after, left))
+
+    def _defer_counts(
+        self, key: Key, observed: ObservedFoundation, plan: Plan[FoundationModelStatus], now: datetime
+    ) -> Plan[FoundationModelStatus]:
+        """The same plan; that a version is read by more experts or fewer is written with the next change, or soon."""
+        before = {version.metadata.name: version.status for version in observed.versions}
+        deciding = tuple(
+            write
+            for write in plan.versions
+            if write.owner or not write.status or not deferral.only_counted(before[write.name], write.status)
+        )
+        if deciding == plan.versions:
+            self._deferred_since.pop(key, None)
+            return plan
+        left = self._still_waits(key, now)
+        if left is None:
+            return plan
+        return replace(plan, versions=deciding, requeue_after=earliest(plan.requeue_after, left))
+
+    def _still_waits(self, key: Key, now: datetime) -> float | None:
+        """For how many seconds a change that may wait goes on waiting; None where it is time to write it."""
+        waited = (now - self._deferred_since.setdefault(key, now)).total_seconds()
+        if 0 <= waited < deferral.DEFER_SECONDS:
+            return deferral.DEFER_SECONDS - waited
+        del self._deferred_since[key]
+        return None
 
     async def _absent(self, namespace: str, wanted: tuple[str, ...]) -> frozenset[str]:
         """Read these ModelVersions into the store; the names of those that are not there."""

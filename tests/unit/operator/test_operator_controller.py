@@ -16,11 +16,12 @@ from recast_operator.controller import InternalError
 from recast_operator.keys import Key
 from recast_operator.planning.clock import stamp
 from recast_operator.store import Address
-from tests.unit.operator.documents import expert, foundation, foundation_version
+from tests.unit.operator.documents import expert, foundation, foundation_version, revision
 from tests.unit.operator.operator_harness import HOME, REELS, Harness, expert_version, serving_pair
 
 Object = dict[str, Any]
 SERVICE = "PATCH services/em-reels"
+VERSION_STATUS = "PUT modelversions/fm-home-fm-v1/status"
 
 
 def edit(image: str) -> Any:
@@ -136,6 +137,58 @@ async def test_a_pass_is_away_while_it_asks_prometheus_and_only_then() -> None:
     await harness.controller.reconcile(REELS, away)
     assert said == [("leaves", 0, before), ("is back", 1, before)]
     assert harness.prometheus.asked == 1
+
+
+async def test_by_how_many_experts_a_version_is_read_is_written_in_time_and_costs_no_write_for_each() -> None:
+    harness = serving_pair()
+    await harness.until_quiet(HOME)
+    for number in range(3):
+        harness.seed(expert(f"more-{number}", status={"stable": revision("home-fm", 1)}))
+        assert await harness.controller.reconcile(HOME) == pytest.approx(5.0 - number)
+        assert used_by(harness) == 0
+        harness.now += timedelta(seconds=1)
+    harness.now += timedelta(seconds=2)
+    writes = harness.api.log.count(VERSION_STATUS)
+    await harness.controller.reconcile(HOME)
+    assert used_by(harness) == 3
+    assert harness.api.log.count(VERSION_STATUS) == writes + 1
+    harness.seed(expert("more-3", status={"stable": revision("home-fm", 1)}))
+    assert await harness.controller.reconcile(HOME) == pytest.approx(5.0), "the next change waits as long as the first"
+
+
+async def test_a_count_that_is_as_it_was_again_waits_no_longer() -> None:
+    harness = serving_pair()
+    await harness.until_quiet(HOME)
+    more = harness.seed(expert("more-1", status={"stable": revision("home-fm", 1)}))
+    await harness.controller.reconcile(HOME)
+    del harness.api.objects["ExpertModel", "n", "more-1"]
+    harness.store.remove("ExpertModel", "n", "more-1", more["metadata"]["uid"])
+    await harness.controller.reconcile(HOME)
+    harness.now += timedelta(seconds=60)
+    harness.seed(expert("more-2", status={"stable": revision("home-fm", 1)}))
+    assert await harness.controller.reconcile(HOME) == pytest.approx(5.0)
+
+
+async def test_a_verdict_on_a_version_waits_for_nothing() -> None:
+    harness = serving_pair()
+    await harness.until_quiet(HOME)
+    second = foundation_version(number=2)
+    second["spec"]["model"]["uid"] = harness.raw(HOME)["metadata"]["uid"]
+    harness.seed(second)
+    harness.seed(expert("more", status={"stable": revision("home-fm", 1)}))
+    await harness.controller.reconcile(HOME)
+    verdicts = [name for kind, _, name in harness.api.objects if kind == "ModelVersion" and judged(harness, name)]
+    assert "fm-home-fm-v2" in verdicts
+    assert used_by(harness) == 0
+
+
+def used_by(harness: Harness) -> int:
+    found: int = harness.raw(Key("ModelVersion", "n", "fm-home-fm-v1"))["status"]["summary"]["usedBy"]
+    return found
+
+
+def judged(harness: Harness, name: str) -> bool:
+    return bool(harness.raw(Key("ModelVersion", "n", name)).get("status", {}).get("conditions"))
 
 
 async def canary_under_way() -> Harness:

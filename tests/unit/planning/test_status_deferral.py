@@ -1,4 +1,4 @@
-"""Which change of an expert's status may wait for company: what is only looked at, and nothing that decides."""
+"""Which change of a status may wait for company: what is only looked at, and nothing that decides."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ from typing import Any
 import pytest
 from planning_simulator import Cluster, expert, foundation
 
-from recast_api.resources import ExpertModelStatus, MetricResult, RetiringRevision, RunStatus, Verdict
-from recast_operator.planning.status.deferral import may_wait
+from recast_api.resources import (
+    ExpertModelStatus,
+    MetricResult,
+    ModelVersionStatus,
+    RetiringRevision,
+    RunStatus,
+    Verdict,
+)
+from recast_api.resources.version import VersionSummary
+from recast_operator.planning.status.deferral import may_wait, only_counted
 
 
 def at_trial() -> ExpertModelStatus:
@@ -99,3 +107,24 @@ def test_that_a_submitted_run_was_seen_may_wait_and_its_end_may_not() -> None:
     assert not may_wait(with_run("Reserved"), with_run("BackingOff"))
     assert not may_wait(with_run("Running"), with_run("BackingOff"))
     assert not may_wait(with_run("Running"), STATUS)
+
+
+def counted(used_by: int | None, state: str = "Accepted", generation: int = 1) -> ModelVersionStatus:
+    summary = VersionSummary(state=state, ne="0.7", used_by=used_by)
+    return ModelVersionStatus(observed_generation=generation, summary=summary)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "may"),
+    [
+        (counted(1), counted(2), True),
+        (counted(None), counted(0), True),
+        (counted(1), counted(1), False),
+        (counted(1), counted(0, state="Retired"), False),
+        (counted(1), counted(2, generation=2), False),
+    ],
+)
+def test_by_how_many_a_version_is_read_may_wait_and_what_it_is_may_not(
+    before: ModelVersionStatus, after: ModelVersionStatus, may: bool
+) -> None:
+    assert only_counted(before, after) is may

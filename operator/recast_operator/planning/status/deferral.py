@@ -1,4 +1,4 @@
-"""Which change of an expert's status may be written a moment later, together with the next one.
+"""Which change of a status may be written a moment later, together with the next one.
 
 That is what is there only to be looked at: how many pods there are, the words of a condition, that a submitted run has
 been seen, results that fail nothing. No decision rests on it, since each pass works it out anew. While a roll-out moves
@@ -8,7 +8,14 @@ wait too: its foundation's servers then stay a moment longer than they are read.
 
 from __future__ import annotations
 
-from recast_api.resources import CanaryStatus, Condition, ExpertModelStatus, RevisionStatus, RunStatus
+from recast_api.resources import (
+    CanaryStatus,
+    Condition,
+    ExpertModelStatus,
+    ModelVersionStatus,
+    RevisionStatus,
+    RunStatus,
+)
 
 DEFER_SECONDS = 5.0
 """For how long such a change may wait for company."""
@@ -19,6 +26,18 @@ def may_wait(before: ExpertModelStatus, after: ExpertModelStatus) -> bool:
     if before == after or any(entry not in before.retiring for entry in after.retiring):
         return False
     return _deciding(before) == _deciding(after)
+
+
+def only_counted(before: ModelVersionStatus, after: ModelVersionStatus) -> bool:
+    """Whether two statuses of a foundation version differ, and only in how many experts read it.
+
+    In a wave that changes with every expert, for the old version and the new one.
+    """
+    return before != after and _uncounted_readers(before) == _uncounted_readers(after)
+
+
+def _uncounted_readers(status: ModelVersionStatus) -> ModelVersionStatus:
+    return status.model_copy(update={"summary": status.summary.model_copy(update={"used_by": None})})
 
 
 def _deciding(status: ExpertModelStatus) -> ExpertModelStatus:
