@@ -20,8 +20,8 @@ from recast_model.config import ExpertConfig, FoundationConfig
 from recast_model.embeddings import TableOptimizer
 from recast_model.expert import ExpertModel
 from recast_model.foundation import FoundationModel
-from recast_model.history import HistorySnapshot
 from recast_model.items import ItemTable
+from recast_model.snapshot import HistorySnapshot
 
 
 @dataclass(frozen=True)

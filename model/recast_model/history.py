@@ -1,57 +1,137 @@
-"""Users' histories as a version ships them: ``history.safetensors``, jagged, by raw user id. NumPy only.
+"""What a request sees of the past: the one rule, for training, evaluation, artefacts and servers alike. NumPy only.
 
-A server answers from it where a request brings no history of its own.
+An event has two times: when it happened, and when its labels were known. A request sees the events of its user that
+were known strictly before it, in the order in which they became known, so a history only ever grows at its end.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
-from recast_model.features import History
-from recast_model.items import read_tensors
+Ints = NDArray[np.int64]
 
-HISTORY_FILE = "history.safetensors"
-_NAMES = ("users", "offsets", "items", "surfaces", "actions", "times", "until")
+
+def anchored_start(total: Ints, limit: int) -> Ints:
+    """Where the history window starts among ``total`` events (any shape), so that at most ``limit`` are kept.
+
+    The start moves in steps of ``limit // 4``: within a step a window only grows at its end, which is what lets
+    keys and values of its beginning be reused.
+    """
+    step = max(1, limit // 4)
+    excess = np.maximum(0, total - limit)
+    return -(-excess // step) * step
 
 
 @dataclass(frozen=True)
-class HistorySnapshot:
-    """U users' windows, each oldest first: those events that were available at ``until``."""
+class History:
+    """Events of one user, in the order in which they became known; or of several users, one after the other.
 
-    users: NDArray[np.int64]  # (U,) raw ids, ascending
-    offsets: NDArray[np.int64]  # (U + 1,)
-    events: History  # offsets[-1] events
-    until: int  # ms
+    All arrays are int64, of one shape: (n,), or (B, N) where padded.
+    """
 
-    def lookup(self, user: int) -> History:
-        """The user's window; empty for a user never seen."""
-        place = int(np.searchsorted(self.users, user))
-        if place == len(self.users) or self.users[place] != user:
-            return History.empty()
-        return self.events.take(slice(int(self.offsets[place]), int(self.offsets[place + 1])))
+    items: Ints  # dense item index, 0 unknown
+    surfaces: Ints
+    actions: Ints  # bitmask over tasks
+    times: Ints  # ms, when it happened
+    available: Ints  # ms, when its labels were known
 
-    def save(self, folder: Path) -> str:
-        """Write the snapshot; returns the file's name."""
-        arrays = {
-            "users": self.users,
-            "offsets": self.offsets,
-            "items": self.events.items,
-            "surfaces": self.events.surfaces,
-            "actions": self.events.actions,
-            "times": self.events.times,
-            "until": np.array([self.until], np.int64),
-        }
-        save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, folder / HISTORY_FILE)
-        return HISTORY_FILE
+    def __len__(self) -> int:
+        return len(self.items)
 
     @classmethod
-    def load(cls, folder: Path) -> HistorySnapshot:
-        """Read the snapshot of a version. Raises ``ArtifactTruncated`` where the file is damaged."""
-        t = read_tensors(folder / HISTORY_FILE, _NAMES)
-        events = History(t["items"], t["surfaces"], t["actions"], t["times"])
-        return cls(t["users"], t["offsets"], events, int(t["until"][0]))
+    def empty(cls) -> History:
+        """A user never seen."""
+        return cls(*(np.empty(0, np.int64) for _ in fields(cls)))
+
+    def map(self, change: Callable[[Ints], Ints]) -> History:
+        """The same change made to every array."""
+        return History(*(change(getattr(self, entry.name)) for entry in fields(self)))
+
+    def take(self, index: Ints | slice) -> History:
+        """The events that an index names."""
+        return self.map(lambda values: values[index])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[History]) -> History:
+        """Several users' events, one after the other."""
+        if not parts:
+            return cls.empty()
+        return cls(*(np.concatenate([getattr(part, entry.name) for part in parts]) for entry in fields(cls)))
+
+
+class Histories:
+    """Events of many users, by group and then in the order in which they became known.
+
+    A group is a user, or a user on one surface. Events known at the same instant keep the order they are given in.
+    """
+
+    def __init__(self, users: Ints, events: History, *, by_surface: bool = False) -> None:
+        """``users`` (n,) are the events' users, by any integer; events may come in any order."""
+        surfaces = events.surfaces if by_surface else np.zeros_like(users)
+        order = np.lexsort((events.available, surfaces, users))
+        self.users, self.events, self.by_surface = users[order], events.take(order), by_surface
+        self._groups, self._starts = _groups(self.users, surfaces[order])
+        self._instants = np.unique(self.events.available)
+        rank = np.repeat(np.arange(len(self._starts)), np.diff(np.append(self._starts, len(users))))
+        # Ascending over all events, since a group's instants are: (group, instant) as one number.
+        self._keys = rank * (len(self._instants) + 1) + np.searchsorted(self._instants, self.events.available)
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def window(self, users: Ints, surfaces: Ints, times: Ints, limit: int) -> tuple[Ints, Ints]:
+        """Where in :attr:`events` the window of each request (B,) starts, and its length, at most ``limit``.
+
+        It holds what was known strictly before ``times`` (ms) and starts at an anchor (:func:`anchored_start`).
+        """
+        first, past = self._bounds(users, surfaces, times)
+        skipped = anchored_start(past - first, limit)
+        return first + skipped, past - first - skipped
+
+    def _bounds(self, users: Ints, surfaces: Ints, times: Ints) -> tuple[Ints, Ints]:
+        """Start of each request's group, and the place after its last event that was known."""
+        if not len(self._starts):
+            return np.zeros_like(users), np.zeros_like(users)
+        asked = np.stack([users, surfaces if self.by_surface else np.zeros_like(users)], 1)
+        rank = _find_group(self._groups, asked)
+        # "left": an instant that equals the request's time is not before it.
+        known = np.searchsorted(self._instants, times, side="left")
+        safe = np.maximum(rank, 0)
+        past = np.searchsorted(self._keys, safe * (len(self._instants) + 1) + known, side="left")
+        return np.where(rank >= 0, self._starts[safe], 0), np.where(rank >= 0, past, 0)
+
+
+def pad_histories(events: History, starts: Ints, lengths: Ints) -> tuple[History, Ints]:
+    """Slices ``events[starts[b] : starts[b] + lengths[b]]`` as (B, N) arrays, oldest first, zeros after the end.
+
+    N is the longest of this batch. Returns the padded events and the lengths (B,).
+    """
+    column = np.arange(int(lengths.max(initial=0)))
+    valid = column[None, :] < lengths[:, None]  # (B, N)
+    if not len(events):
+        return History(*(np.zeros(valid.shape, np.int64) for _ in fields(History))), lengths
+    index = np.where(valid, starts[:, None] + column[None, :], 0)
+    return events.map(lambda values: np.where(valid, values[index], 0)), lengths
+
+
+def _groups(users: Ints, surfaces: Ints) -> tuple[Ints, Ints]:
+    """Distinct (user, surface) pairs (G, 2) of sorted events, and where each begins (G,)."""
+    changed = (np.diff(users, prepend=users[:1] - 1) != 0) | (np.diff(surfaces, prepend=surfaces[:1]) != 0)
+    starts = np.flatnonzero(changed)
+    return np.stack([users[starts], surfaces[starts]], 1), starts
+
+
+def _find_group(groups: Ints, asked: Ints) -> Ints:
+    """Place of each asked pair (B, 2) among the sorted groups; -1 where it is not."""
+    low = np.searchsorted(groups[:, 0], asked[:, 0], side="left")
+    high = np.searchsorted(groups[:, 0], asked[:, 0], side="right")
+    place = np.full(len(asked), -1)
+    for step in range(int((high - low).max(initial=0))):  # as many as one user has surfaces
+        candidate = np.minimum(low + step, len(groups) - 1)
+        match = (low + step < high) & (groups[candidate, 1] == asked[:, 1])
+        place[match] = candidate[match]
+    return place

@@ -24,6 +24,7 @@ from recast_model.config import ExpertConfig, ExpertTask, FoundationConfig
 from recast_trainer import clock
 from recast_trainer.data.segments import require_tasks
 from recast_trainer.evaluation.burnin import first_usable
+from recast_trainer.evaluation.leak import require_no_leak
 from recast_trainer.evaluation.measure import ScoredRows, headline, measurements
 from recast_trainer.evaluation.metrics import Floats
 from recast_trainer.evaluation.scoring import computed, score_expert, score_foundation
@@ -137,6 +138,7 @@ def _foundation(run: TrainingRun, group: ProcessGroup, work: Path) -> TrainingRe
     stream = open_stream(Path(run.data_root) / run.data.path, run.data)
     config = foundation_config(run, stream)
     trained = FoundationTrainer(stream, config, run.optimization, group, work, fingerprint(run, stream)).train()
+    require_no_leak(trained.tail, stream.truth(stream.requests_from(trained.split.learn), config.tasks), config.tasks)
     baseline = _baseline(run, group, lambda: _foundation_baseline(run, stream, trained, group))
     first = first_usable(trained.similarities)
     usable = _usable_rows(stream, trained, first)
@@ -171,13 +173,14 @@ def _expert(run: TrainingRun, group: ProcessGroup) -> TrainingResult:
     expert = ExpertTrainer(stream, config, run.optimization, group, examples)
     model = expert.train()
     scored = score_expert(model, stream, examples.held_out, examples.tae, group)
-    baseline = _baseline(run, group, lambda: _expert_baseline(run, data, examples.held_out, scored, group))
     tasks = [task.name for task in config.tasks]
+    require_no_leak(scored, stream.truth(examples.held_out, tasks), tasks)
+    baseline = _baseline(run, group, lambda: _expert_baseline(run, data, examples.held_out, scored, group))
     alone = replace(scored, surfaces=np.zeros_like(scored.surfaces))  # of one surface: index 0 of one name
     found = measurements(alone, [config.surface], tasks, baseline)
 
     def write(target: Path) -> None:
-        save_model(target, model, stream.items, stream.snapshot(foundation.config.history_length))
+        save_model(target, model, stream.items, stream.snapshot(config.history_length, config.surface_index))
 
     return TrainingResult(config, examples.watermark, expert.learner.finite(), found, baseline is not None, [], write)
 

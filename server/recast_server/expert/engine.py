@@ -47,7 +47,7 @@ class ExpertEngine:
         """See ``Engine``."""
         history = None
         if request.history is not None:
-            history = [Event(event.item, event.surface, event.time, event.actions) for event in request.history]
+            history = [Event(e.item, e.surface, e.time, e.actions, e.available_at) for e in request.history]
         asked = self._encoder.encode(request.user, self._surface, time_ms, request.candidates, history)
         batch = RequestBatch.from_arrays(collate([asked], self._history_length, surface_only=True))
         given = np.zeros((len(request.candidates), self.tae_dim), np.float32) if tae is None else tae

@@ -37,7 +37,7 @@ def _milliseconds(value: object) -> int:
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
 
 
 Id = Annotated[int, Field(ge=0, le=_INT64)]
@@ -46,12 +46,15 @@ _NameText = Annotated[str, Field(min_length=1, max_length=40)]
 
 
 class HistoryEvent(_Strict):
-    """One past action of the user."""
+    """One past action of the user. ``availableAt``, when it became known, is for replays of the past: what a client
+    sends of a user's present is known to it, and a request sees what was known strictly before its own time.
+    """
 
     item: Id
     surface: _NameText
     time: Milliseconds
     actions: Annotated[list[_NameText], Field(max_length=16)] = []
+    available_at: Annotated[Milliseconds | None, Field(alias="availableAt")] = None
 
 
 class RankRequest(_Strict):
@@ -93,7 +96,8 @@ _ALLOWED = {
     "candidates": f"1 to {CANDIDATES} item ids, each an integer from 0 to 9223372036854775807",
     "time": _TIME,
     "limit": f"an integer from 1 to {CANDIDATES}, or absent for all candidates",
-    "history": f"at most {HISTORY_EVENTS} objects {{item, surface, time, actions}}, or absent for the stored history",
+    "history": f"at most {HISTORY_EVENTS} objects {{item, surface, time, actions, availableAt}}, or absent for the "
+    "stored history",
 }
 
 

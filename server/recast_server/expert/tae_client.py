@@ -191,5 +191,14 @@ def mismatch(pin: FoundationPin, served: ServedFoundation) -> str:
 
 def _history(events: Sequence[HistoryEvent]) -> wire.History:
     return wire.History(
-        events=[wire.Event(item=e.item, surface=e.surface, time_milliseconds=e.time, actions=e.actions) for e in events]
+        events=[
+            wire.Event(
+                item=event.item,
+                surface=event.surface,
+                time_milliseconds=event.time,
+                actions=event.actions,
+                available_at_milliseconds=event.available_at,
+            )
+            for event in events
+        ]
     )

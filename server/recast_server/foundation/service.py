@@ -130,7 +130,7 @@ class FoundationService:
     async def _compute(self, request: wire.TaeRequest, remaining_seconds: float | None) -> wire.TaeReply:
         history = None
         if request.HasField("history"):
-            history = [Event(e.item, e.surface, e.time_milliseconds, tuple(e.actions)) for e in request.history.events]
+            history = [_event(event) for event in request.history.events]
         candidates = list(request.candidates)
         rows = await self._model_thread.run(
             lambda: self._engine.tae(request.user, request.surface, request.time_milliseconds, candidates, history),
@@ -143,3 +143,8 @@ class FoundationService:
             dim=rows.shape[1],
             scheme=_SCHEMES[rows.dtype],
         )
+
+
+def _event(event: wire.Event) -> Event:
+    available = event.available_at_milliseconds if event.HasField("available_at_milliseconds") else None
+    return Event(event.item, event.surface, event.time_milliseconds, tuple(event.actions), available)

@@ -12,21 +12,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recast_model.features import UNKNOWN_ITEM, History, Ints, Request
+from recast_model.features import UNKNOWN_ITEM, Request
+from recast_model.history import History, Ints
 
 if TYPE_CHECKING:
-    from recast_model.history import HistorySnapshot
     from recast_model.items import ItemTable
+    from recast_model.snapshot import HistorySnapshot
 
 
 @dataclass(frozen=True)
 class Event:
-    """One past action of the user, in raw ids and names."""
+    """One past action of the user, in raw ids and names; known when it happened unless ``available_ms`` says later."""
 
     item: int
     surface: str
     time_ms: int
     actions: Sequence[str]
+    available_ms: int | None = None
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,12 @@ class RequestEncoder:
     def encode(
         self, user: int, surface: str, time_ms: int, candidates: Sequence[int], history: Sequence[Event] | None
     ) -> Request:
-        """The request in dense indices. ``history`` stands in for the stored one; a user without one has none."""
+        """The request in dense indices. ``history`` stands in for the stored one; a user without one has none.
+
+        All of it is given, also what was not known yet at the request's time: what a request sees is decided by
+        :func:`recast_model.features.collate`, as it was in training.
+        """
         events = self.histories.lookup(user) if history is None else self._inline(history)
-        # What lies in the request's future was not available to it; asking about the past must not leak the present.
-        if len(events) and events.times[-1] > time_ms:
-            events = events.take(np.flatnonzero(events.times <= time_ms))
         dense = self.items.index(np.asarray(candidates, np.int64))
         return Request(user, self.surfaces.index(surface), time_ms, dense, events)
 
@@ -55,12 +58,15 @@ class RequestEncoder:
         return list(dict.fromkeys(candidates[int(row)] for row in np.flatnonzero(dense == UNKNOWN_ITEM)))
 
     def _inline(self, history: Sequence[Event]) -> History:
-        known = sorted((event for event in history if event.surface in self.surfaces), key=lambda event: event.time_ms)
+        known = [event for event in history if event.surface in self.surfaces]
+        times = np.array([event.time_ms for event in known], np.int64)
+        available = [event.time_ms if event.available_ms is None else event.available_ms for event in known]
         return History(
             self.items.index(np.array([event.item for event in known], np.int64)),
             np.array([self.surfaces.index(event.surface) for event in known], np.int64),
             np.array([self._mask(event.actions) for event in known], np.int64),
-            np.array([event.time_ms for event in known], np.int64),
+            times,
+            np.maximum(times, np.array(available, np.int64)),  # nothing is known before it happens
         )
 
     def _mask(self, actions: Sequence[str]) -> int:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import torch
+from server_processes import Process, Start, starter, stop, until
 
 from recast_api.manifest import MANIFEST, Manifest, describe_files
 from recast_api.resources.expert import Task
@@ -25,12 +20,11 @@ from recast_api.server import ExpertServerConfig, FoundationServerConfig, Served
 from recast_model.artifact import save_model
 from recast_model.config import ExpertConfig, ExpertTask, FoundationConfig
 from recast_model.expert import ExpertModel
-from recast_model.features import History
 from recast_model.foundation import FoundationModel
-from recast_model.history import HistorySnapshot
+from recast_model.history import History
 from recast_model.items import ItemTable
+from recast_model.snapshot import HistorySnapshot
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 SURFACES, TASKS = ("feed", "reels"), ("click", "like")
 ITEMS, USERS, EVENTS, CONTENT = 200, 20, 64, 8
 NOW = 1_767_225_600_000  # 2026-01-01
@@ -46,9 +40,8 @@ def histories() -> HistorySnapshot:
     rng = np.random.default_rng(1)
     count = USERS * EVENTS
     times = NOW - 1 - np.sort(rng.integers(0, 10**9, (USERS, EVENTS)), axis=1)[:, ::-1].reshape(-1)
-    events = History(
-        rng.integers(1, ITEMS + 1, count), rng.integers(0, 2, count), rng.integers(0, 4, count), times.astype(np.int64)
-    )
+    items, surfaces, actions = rng.integers(1, ITEMS + 1, count), rng.integers(0, 2, count), rng.integers(0, 4, count)
+    events = History(items, surfaces, actions, times.astype(np.int64), times.astype(np.int64))
     return HistorySnapshot(np.arange(USERS, dtype=np.int64), np.arange(USERS + 1, dtype=np.int64) * EVENTS, events, NOW)
 
 
@@ -132,66 +125,6 @@ def land_expert(root: Path, number: int, foundation: Landed) -> Landed:
     )  # fmt: skip
 
 
-@dataclass(repr=False)
-class Process:
-    """A server under test."""
-
-    popen: subprocess.Popen[bytes]
-    log: Path
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def text(self) -> str:
-        return self.log.read_text()
-
-    def lines(self, event: str) -> list[dict[str, Any]]:
-        parsed = [json.loads(line) for line in self.text.splitlines() if line.startswith("{")]
-        return [line for line in parsed if line.get("event") == event]
-
-    def wait_serving(self, timeout_seconds: float = 60.0) -> Process:
-        def serving() -> bool:
-            assert self.popen.poll() is None, self.text
-            return bool(self.lines("serving"))
-
-        until(serving, timeout_seconds)
-        self.facts = self.lines("serving")[0]
-        return self
-
-    @property
-    def port(self) -> int:
-        return int(self.facts["port"])
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def admin(self) -> str:
-        return f"http://127.0.0.1:{self.facts['adminPort']}"
-
-    def metric(self, name: str, **labels: str) -> float:
-        wanted = name + ("{" + ",".join(f'{k}="{v}"' for k, v in sorted(labels.items())) + "}" if labels else "")
-        for line in httpx.get(f"{self.admin}/metrics").text.splitlines():
-            if line.rsplit(" ", 1)[0] == wanted:
-                return float(line.rsplit(" ", 1)[1])
-        raise AssertionError(f"no metric {wanted}")
-
-    def terminate(self) -> int:
-        self.popen.send_signal(signal.SIGTERM)
-        return self.popen.wait(60)
-
-
-def until(condition: Callable[[], bool], timeout_seconds: float = 30.0) -> None:
-    """Waits for a condition. Raises AssertionError where it does not come true in time."""
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.05)
-
-
-Start = Callable[..., Process]
-
-
 @dataclass(frozen=True, repr=False)
 class World:
     """Two foundations, an expert trained with the first."""
@@ -231,41 +164,12 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Landed, L
     return root, foundation, other, land_expert(root, 1, foundation)
 
 
-def _starter(folder: Path, running: list[Process]) -> Start:
-    def start(
-        config: FoundationServerConfig | ExpertServerConfig, *arguments: str, program: tuple[str, ...] = ()
-    ) -> Process:
-        log = folder / f"{len(running)}.log"
-        command = [sys.executable, *(program or ("-m", "recast_server")), "--host", "127.0.0.1"]
-        command += arguments or ("--port", "0", "--admin-port", "0")
-        with log.open("wb") as stream:
-            popen = subprocess.Popen(
-                command, stderr=stream, stdout=stream, cwd=folder,
-                env={
-                    **os.environ,
-                    "RECAST_SERVER": json.dumps(config.wire()),
-                    "PYTHONPATH": os.pathsep.join(str(REPOSITORY / part) for part in ("api", "model", "server")),
-                },
-            )  # fmt: skip
-        running.append(Process(popen, log))
-        return running[-1]
-
-    return start
-
-
-def _stop(running: list[Process]) -> None:
-    for process in running:
-        if process.popen.poll() is None:
-            process.popen.kill()
-            process.popen.wait(30)
-
-
 @pytest.fixture
 def world(artifacts: tuple[Path, Landed, Landed, Landed], tmp_path: Path) -> Iterator[World]:
     """A world whose processes live for one test."""
     running: list[Process] = []
-    yield World(*artifacts, _starter(tmp_path, running))
-    _stop(running)
+    yield World(*artifacts, starter(tmp_path, running))
+    stop(running)
 
 
 @dataclass(frozen=True, repr=False)
@@ -279,8 +183,8 @@ class Pair:
 def pair(artifacts: tuple[Path, Landed, Landed, Landed], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """A foundation and its expert that all tests share which do no harm to them."""
     running: list[Process] = []
-    world = World(*artifacts, _starter(tmp_path_factory.mktemp("pair"), running))
+    world = World(*artifacts, starter(tmp_path_factory.mktemp("pair"), running))
     foundation = world.start(world.foundation_config(world.foundation)).wait_serving()
     expert = world.start(world.expert_config(foundation.port)).wait_serving()
     yield Pair(world, foundation, expert)
-    _stop(running)
+    stop(running)

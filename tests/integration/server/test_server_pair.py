@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from recast_model.artifact import load_expert, load_foundation
 from recast_model.batch import RequestBatch
-from recast_model.features import History, Request, collate
+from recast_model.features import Request, collate
+from recast_model.history import History
 from recast_model.inference import embed, score
 from recast_server.proto import foundation_pb2 as wire
 from recast_server.proto.foundation_pb2_grpc import FoundationStub
@@ -84,7 +85,8 @@ def test_embeddings_over_the_wire_are_the_bytes_of_the_log_pass(pair: Any) -> No
 
 def test_an_inline_history_stands_in_for_the_stored_one_without_its_future_and_its_strangers(pair: Any) -> None:
     body = rank(pair, history=HISTORY).json()
-    events = History(np.array([1, 2]), np.array([0, 1]), np.array([0b11, 0b10]), np.array([NOW - 9000, NOW - 5000]))
+    times = np.array([NOW - 9000, NOW - 5000])
+    events = History(np.array([1, 2]), np.array([0, 1]), np.array([0b11, 0b10]), times, times)
     _, probabilities = expected(pair, Request(3, 1, NOW, stored(pair, 3, KNOWN).candidates, events))
     assert_same(body, KNOWN, probabilities)
 

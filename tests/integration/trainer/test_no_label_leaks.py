@@ -1,16 +1,23 @@
 """The proof of the leak rule. Labels are coin flips, each row has an item of its own, and a foundation with a large
 table rate memorises them: a probe that reads labels out of TAE finds nothing in the log, and much in TAE that are
-computed again after learning. The second half shows that the first could have failed."""
+computed again after learning. The second half shows that the first could have failed.
+
+Then the same for the whole pipeline and for histories: where answers are known at once, a request that saw its own
+would tell them all."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
-from trainer_support import order, write_memorisable
+from trainer_support import expert_order, order, reference, write_memorisable
 
-from recast_api.run import RecastError
+from recast_api.run import RecastError, TrainingRun
+from recast_trainer.data import histories
 from recast_trainer.evaluation.scoring import score_foundation
-from recast_trainer.run import foundation_config
+from recast_trainer.run import execute, foundation_config
 from recast_trainer.tae.log import TaeIndex, TaeRows, concatenate, read
 from recast_trainer.training.loop import FoundationTrainer
 from recast_trainer.training.process_group import ProcessGroup
@@ -73,3 +80,39 @@ def test_every_logged_row_was_made_before_its_label_and_later_than_all_that_was_
     _, trainer, rows = trained
     assert (rows.cursor < rows.available_at).all()
     assert len(np.unique(rows.cursor)) == trainer.split.learn  # the cursor moves with each segment
+
+
+def coins_known_at_once(root: Path) -> tuple[TrainingRun, dict[str, Any]]:
+    """One coin a request, and whether it is heads is known with the flip; what a run over them needs."""
+    write_memorisable(root / "data" / "set", requests=240, slate=1, delay_ms=0)
+    return order(root, optimization={"batchSize": 32, "learningRate": "0.01"}), {
+        "optimization": {"batchSize": 32, "learningRate": "0.01", "epochs": 2},
+        "expert": {"surface": "feed", "tasks": [{"name": "click"}]},
+    }
+
+
+def test_neither_foundation_nor_expert_beats_the_coin_where_answers_are_known_at_once(tmp_path: Path) -> None:
+    run, of_expert = coins_known_at_once(tmp_path)
+    foundation = execute(run, ProcessGroup(), None)
+    assert foundation is not None
+    expert = execute(expert_order(tmp_path, reference(foundation), **of_expert), ProcessGroup(), None)
+    assert expert is not None
+    for manifest in (foundation, expert):
+        assert all(float(entry.ne) > 0.99 for entry in manifest.measurements)
+
+
+@pytest.mark.parametrize("leaks", ["foundation", "expert"])
+def test_a_pipeline_whose_requests_see_their_own_answers_lands_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaks: str
+) -> None:
+    """The leak is made on purpose, so that the test above and the guard in the run are known to notice one."""
+    run, of_expert = coins_known_at_once(tmp_path)
+    if leaks == "expert":
+        foundation = execute(run, ProcessGroup(), None)
+        assert foundation is not None
+        run = expert_order(tmp_path, reference(foundation), **of_expert)
+    monkeypatch.setattr(histories, "known_after_the_request", lambda rows: rows.event_times - 1)
+    with pytest.raises(RecastError, match="better than by its true probability p_click") as caught:
+        execute(run, ProcessGroup(), None)
+    assert (caught.value.termination.reason, caught.value.termination.retryable) == ("LabelLeak", False)
+    assert not list((tmp_path / "models").rglob(f"{'em' if leaks == 'expert' else 'fm'}/**/manifest.json"))

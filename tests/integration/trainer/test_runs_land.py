@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from trainer_support import expert_order, order, write_synthetic
+from trainer_support import expert_order, order, reference, write_synthetic
 
 from recast_api.manifest import Manifest, load_verified
 from recast_api.run import RecastError, TerminationMessage, TrainingRun
@@ -40,14 +41,6 @@ class Apiserver:
 
     def get(self, namespace: str, name: str) -> dict[str, Any]:
         return self.objects[name]
-
-
-def reference(manifest: Manifest) -> dict[str, Any]:
-    prefix = "fm" if manifest.kind == "FoundationModel" else "em"
-    return {
-        "model": manifest.model, "version": manifest.number, "lineage": manifest.lineage, "digest": manifest.digest,
-        "path": f"{prefix}/{manifest.model}/{manifest.uid}/v{manifest.number}",
-    }  # fmt: skip
 
 
 class World:
@@ -133,8 +126,8 @@ def test_logged_tae_are_the_bytes_that_a_server_would_answer(world: World) -> No
     exact = 0
     for number in own:
         rows = stream.table.rows.take(stream.rows_of(np.array([number])))
-        first, length = stream.log.window(rows.users[:1], rows.surfaces[:1], rows.event_times[:1], 16)
-        history = stream.log.events.take(np.arange(first[0], first[0] + length[0]))
+        everything = stream.log.histories
+        history = everything.events.take(np.flatnonzero(everything.users == rows.users[0]))
         request = Request(int(rows.users[0]), 0, int(rows.event_times[0]), bundle.items.index(rows.items), history)
         served = embed(bundle.model, RequestBatch.from_arrays(collate([request], 16)))[0].numpy()
         logged, found = index.lookup(rows.row_ids, rows.available_at)
@@ -225,6 +218,7 @@ def test_a_corrupt_segment_becomes_a_termination_message_that_names_it_and_a_fai
     shutil.copytree(world.root / "data", tmp_path / "data")
     segment = sorted((tmp_path / "data" / "set" / "segments").iterdir())[2]
     segment.write_bytes(segment.read_bytes()[:100])
+    os.utime(segment, (0, 0))  # nobody is writing it any more
     file, log = tmp_path / "run.json", tmp_path / "termination"
     file.write_text(order(tmp_path).model_dump_json(by_alias=True, exclude_none=True))
     log.touch()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from recast_api.manifest import Manifest
 from recast_api.run import TrainingRun
 from recast_model.items import ItemTable
 from recast_trainer.data.schema import Dataset, Rows, SurfaceInfo
@@ -31,7 +32,9 @@ def write_synthetic(folder: Path, *, hours: int = 10, requests: int = 40, seed: 
     return folder
 
 
-def write_memorisable(folder: Path, *, hours: int = 8, requests: int = 60, slate: int = 4) -> Path:
+def write_memorisable(
+    folder: Path, *, hours: int = 8, requests: int = 60, slate: int = 4, delay_ms: int = 1000
+) -> Path:
     """Labels are coin flips and every row has an item of its own: nothing can be learned, everything memorised."""
     random = np.random.default_rng(7)
     count = hours * requests * slate
@@ -45,9 +48,9 @@ def write_memorisable(folder: Path, *, hours: int = 8, requests: int = 60, slate
     writer.items(ItemTable(rows + 1, np.zeros((count, 2), np.float32)))
     everything = Rows(
         row_ids=rows, request_ids=request, users=random.integers(0, 20, hours * requests)[request], items=rows + 1,
-        surfaces=np.zeros(count, np.int64), event_times=times, available_at=times + 1000, positions=rows % slate,
+        surfaces=np.zeros(count, np.int64), event_times=times, available_at=times + delay_ms, positions=rows % slate,
         labels=random.integers(0, 2, (count, 1)).astype(np.float32), label_mask=np.ones((count, 1), bool),
-        oracle=np.full((count, 1), np.nan, np.float32),
+        oracle=np.full((count, 1), 0.5, np.float32),
     )  # fmt: skip
     for hour in range(hours):
         start = START + hour * HOUR
@@ -80,3 +83,12 @@ def expert_order(root: Path, foundation: dict[str, Any], number: int = 1, **chan
         root, number, kind="ExpertModel", model="reels", uid="u2", architecture=None, expert=expert,
         jobName=f"em-reels-r{number}-a1", **changes,
     )  # fmt: skip
+
+
+def reference(manifest: Manifest) -> dict[str, Any]:
+    """How a run names a landed version."""
+    prefix = "fm" if manifest.kind == "FoundationModel" else "em"
+    return {
+        "model": manifest.model, "version": manifest.number, "lineage": manifest.lineage, "digest": manifest.digest,
+        "path": f"{prefix}/{manifest.model}/{manifest.uid}/v{manifest.number}",
+    }  # fmt: skip

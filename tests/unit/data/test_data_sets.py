@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -171,19 +173,98 @@ def test_a_segment_is_read_up_to_its_limits_and_not_beyond(
     assert caught.value.termination.reason == "CorruptSegment"
 
 
-@pytest.mark.parametrize("damage", [b"", b"PAR1 this is no Parquet file PAR1"])
+@pytest.mark.parametrize("damage", [b"PAR1 this is no Parquet file PAR1", b"a,b,c", b"PA", b"P,1", b"PAR1PAR1"])
 def test_a_file_that_is_no_parquet_is_a_corrupt_segment(folder: Path, damage: bytes) -> None:
-    (folder / "segments" / f"{SEGMENT}.parquet").write_bytes(damage)
+    path = folder / "segments" / f"{SEGMENT}.parquet"
+    path.write_bytes(damage)
+    if damage == b"PA":
+        written_long_ago(path)
     with pytest.raises(RecastError, match="cannot be read as Parquet") as caught:
         read_first(folder)
-    assert caught.value.termination.reason == "CorruptSegment"
+    assert (caught.value.termination.reason, caught.value.termination.retryable) == ("CorruptSegment", False)
 
 
-def test_a_truncated_segment_is_a_corrupt_segment(folder: Path) -> None:
+def written_long_ago(path: Path, seconds: float = segments.STILL_WRITTEN_SECONDS + 1) -> None:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+@pytest.mark.parametrize("kept", [0, 2, 4, 5, -20])
+def test_a_segment_without_an_end_may_still_be_written_and_is_corrupt_once_nobody_has_for_long(
+    folder: Path, kept: int
+) -> None:
     path = folder / "segments" / f"{SEGMENT}.parquet"
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(RecastError, match="cannot be read as Parquet"):
+    path.write_bytes(path.read_bytes()[:kept])
+    for seconds in (0, segments.STILL_WRITTEN_SECONDS - 30, -30):  # or the storage's clock is ahead
+        written_long_ago(path, seconds)
+        with pytest.raises(RecastError, match=r"2026-01-01T00\.parquet has no end") as caught:
+            read_first(folder)
+        assert (caught.value.termination.reason, caught.value.termination.retryable) == ("SegmentIncomplete", True)
+    written_long_ago(path)
+    with pytest.raises(RecastError, match="cannot be read as Parquet") as caught:
         read_first(folder)
+    assert (caught.value.termination.reason, caught.value.termination.retryable) == ("CorruptSegment", False)
+
+
+@pytest.mark.parametrize("name", [".2026-01-01T07.parquet", "_2026-01-01T07.parquet", ".2026-01-01T07.parquet.tmp"])
+def test_what_its_writer_hides_is_not_read(folder: Path, name: str) -> None:
+    (folder / "segments" / name).write_bytes(b"PAR1")
+    assert len(list_segments(folder, load_dataset(folder))) == 5
+
+
+def test_a_writer_shows_no_segment_before_it_is_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(table: pa.Table, where: Path, **options: object) -> None:
+        Path(where).write_bytes(b"PAR1")
+        raise KeyboardInterrupt
+
+    writer = DatasetWriter(folder, DATASET)
+    writer.finish()
+    monkeypatch.setattr(pq, "write_table", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        writer.segment(START, hand_rows())
+    with pytest.raises(RecastError, match="no segments"):
+        list_segments(folder, load_dataset(folder))
+
+
+def test_no_surface_is_called_what_all_of_them_together_are(folder: Path) -> None:
+    path = folder / "dataset.json"
+    text = json.loads(path.read_text())
+    text["surfaces"][0]["name"] = "all"
+    path.write_text(json.dumps(text))
+    with pytest.raises(RecastError, match='a surface cannot be called "all"'):
+        load_dataset(folder)
+
+
+def test_a_position_may_be_left_out_and_is_then_unknown(folder: Path) -> None:
+    change(folder, "position", None)
+    assert read_first(folder).positions.tolist() == [-1, -1, -1]
+
+
+def test_describe_warns_of_labels_that_were_known_at_once_and_of_them_alone(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["describe", str(folder)]) == 0
+    assert "WARNING" not in capsys.readouterr().out
+    change(folder, "available_at", pa.array([START + 5, START + 9, START + 9]))
+    assert main(["describe", str(folder)]) == 0
+    assert "WARNING: 2 rows have labels that were known at once" in capsys.readouterr().out
+
+
+def test_describe_gives_the_truths_entropy_where_it_is_certain(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for hour in range(5):
+        path = folder / "segments" / f"2026-01-01T{hour:02}.parquet"
+        table = pq.read_table(path)
+        pq.write_table(table.append_column("p_click", pa.array([1.0, 0.0, 0.0], pa.float32())), path)
+        table = pq.read_table(path).set_column(
+            table.column_names.index("label_click"), "label_click", pa.array([1, 0, 0], pa.int8())
+        )
+        pq.write_table(table, path)
+    assert main(["describe", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "nan" not in said
+    assert "click: base rate 0.0000 of 10" in said
 
 
 def test_a_segment_whose_name_is_no_hour_is_named(folder: Path) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
+import pytest
 from data_builders import ITEMS, START, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recast_model.features import History, Request, anchored_start, collate
-from recast_trainer.data.histories import EventLog
+from recast_model.features import Request, collate
+from recast_model.history import anchored_start
+from recast_model.snapshot import HistorySnapshot
+from recast_trainer.data.histories import EventLog, known_after_the_request
 from recast_trainer.data.requests import RequestTable
 from recast_trainer.data.schema import Rows
 
@@ -28,7 +33,7 @@ def visible(given_rows: Rows, user: int, time: int, surface: int | None) -> list
         (int(given_rows.available_at[i]), int(given_rows.row_ids[i]))
         for i in range(len(given_rows))
         if given_rows.users[i] == user
-        and given_rows.available_at[i] <= time
+        and given_rows.available_at[i] < time
         and surface in (None, int(given_rows.surfaces[i]))
     )
 
@@ -42,10 +47,10 @@ def test_a_request_sees_exactly_the_events_that_were_available(
     log = EventLog(ITEMS, by_surface=by_surface)
     for part in np.array_split(np.arange(len(all_rows)), parts + 1):  # the same log, however it was filled
         log.add(all_rows.take(part))
-    starts, lengths = log.window(np.array([user]), np.array([1]), np.array([START + time]), 1000)
+    starts, lengths = log.histories.window(np.array([user]), np.array([1]), np.array([START + time]), 1000)
     expected = visible(all_rows, user, START + time, 1 if by_surface else None)
     place = {int(row): i for i, row in enumerate(all_rows.row_ids)}
-    window = log.events.take(slice(int(starts[0]), int(starts[0] + lengths[0])))
+    window = log.histories.events.take(slice(int(starts[0]), int(starts[0] + lengths[0])))
     index = [place[row] for _, row in expected]
     assert window.times.tolist() == all_rows.event_times[index].tolist()
     assert window.items.tolist() == ITEMS.index(all_rows.items[index]).tolist()
@@ -59,8 +64,10 @@ def test_a_window_only_grows_at_its_end_between_anchors(
 ) -> None:
     log = EventLog(ITEMS)
     log.add(rows(events))
-    whole, lengths = log.window(np.array([1, 1]), np.zeros(2, np.int64), START + np.array([time, time]), limit)
-    first, _ = log.window(np.array([1]), np.zeros(1, np.int64), START + np.array([time]), 10_000)
+    whole, lengths = log.histories.window(
+        np.array([1, 1]), np.zeros(2, np.int64), START + np.array([time, time]), limit
+    )
+    first, _ = log.histories.window(np.array([1]), np.zeros(1, np.int64), START + np.array([time]), 10_000)
     assert lengths[0] <= limit
     assert (whole[0] - first[0]) % max(1, limit // 4) == 0
 
@@ -77,25 +84,25 @@ def test_an_anchored_window_keeps_at_most_the_limit_and_at_least_three_quarters_
 def test_an_impression_without_any_action_is_no_history() -> None:
     log = EventLog(ITEMS)
     log.add(rows([(1, 0, 100, 0, 0)], label=0))
-    assert len(log) == 0
-    assert log.window(np.array([1]), np.array([0]), np.array([START + 99]), 8)[1].tolist() == [0]
+    assert len(log.histories) == 0
+    assert log.histories.window(np.array([1]), np.array([0]), np.array([START + 99]), 8)[1].tolist() == [0]
 
 
 def test_where_every_row_is_an_event_one_without_action_is_history_too() -> None:
     log = EventLog(ITEMS, engagements_only=False)
     log.add(rows([(1, 0, 100, 0, 0)], label=0))
-    assert log.events.actions.tolist() == [0]
-    assert log.window(np.array([1]), np.array([0]), np.array([START + 99]), 8)[1].tolist() == [1]
+    assert log.histories.events.actions.tolist() == [0]
+    assert log.histories.window(np.array([1]), np.array([0]), np.array([START + 99]), 8)[1].tolist() == [1]
 
 
 def test_an_event_whose_label_comes_late_is_hidden_until_then_and_stands_at_its_arrival() -> None:
     log = EventLog(ITEMS)
     log.add(rows([(1, 0, 100, 0, 50), (1, 0, 101, 10, 5)]))
     seen = {}
-    for time in (14, 15, 49, 50):
-        (start,), (length,) = log.window(np.array([1]), np.array([0]), np.array([START + time]), 8)
-        seen[time] = log.events.items[start : start + length].tolist()
-    assert seen == {14: [], 15: [2], 49: [2], 50: [2, 1]}
+    for time in (15, 16, 50, 51):
+        (start,), (length,) = log.histories.window(np.array([1]), np.array([0]), np.array([START + time]), 8)
+        seen[time] = log.histories.events.items[start : start + length].tolist()
+    assert seen == {15: [], 16: [2], 50: [2], 51: [2, 1]}
 
 
 @settings(max_examples=40, deadline=None)
@@ -105,31 +112,74 @@ def test_a_snapshot_answers_as_the_log_does_at_its_instant(
 ) -> None:
     log = EventLog(ITEMS)
     log.add(rows(events))
-    snapshot = log.snapshot(limit, START + time)
+    snapshot = HistorySnapshot.of(log.histories, limit, START + time)
     for user in range(1, 6):
-        (start,), (length,) = log.window(np.array([user]), np.array([0]), np.array([START + time]), limit)
-        assert snapshot.lookup(user).times.tolist() == log.events.times[start : start + length].tolist()
+        (start,), (length,) = log.histories.window(np.array([user]), np.array([0]), np.array([START + time]), limit)
+        assert snapshot.lookup(user).times.tolist() == log.histories.events.times[start : start + length].tolist()
 
 
-def test_the_trainers_batch_is_the_servers_batch() -> None:
-    events = [(user, k % 2, 100 + k, 10 * k, 3) for k in range(20) for user in (1, 2)]
-    all_rows = rows(events)
-    log = EventLog(ITEMS)
+@settings(max_examples=40, deadline=None)
+@given(EVENTS, st.integers(0, 600), st.integers(1, 12), st.integers(0, 1))
+def test_a_snapshot_of_one_surface_answers_as_the_log_by_surface_does(
+    events: list[tuple[int, int, int, int, int]], time: int, limit: int, surface: int
+) -> None:
+    log = EventLog(ITEMS, by_surface=True)
+    log.add(rows(events))
+    snapshot = HistorySnapshot.of(log.histories, limit, START + time, surface)
+    for user in range(1, 6):
+        (start,), (length,) = log.histories.window(
+            np.array([user]), np.array([surface]), np.array([START + time]), limit
+        )
+        assert snapshot.lookup(user).times.tolist() == log.histories.events.times[start : start + length].tolist()
+
+
+@pytest.mark.parametrize(("by_surface", "surface"), [(True, None), (False, 0)])
+def test_a_snapshot_is_of_the_histories_that_its_version_reads(by_surface: bool, surface: int | None) -> None:
+    with pytest.raises(ValueError, match="a snapshot of one surface"):
+        HistorySnapshot.of(EventLog(ITEMS, by_surface=by_surface).histories, 4, START, surface)
+
+
+@settings(max_examples=60, deadline=None)
+@given(EVENTS.filter(bool), st.integers(1, 12), st.booleans(), st.randoms(use_true_random=False))
+def test_the_trainers_batch_is_the_servers_batch_whatever_the_labels_delays(
+    events: list[tuple[int, int, int, int, int]], limit: int, by_surface: bool, random: Random
+) -> None:
+    """The server is given all events of the user, the future's too, in any order: the rule alone decides."""
+    distinct = list({(event[0], event[3] + event[4]): event for event in events}.values())  # of a tie no order is told
+    all_rows = rows(distinct)
+    log = EventLog(ITEMS, by_surface=by_surface)
     log.add(all_rows)
     table = RequestTable(all_rows, ITEMS)
-    index = np.array([3, 30, 39])
-    trained = table.batch(index, log, 8)
+    index = np.arange(len(table))
+    trained = table.batch(index, log, limit)
     requests = []
-    for i in index:
-        row = int(table.starts[i])
-        user, time = int(table.rows.users[row]), int(table.rows.event_times[row])
-        (start,), (length,) = log.window(np.array([user]), np.array([0]), np.array([time]), 10_000)
-        whole: History = log.events.take(slice(int(start), int(start + length)))
-        requests.append(Request(user, int(table.rows.surfaces[row]), time, table.item_index[row : row + 1], whole))
-    served = collate(requests, 8)
+    for row in table.starts[index]:
+        of_user = np.flatnonzero(log.histories.users == table.rows.users[row])
+        random.shuffle(shuffled := of_user.tolist())
+        given_history = log.histories.events.take(np.array(shuffled, np.int64))
+        user, surface, time = (int(v[row]) for v in (table.rows.users, table.rows.surfaces, table.rows.event_times))
+        requests.append(Request(user, surface, time, table.item_index[row : row + 1], given_history))
+    served = collate(requests, limit, surface_only=by_surface)
     for name in served.__dataclass_fields__:
         if getattr(served, name) is not None:
             np.testing.assert_array_equal(getattr(trained, name), getattr(served, name), err_msg=name)
+
+
+def test_a_request_never_sees_its_own_answers_however_soon_they_are_known() -> None:
+    """Three rows of one request, shown 0, 5 and 9 ms after its start; each label is known at once."""
+    made = rows([(1, 0, 100, 100, 0), (1, 0, 101, 105, 0), (1, 0, 102, 109, 0), (1, 0, 103, 120, 0)])
+    together = Rows(**{**vars(made), "request_ids": np.array([7, 7, 7, 8], np.int64)})
+    log = EventLog(ITEMS)
+    log.add(together)
+    batch = RequestTable(together, ITEMS).batch(np.arange(4), log, 8)
+    assert batch.history_lengths.tolist() == [0, 0, 0, 3]
+
+
+def test_rows_of_other_users_and_requests_do_not_delay_what_is_known() -> None:
+    made = rows([(1, 0, 100, 0, 5), (2, 0, 101, 50, 0), (1, 0, 102, 60, 0), (1, 0, 103, 70, 40)])
+    alike = Rows(**{**vars(made), "request_ids": np.array([7, 7, 8, 7], np.int64)})
+    assert (known_after_the_request(alike) - START).tolist() == [70, 50, 60, 110]
+    assert known_after_the_request(rows([])).tolist() == []
 
 
 def test_an_experts_batch_holds_its_own_surface_alone() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recast_model.features import History, Request, anchored_start, collate, pad_histories
-from recast_model.history import HistorySnapshot
+from recast_model.features import Request, collate
+from recast_model.history import History, anchored_start, pad_histories
 from recast_model.items import ItemTable
+from recast_model.snapshot import HistorySnapshot
 
 CONTENT = np.arange(6, dtype=np.float32).reshape(3, 2) + 1
 ITEMS = ItemTable(np.array([5, 7, 9], np.int64), CONTENT)
@@ -19,7 +20,7 @@ def ints(*values: int) -> np.ndarray:
 
 def history(*items: int, surface: int = 0) -> History:
     places = np.array(items, np.int64)
-    return History(places, np.full(len(items), surface), places + 10, places + 100)
+    return History(places, np.full(len(items), surface), places + 10, places + 100, places + 200)
 
 
 def test_an_item_has_its_own_content_and_an_unknown_one_has_none() -> None:
@@ -46,9 +47,9 @@ def test_every_item_has_one_vector() -> None:
 
 def test_slates_and_histories_of_different_lengths_stay_with_their_own_request() -> None:
     requests = [
-        Request(1, 0, 50, ints(3, 1, 2), history(1, 2)),
-        Request(2, 1, 60, ints(2), history()),
-        Request(3, 0, 70, ints(1, 3), history(3)),
+        Request(1, 0, 250, ints(3, 1, 2), history(1, 2)),
+        Request(2, 1, 260, ints(2), history()),
+        Request(1, 0, 270, ints(1, 3), history(3)),  # the same user, who has sent another history by now
     ]
     made = collate(requests, history_length=4)
     assert made.candidates.tolist() == [[3, 1, 2], [2, 0, 0], [1, 3, 0]]
@@ -57,13 +58,13 @@ def test_slates_and_histories_of_different_lengths_stay_with_their_own_request()
     assert made.history_actions.tolist() == [[11, 12], [0, 0], [13, 0]]
     assert made.history_times.tolist() == [[101, 102], [0, 0], [103, 0]]
     assert made.history_lengths.tolist() == [2, 0, 1]
-    assert (made.users.tolist(), made.surfaces.tolist()) == ([1, 2, 3], [0, 1, 0])
-    assert made.request_times.tolist() == [50, 60, 70]
+    assert (made.users.tolist(), made.surfaces.tolist()) == ([1, 2, 1], [0, 1, 0])
+    assert made.request_times.tolist() == [250, 260, 270]
 
 
 def test_an_expert_reads_the_last_of_its_own_surface_and_not_its_own_of_the_last() -> None:
     mixed = History.concatenate([history(1, 2, surface=1), history(3, 4, 5, 6, surface=0)])
-    request = Request(1, 1, 50, ints(1), mixed)
+    request = Request(1, 1, 250, ints(1), mixed)
     assert collate([request], 4, surface_only=True).history_items.tolist() == [[1, 2]]
     assert collate([request], 4).history_items.tolist() == [[3, 4, 5, 6]]
     assert collate([], 4).candidates.shape == (0, 0)
@@ -87,7 +88,7 @@ def test_padding_is_zero_in_every_column() -> None:
     assert lengths.tolist() == [1, 2]
     for name, expected in (
         ("items", [[3, 0], [1, 2]]), ("surfaces", [[1, 0], [1, 1]]),
-        ("actions", [[13, 0], [11, 12]]), ("times", [[103, 0], [101, 102]]),
+        ("actions", [[13, 0], [11, 12]]), ("times", [[103, 0], [101, 102]]), ("available", [[203, 0], [201, 202]]),
     ):  # fmt: skip
         assert getattr(padded, name).tolist() == expected, name
 

@@ -27,10 +27,10 @@ from recast_api.run import RecastError
 from recast_model.artifact import load_expert, load_foundation, save_model
 from recast_model.config import Block, ExpertConfig, ExpertTask, FoundationConfig
 from recast_model.embeddings import TableOptimizer
-from recast_model.features import History
-from recast_model.history import HistorySnapshot
+from recast_model.history import History
 from recast_model.items import ItemTable
 from recast_model.losses import expert_loss, foundation_loss, masked_bce_sum
+from recast_model.snapshot import HistorySnapshot
 
 both_forms = pytest.mark.parametrize("block", get_args(Block))
 
@@ -224,7 +224,7 @@ def test_an_expert_configuration_names_what_the_foundation_lacks() -> None:
 
 def artefact_parts() -> tuple[ItemTable, HistorySnapshot]:
     items = ItemTable(np.arange(10, 60, dtype=np.int64), content().numpy()[1:])
-    events = History(*(np.arange(4, dtype=np.int64) for _ in range(4)))
+    events = History(*(np.arange(4, dtype=np.int64) for _ in range(5)))
     return items, HistorySnapshot(np.array([3, 8], np.int64), np.array([0, 3, 4], np.int64), events, NOW)
 
 

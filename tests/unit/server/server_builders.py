@@ -17,10 +17,10 @@ from recast_api.server import ExpertServerConfig, ServedArtifact
 from recast_model.artifact import save_model
 from recast_model.config import ExpertConfig, ExpertTask, FoundationConfig
 from recast_model.expert import ExpertModel
-from recast_model.features import History
 from recast_model.foundation import FoundationModel
-from recast_model.history import HistorySnapshot
+from recast_model.history import History
 from recast_model.items import ItemTable
+from recast_model.snapshot import HistorySnapshot
 
 SURFACES, TASKS = ("feed", "reels"), ("click", "like", "share")
 NOW = 1_767_225_600_000
@@ -34,6 +34,7 @@ HISTORIES = HistorySnapshot(
         surfaces=np.array([0, 1, 1, 0, 1, 1, 0, 0], np.int64),
         actions=np.array([1, 2, 3, 4, 5, 6, 7, 1], np.int64),
         times=NOW - 1000 * np.array([60, 50, 40, 30, 20, 10, 2, 1], np.int64),
+        available=NOW - 1000 * np.array([59, 49, 39, 29, 19, 9, 2, 1], np.int64),
     ),
     NOW,
 )

@@ -12,7 +12,8 @@ from server_builders import HISTORIES, ITEMS, LIMIT, NOW, SURFACES, TAE_DIM, TAS
 from recast_api.resources.expert import Task
 from recast_api.run import RecastError
 from recast_model.batch import RequestBatch
-from recast_model.features import History, Request, collate
+from recast_model.features import Request, collate
+from recast_model.history import History
 from recast_server.expert.engine import ExpertEngine
 from recast_server.expert.schema import HistoryEvent, RankRequest
 from recast_server.foundation.engine import FoundationEngine
@@ -50,23 +51,42 @@ def test_a_request_without_history_of_its_own_reads_the_stored_one() -> None:
     assert events_of(ENCODER.encode(77, "feed", NOW, [100], None).history) == []
 
 
-def test_an_inline_history_stands_in_even_when_it_is_empty_and_is_put_in_order_of_time() -> None:
+def seen(request: Request) -> list[tuple[int, int, int, int]]:
+    """What the request's window holds, in its order."""
+    batch = collate([request], 64)
+    columns = (batch.history_items, batch.history_surfaces, batch.history_actions, batch.history_times)
+    return list(zip(*(column[0].tolist() for column in columns), strict=True))
+
+
+def test_an_inline_history_stands_in_even_when_it_is_empty_and_is_read_in_order_of_time() -> None:
     inline = [
         Event(101, "reels", NOW - 5, ("share", "click")),
         Event(999, "feed", NOW - 9, ("like",)),
         Event(100, "stories", NOW - 7, ("click",)),  # a surface of a newer release
         Event(102, "feed", NOW - 6, ("poke", "like", "like")),  # so is this action
     ]
-    found = ENCODER.encode(1, "feed", NOW, [100], inline).history
-    assert events_of(found) == [(0, 0, 0b010, NOW - 9), (3, 0, 0b010, NOW - 6), (2, 1, 0b101, NOW - 5)]
-    assert events_of(ENCODER.encode(1, "feed", NOW, [100], []).history) == []
+    found = ENCODER.encode(1, "feed", NOW, [100], inline)
+    assert seen(found) == [(0, 0, 0b010, NOW - 9), (3, 0, 0b010, NOW - 6), (2, 1, 0b101, NOW - 5)]
+    assert seen(ENCODER.encode(1, "feed", NOW, [100], [])) == []
 
 
 @pytest.mark.parametrize("inline", [False, True], ids=["stored", "inline"])
-def test_what_lies_in_a_requests_future_is_no_history_of_it(inline: bool) -> None:
-    events = [Event(100 + place, "feed", NOW - 1000 * age, ()) for place, age in enumerate((60, 50, 40, 30, 20, 10))]
-    found = ENCODER.encode(1, "feed", NOW - 25_000, [100], events if inline else None)
-    assert found.history.times.tolist() == [NOW - 60_000, NOW - 50_000, NOW - 40_000, NOW - 30_000]
+def test_what_was_not_known_before_a_request_is_no_history_of_it(inline: bool) -> None:
+    """Stored events become known a second after they happen, inline ones at once: at its own instant none is past."""
+    ages = (60, 50, 40, 30, 20, 10)
+    events = [Event(100 + place, "feed", NOW - 1000 * age, ()) for place, age in enumerate(ages)]
+    for now, count in ((NOW - 29_001, 3 + inline), (NOW - 29_000, 3 + inline), (NOW - 28_999, 4)):
+        found = ENCODER.encode(1, "feed", now, [100], events if inline else None)
+        assert [time for *_, time in seen(found)] == [NOW - 1000 * age for age in ages[:count]]
+    assert len(seen(ENCODER.encode(1, "feed", NOW - 60_000, [100], events))) == 0
+
+
+def test_an_inline_event_counts_from_when_it_became_known_and_stands_there() -> None:
+    late = Event(101, "feed", NOW - 9000, (), NOW - 2000)
+    soon = Event(102, "feed", NOW - 5000, ())
+    early = Event(103, "feed", NOW - 1000, (), NOW - 50_000)  # nothing is known before it happens
+    assert [item for item, *_ in seen(ENCODER.encode(1, "feed", NOW, [100], [late, soon, early]))] == [3, 2, 4]
+    assert [item for item, *_ in seen(ENCODER.encode(1, "feed", NOW - 2000, [100], [late, soon, early]))] == [3]
 
 
 def test_unknown_candidates_are_told_once_each_in_the_order_asked() -> None:

@@ -107,6 +107,11 @@ def _describe(options: argparse.Namespace) -> None:
     print(f"{to_rfc3339(listed[0].start)} to {to_rfc3339(listed[-1].end)} in {len(listed)} segments")
     delay = (rows.available_at - rows.event_times) / 1000
     print(f"label delay: median {np.median(delay):.0f} s, 99 % within {np.quantile(delay, 0.99):.0f} s")
+    if at_once := int((delay == 0).sum()):
+        print(
+            f"WARNING: {at_once:,} rows have labels that were known at once (available_at = event_time). Is that so? A "
+            "label that waits for what the user does is known when the wait is over, and learning it earlier is a leak"
+        )
     for index, name in enumerate(dataset.surface_names):
         own = rows.take(rows.surfaces == index)
         print(f"  {name}: {len(own):,} rows, {len(np.unique(own.request_ids)):,} requests")
@@ -122,6 +127,7 @@ def _task_line(rows: Rows, column: int) -> str:
     rate = labels.mean()
     text = f"base rate {rate:.4f} of {len(labels):,}"
     if 0 < rate < 1 and np.isfinite(truth).all():
+        truth = np.clip(truth, 1e-7, 1 - 1e-7)  # float32 holds no more, and 0 * log(0) is no number
         loss = -(labels * np.log(truth) + (1 - labels) * np.log1p(-truth)).mean()
         entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
         text += f", NE of the true probability {loss / entropy:.4f}"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from recast_model.features import BatchArrays, pad_histories, pad_rows
+from recast_model.features import BatchArrays, pad_rows
+from recast_model.history import pad_histories
 from recast_model.items import ItemTable
 from recast_trainer.data.histories import EventLog
 from recast_trainer.data.schema import Rows
@@ -45,7 +46,8 @@ class RequestTable:
         starts, counts = self.starts[index], self.counts[index]
         users, surfaces = self.rows.users[starts], self.rows.surfaces[starts]
         times = self.rows.event_times[starts]
-        history, lengths = pad_histories(log.events, *log.window(users, surfaces, times, history_length))
+        seen = log.histories
+        history, lengths = pad_histories(seen.events, *seen.window(users, surfaces, times, history_length))
         candidates, mask = pad_rows(self.item_index, starts, counts)
         place = np.where(mask, starts[:, None] + np.arange(mask.shape[1]), 0)  # (B, M) into rows
         real = mask[..., None]

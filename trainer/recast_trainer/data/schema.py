@@ -22,13 +22,17 @@ ITEMS = "items.parquet"
 SEGMENTS = "segments"
 SEGMENT_FORMAT = "%Y-%m-%dT%H"
 
-COLUMNS = ("row_id", "request_id", "user_id", "item_id", "surface", "event_time", "available_at", "position")
+COLUMNS = ("row_id", "request_id", "user_id", "item_id", "surface", "event_time", "available_at")
 """Columns of every segment: int64, but ``surface`` is a string. Beside them a ``label_<task>`` (int8, null where the
-surface has no such task) for each task, and optionally ``p_<task>`` (float32), the true probability."""
+surface has no such task) for each task, and optionally ``position`` (int64) and ``p_<task>`` (float32), the true
+probability."""
 ITEM_COLUMNS = ("item_id", "content")
 """``content`` is a list of ``contentDim`` float32."""
 
 MAX_TASKS = 32
+ALL_SURFACES = "all"
+"""What figures over all surfaces together are called; so no surface may be."""
+UNKNOWN_POSITION = -1
 
 
 class SurfaceInfo(Wire):
@@ -55,6 +59,8 @@ class Dataset(Wire):
     def _distinct(self) -> Dataset:
         if len(set(self.surface_names)) != len(self.surfaces):
             raise ValueError("surfaces must not repeat a name")
+        if ALL_SURFACES in self.surface_names:
+            raise ValueError(f'a surface cannot be called "{ALL_SURFACES}": that names all of them together')
         if len(self.tasks) > MAX_TASKS:
             raise ValueError(f"at most {MAX_TASKS} tasks over all surfaces: an action mask holds one bit each")
         return self
@@ -85,7 +91,7 @@ class Rows:
     surfaces: NDArray[np.int64]  # index into Dataset.surfaces
     event_times: NDArray[np.int64]  # ms
     available_at: NDArray[np.int64]  # ms
-    positions: NDArray[np.int64]
+    positions: NDArray[np.int64]  # place in the slate from 0, or UNKNOWN_POSITION
     labels: NDArray[np.float32]  # (R, T), 0 where there is none
     label_mask: NDArray[np.bool_]  # (R, T)
     oracle: NDArray[np.float32]  # (R, T) true probability, NaN where unknown

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +15,24 @@ from pydantic import ValidationError
 
 from recast_api.run import RecastError
 from recast_model.items import ItemTable
-from recast_trainer.data.schema import COLUMNS, DATASET, ITEM_COLUMNS, ITEMS, SEGMENTS, Dataset, Rows, segment_start
+from recast_trainer.data.schema import (
+    COLUMNS,
+    DATASET,
+    ITEM_COLUMNS,
+    ITEMS,
+    SEGMENTS,
+    UNKNOWN_POSITION,
+    Dataset,
+    Rows,
+    segment_start,
+)
 
 MAX_SEGMENT_BYTES = 4 << 30
 MAX_SEGMENT_ROWS = 50_000_000
+STILL_WRITTEN_SECONDS = 600
+"""A file without a Parquet footer that changed less than this ago may still be written; an older one was cut off."""
+_MAGIC = b"PAR1"
+"""What a Parquet file begins and ends with."""
 _SHOWN = 5
 
 
@@ -82,7 +98,7 @@ def list_segments(
     Raises ``DataNotFound`` where none is left, and ``CorruptSegment`` for a file whose name is no hour.
     """
     found = []
-    for path in (folder / SEGMENTS).glob("*.parquet"):
+    for path in (folder / SEGMENTS).glob("[!._]*.parquet"):  # writers hide what is not whole yet
         try:
             start = segment_start(path.stem)
         except ValueError as error:
@@ -106,12 +122,14 @@ def list_segments(
 def read_segment(segment: Segment, dataset: Dataset) -> Rows:
     """All rows of a segment, ordered by (event_time, request_id, row_id).
 
-    Raises ``CorruptSegment`` naming the file, the column and what to do.
+    Raises ``CorruptSegment`` naming the file, the column and what to do, and ``SegmentIncomplete``, which may pass.
     """
-    optional = {f"p_{task}" for task in dataset.tasks}
+    optional = {"position"} | {f"p_{task}" for task in dataset.tasks}
     labels = [f"label_{task}" for task in dataset.tasks]
     table = _read_table(segment.path, [*COLUMNS, *labels], optional)
     columns = {name: _integers(table, name, segment.path) for name in COLUMNS if name != "surface"}
+    there = "position" in table.column_names
+    positions = _integers(table, "position", segment.path) if there else np.full(len(table), UNKNOWN_POSITION)
     surfaces = _surfaces(table, dataset, segment.path)
     marks = [_label(table, name, segment.path) for name in labels]
     oracle = [
@@ -135,7 +153,7 @@ def read_segment(segment: Segment, dataset: Dataset) -> Rows:
         surfaces=surfaces,
         event_times=times,
         available_at=columns["available_at"],
-        positions=columns["position"],
+        positions=positions,
         labels=np.stack([value for value, _ in marks], 1).reshape(shape),
         label_mask=np.stack([mask for _, mask in marks], 1).reshape(shape),
         oracle=np.stack(oracle, 1).reshape(shape),
@@ -194,7 +212,37 @@ def _read_table(path: Path, required: list[str], optional: set[str]) -> pa.Table
                 raise _corrupt(path, f"more than {MAX_SEGMENT_ROWS} rows; split it by shorter segments")
             return file.read(columns=[*required, *sorted(optional & there)])
     except (pa.ArrowException, OSError) as error:
+        if _lacks_its_end(path) and (age := _seconds_since_change(path)) < STILL_WRITTEN_SECONDS:
+            raise RecastError(
+                "SegmentIncomplete",
+                f"{path} has no end and changed {age:.0f} s ago, so it may still be written; the run is tried again. "
+                "Write a segment under a name that begins with a dot, and rename it when it is whole",
+                retryable=True,
+            ) from error
         raise _corrupt(path, f"it cannot be read as Parquet ({str(error)[:200]})") from error
+
+
+def _lacks_its_end(path: Path) -> bool:
+    """Whether a file is empty, or begins as Parquet does and does not end so."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(len(_MAGIC))
+            if begin != _MAGIC[: len(begin)]:
+                return False
+            if file.seek(0, os.SEEK_END) < 2 * len(_MAGIC):
+                return True
+            file.seek(-len(_MAGIC), os.SEEK_END)
+            return file.read() != _MAGIC
+    except OSError:
+        return False
+
+
+def _seconds_since_change(path: Path) -> float:
+    """How long the file is as it is; infinite where that cannot be told."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return float("inf")
 
 
 def _integers(table: pa.Table, name: str, path: Path) -> NDArray[np.int64]:

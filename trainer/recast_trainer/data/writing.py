@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from recast_model.items import ItemTable
 from recast_trainer.data.schema import DATASET, ITEMS, SEGMENTS, Dataset, Rows, segment_name
-from recast_trainer.files import write_bytes
+from recast_trainer.files import replace, write_bytes
 
 
 class DatasetWriter:
@@ -50,7 +50,9 @@ class DatasetWriter:
             if np.isfinite(rows.oracle[:, column]).any():
                 columns[f"p_{task}"] = pa.array(rows.oracle[:, column], mask=~rows.label_mask[:, column])
         path = self._folder / SEGMENTS / f"{segment_name(start_ms)}.parquet"
-        pq.write_table(pa.table(columns), path, compression="zstd")
+        temporary = path.with_name(f".{path.name}.tmp")
+        pq.write_table(pa.table(columns), temporary, compression="zstd")
+        replace(temporary, path)
         return path
 
     def finish(self) -> None:

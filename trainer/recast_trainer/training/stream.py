@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 
 from recast_api.run import DataRef, RecastError
 from recast_model.batch import RequestBatch
-from recast_model.history import HistorySnapshot
 from recast_model.items import ItemTable
+from recast_model.snapshot import HistorySnapshot
 from recast_trainer.clock import duration_ms, from_rfc3339
 from recast_trainer.data.histories import EventLog
 from recast_trainer.data.requests import RequestTable
@@ -59,6 +60,11 @@ class Stream:
         offsets = np.cumsum(counts) - counts
         return np.repeat(self.table.starts[requests] - offsets, counts) + np.arange(counts.sum())
 
+    def truth(self, requests: Ints, tasks: Sequence[str]) -> NDArray[np.float32]:
+        """(R, T) true probabilities of the requests' rows for these tasks; NaN where the data set has none."""
+        columns = [self.dataset.tasks.index(task) for task in tasks]
+        return self.table.rows.oracle[self.rows_of(requests)][:, columns]
+
     def batch(self, requests: Ints, history_length: int, group: ProcessGroup) -> RequestBatch:
         """The requests as tensors on the group's device."""
         return RequestBatch.from_arrays(self.table.batch(requests, self.log, history_length)).to(group.device)
@@ -82,13 +88,11 @@ class Stream:
         log.add(self.table.rows)
         return Stream(self.dataset, self.segments, items, RequestTable(self.table.rows, items), log, self.matured)
 
-    def snapshot(self, history_length: int) -> HistorySnapshot:
-        """Users' histories at the end of the data, for servers."""
-        log = self.log
-        if log.by_surface:
-            log = event_log(self.dataset, self.items)
-            log.add(self.table.rows)
-        return log.snapshot(history_length, self.end)
+    def snapshot(self, history_length: int, surface: int | None = None) -> HistorySnapshot:
+        """What each user's request at the end of the data would read, for servers: of one surface where histories are
+        kept by surface, as an expert reads them.
+        """
+        return HistorySnapshot.of(self.log.histories, history_length, self.end, surface)
 
 
 def event_log(dataset: Dataset, items: ItemTable, *, by_surface: bool = False) -> EventLog:

@@ -1,0 +1,159 @@
+"""An expert serves what it learned: trained pairs, asked over the wire, answer as the trainer's own path does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from server_processes import Process, starter, stop
+from trainer_support import expert_order, order, reference, write_synthetic
+
+from recast_api.manifest import Manifest
+from recast_api.resources.expert import Task
+from recast_api.resources.version import FoundationPin
+from recast_api.server import ExpertServerConfig, FoundationServerConfig, ServedArtifact
+from recast_model.artifact import load_expert, load_foundation
+from recast_model.inference import embed, score
+from recast_trainer.data.requests import RequestTable
+from recast_trainer.data.schema import Rows
+from recast_trainer.run import execute
+from recast_trainer.training.process_group import ProcessGroup
+from recast_trainer.training.stream import Stream, open_stream
+
+SURFACE, LIMIT, CANDIDATES = 2, 8, 5
+ALONE = ProcessGroup()
+
+
+class ServedPair:
+    """A foundation and the expert of the smallest surface, landed from one stream, and both of their servers."""
+
+    def __init__(self, root: Path, running: list[Process]) -> None:
+        self.root = root
+        write_synthetic(root / "data" / "set", hours=12, requests=200)
+        foundation = order(root, optimization={"batchSize": 32, "learningRate": "0.01"})
+        self.foundation = self._land(foundation)
+        tasks = {"surface": "ads", "tasks": [{"name": "click"}, {"name": "purchase"}]}
+        expert = expert_order(root, reference(self.foundation), expert=tasks)
+        self.expert = self._land(expert)
+        self.stream = open_stream(root / "data" / "set", foundation.data)
+        start = starter(root, running)
+        tower = start(
+            FoundationServerConfig(namespace="test", model="home-fm", artifact=self._served(self.foundation))
+        ).wait_serving()
+        pin = FoundationPin(name="home-fm", version=1, lineage=1, digest=self.foundation.digest)
+        self.server = start(
+            ExpertServerConfig(
+                namespace="test", model="reels", surface="ads", revision="abcdef0123",
+                tasks=[Task(name="click"), Task(name="purchase")], artifact=self._served(self.expert), foundation=pin,
+                foundation_address=f"127.0.0.1:{tower.port}", slo_milliseconds=500,
+                foundation_deadline_milliseconds=5000, max_connection_age_seconds=3600,
+            )
+        ).wait_serving()  # fmt: skip
+
+    def _land(self, run: Any) -> Manifest:
+        manifest = execute(run, ALONE, None)
+        assert manifest is not None
+        return manifest
+
+    def _served(self, manifest: Manifest) -> ServedArtifact:
+        return ServedArtifact(
+            root=str(self.root / "models"), path=reference(manifest)["path"], version=1, lineage=1,
+            digest=manifest.digest,
+        )  # fmt: skip
+
+    def folder(self, manifest: Manifest) -> Path:
+        return self.root / "models" / reference(manifest)["path"]
+
+    def asked_at(self, time: int) -> Rows:
+        """One request of every user on the surface at an instant, as rows of the data set would have it."""
+        users = np.repeat(np.unique(self.stream.table.rows.users), CANDIDATES)
+        count = len(users)
+        items = np.random.default_rng(1).choice(self.stream.items.ids, count)
+        return Rows(
+            row_ids=np.arange(count), request_ids=users, users=users, items=items,
+            surfaces=np.full(count, SURFACE), event_times=np.full(count, time), available_at=np.full(count, time),
+            positions=np.zeros(count, np.int64), labels=np.zeros((count, 3), np.float32),
+            label_mask=np.zeros((count, 3), bool), oracle=np.full((count, 3), np.nan, np.float32),
+        )  # fmt: skip
+
+    def as_trained(self, asked: Rows) -> np.ndarray:
+        """(R, T) probabilities by the path that training and evaluation take."""
+        foundation = load_foundation(self.folder(self.foundation), self.foundation)
+        expert = load_expert(self.folder(self.expert), self.expert)
+
+        def batch(stream: Stream, limit: int) -> Any:
+            table = RequestTable(asked, stream.items)
+            read = Stream(stream.dataset, stream.segments, stream.items, table, stream.log, stream.matured)
+            return read.batch(np.arange(len(table)), limit, ALONE)
+
+        tae = embed(foundation.model, batch(self.stream, foundation.config.history_length))
+        own = self.stream.with_items(expert.items, by_surface=True)
+        logits = score(expert.model, batch(own, LIMIT), tae, torch.ones(len(tae), dtype=torch.bool))
+        found: np.ndarray = torch.sigmoid(logits).numpy().reshape(-1, 2)
+        return found
+
+    def over_the_wire(self, asked: Rows, **more: Any) -> np.ndarray:
+        """(R, T) probabilities as the expert's server answers."""
+        found = []
+        for first in range(0, len(asked), CANDIDATES):
+            candidates = asked.items[first : first + CANDIDATES].tolist()
+            body = {"user": int(asked.users[first]), "candidates": candidates, "time": int(asked.event_times[first])}
+            answer = httpx.post(f"{self.server.url}/v1/rank", json=body | more).json()
+            assert answer["tae"] == "fresh"
+            scores = {entry["item"]: entry["scores"] for entry in answer["items"]}
+            found += [[scores[item]["click"], scores[item]["purchase"]] for item in candidates]
+        return np.array(found)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedPair]:
+    running: list[Process] = []
+    try:
+        yield ServedPair(tmp_path_factory.mktemp("served"), running)
+    finally:
+        stop(running)
+
+
+def test_a_landed_pair_answers_as_it_was_trained(served: ServedPair) -> None:
+    asked = served.asked_at(served.stream.end)
+    expected = served.as_trained(asked)
+    assert expected.std() > 1e-3  # or the comparison would say nothing
+    np.testing.assert_allclose(served.over_the_wire(asked), expected, atol=1e-5)
+
+
+def test_the_artefact_ships_what_an_expert_reads_and_nothing_else(served: ServedPair) -> None:
+    shipped = load_expert(served.folder(served.expert), served.expert).history
+    assert set(shipped.events.surfaces.tolist()) == {SURFACE}
+    rows = served.stream.table.rows
+    own = (rows.surfaces == SURFACE) & (rows.actions() != 0) & (rows.available_at < served.stream.end)
+    users, counts = np.unique(rows.users[own], return_counts=True)
+    assert shipped.users.tolist() == users.tolist()
+    assert (counts > LIMIT).any()  # or the window is never cut
+    assert (np.diff(shipped.offsets) > LIMIT - LIMIT // 4).tolist() == (counts > LIMIT - LIMIT // 4).tolist()
+
+
+def test_an_inline_history_with_the_labels_delays_answers_as_training_would_at_any_time(served: ServedPair) -> None:
+    """A replay sends all that a user ever did; which of it a request at an earlier time sees is the server's to say."""
+    rows, names = served.stream.table.rows, served.stream.dataset.surface_names
+    tasks = np.array(served.stream.dataset.tasks)
+    moment = served.stream.segments[-3].start + 1_234_567
+    asked = served.asked_at(moment)
+    expected = served.as_trained(asked)
+    acted = rows.actions()
+    for place, user in enumerate(np.unique(rows.users)[:12]):
+        mine = np.flatnonzero((rows.users == user) & (acted != 0))
+        history = [
+            {
+                "item": int(rows.items[row]), "surface": names[rows.surfaces[row]], "time": int(rows.event_times[row]),
+                "availableAt": int(rows.available_at[row]), "actions": tasks[rows.labels[row] > 0].tolist(),
+            }
+            for row in mine
+        ]  # fmt: skip
+        part = slice(place * CANDIDATES, (place + 1) * CANDIDATES)
+        found = served.over_the_wire(asked.take(part), history=history)
+        np.testing.assert_allclose(found, expected[part], atol=1e-5)
