@@ -1,4 +1,4 @@
-"""``python -m recast_trainer``: what a training Job's containers run, and the same work by hand.
+"""``recast``: what a training Job's containers run (``python -m recast_trainer run``), and the same work by hand.
 
 Every way to fail ends in a termination message (:mod:`recast_trainer.failures`) and a non-zero exit. Heavy imports wait
 until arguments and configuration are known to be right: torch alone takes seconds.
@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from recast_api.names import RUN_ENV
 from recast_api.run import TERMINATION_LOG, RecastError, TrainingRun
+from recast_trainer.data.commands import DESCRIPTION, add_commands
 from recast_trainer.failures import report
 
 
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None, *, termination_log: Path = Path
     """The process's exit status: 0, or 1 with a termination message written."""
     options = _parser().parse_args(arguments)
     try:
-        options.command(options)
+        options.run(options)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -58,6 +59,24 @@ def _run(options: argparse.Namespace) -> None:
         execute(run, group, None if options.no_publish else ClusterVersionApi)
 
 
+def _train(options: argparse.Namespace) -> None:
+    from recast_trainer.local import Models, local_run, read_models
+
+    models, data = Models(options.models.absolute()), options.data.absolute()
+    chosen = [model for model in read_models(options.file) if options.only in (None, model.metadata.name)]
+    if not chosen:
+        raise RecastError("BadSpec", f"{options.file} holds no model {options.only}; leave out --only for all")
+    from recast_trainer.run import execute
+    from recast_trainer.training.process_group import join_process_group
+
+    with join_process_group() as group:
+        for model in chosen:
+            run = local_run(model, data, models)
+            group.barrier()  # nobody may land before everybody has counted the versions
+            group.log(f"{run.kind} {run.model} v{run.number}, in {models.folder(run.kind, run.model, run.number)}")
+            execute(run, group, None)
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     from recast_trainer.evaluation.report import evaluate
 
@@ -71,27 +90,53 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m recast_trainer", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="recast", description="Train and measure foundation and expert models, with and without a cluster."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help=f"train and land one version, as {RUN_ENV} says; start it with torchrun")
-    run.add_argument("--file", type=Path, help=f"read the run from a JSON file instead of {RUN_ENV}")
-    run.add_argument("--no-publish", action="store_true", help="land the artefact only; create no ModelVersion")
-    run.set_defaults(command=_run)
+    train = commands.add_parser(
+        "train",
+        help="train the models of a YAML file on this machine, without a cluster",
+        description="Train the models of a YAML file, the one that you would apply to a cluster, on this machine; "
+        "foundations first, then the experts that read them. Each lands as the next version in the folder of models, "
+        "measured against the one before it. A run that was cut off goes on where it stood. For several processes "
+        "start it with torchrun.",
+    )
+    train.add_argument("file", type=Path, help="YAML with FoundationModels and ExpertModels")
+    train.add_argument(
+        "--data", type=Path, required=True, help="folder of the data set; stands in for spec.data.path and its claim"
+    )
+    train.add_argument(
+        "--models", type=Path, default=Path("models"), help="folder that versions land in (default: %(default)s)"
+    )
+    train.add_argument("--only", metavar="NAME", help="train this model of the file alone")
+    train.set_defaults(run=_train)
 
-    evaluate = commands.add_parser("evaluate", help="measure a landed version on data that it never learned")
-    evaluate.add_argument("artifact", type=Path, help="folder of the version")
-    evaluate.add_argument("--foundation", type=Path, help="folder of the foundation version that an expert reads")
-    evaluate.add_argument("--data", type=Path, required=True, help="folder of the data set")
-    evaluate.set_defaults(command=_evaluate)
+    data = commands.add_parser("data", help="write, describe and sample data sets", description=DESCRIPTION)
+    add_commands(data)
 
-    compare = commands.add_parser("compare", help="NE of each surface's expert with TAE and without, per surface")
+    evaluate = commands.add_parser("eval", help="measure landed versions")
+    measures = evaluate.add_subparsers(required=True, metavar="COMMAND")
+
+    version = measures.add_parser("version", help="measure a landed version on data that it never learned")
+    version.add_argument("artifact", type=Path, help="folder of the version")
+    version.add_argument("--foundation", type=Path, help="folder of the foundation version that an expert reads")
+    version.add_argument("--data", type=Path, required=True, help="folder of the data set")
+    version.set_defaults(run=_evaluate)
+
+    compare = measures.add_parser("compare", help="NE of each surface's expert with TAE and without, per surface")
     compare.add_argument("foundation", type=Path, help="folder of a foundation version, with its TAE log")
     compare.add_argument("--data", type=Path, required=True, help="folder of the data set")
     compare.add_argument("--epochs", type=int, default=2)
     compare.add_argument("--batch-size", type=int, default=32)
     compare.add_argument("--seed", type=int, default=0)
-    compare.set_defaults(command=_compare)
+    compare.set_defaults(run=_compare)
+
+    run = commands.add_parser("run", help=f"what a training Job runs: one version, as {RUN_ENV} says, under torchrun")
+    run.add_argument("--file", type=Path, help=f"read the run from a JSON file instead of {RUN_ENV}")
+    run.add_argument("--no-publish", action="store_true", help="land the artefact only; create no ModelVersion")
+    run.set_defaults(run=_run)
     return parser
 
 

@@ -244,9 +244,9 @@ def test_an_order_that_is_none_is_a_failed_exit_with_the_reason(
 
 
 def test_a_landed_version_can_be_measured_by_hand(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["evaluate", str(world.folder(world.fm1)), "--data", str(world.root / "data" / "set")]) == 0
+    assert cli.main(["eval", "version", str(world.folder(world.fm1)), "--data", str(world.root / "data" / "set")]) == 0
     assert cli.main(
-        ["evaluate", str(world.folder(world.em1)), "--foundation", str(world.folder(world.fm1)),
+        ["eval", "version", str(world.folder(world.em1)), "--foundation", str(world.folder(world.fm1)),
          "--data", str(world.root / "data" / "set")]
     ) == 0  # fmt: skip
     printed = capsys.readouterr().out

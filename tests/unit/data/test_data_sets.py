@@ -15,7 +15,7 @@ from data_builders import DATASET, ITEMS, START, rows
 
 from recast_api.run import RecastError
 from recast_trainer.data import segments
-from recast_trainer.data.__main__ import main
+from recast_trainer.data.commands import main
 from recast_trainer.data.movielens import MovieLens
 from recast_trainer.data.schema import Rows
 from recast_trainer.data.segments import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from recast_api.run import DataRef
-from recast_trainer.data.__main__ import main
+from recast_trainer.data.commands import main
 from recast_trainer.data.schema import COLUMNS
 from recast_trainer.training.split import split
 from recast_trainer.training.stream import open_stream
