@@ -10,6 +10,7 @@ A table made without an optimiser only looks up, and needs no FBGEMM: that is wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,8 +35,11 @@ class EmbeddingTable(nn.Module):
     """``rows`` vectors of ``dim`` float32. Row 0 is padding: always zero, never updated.
 
     The weight is part of ``state_dict()`` but not of ``parameters()``: no dense optimiser ever sees it. Rows start at
-    zero, so that an item that was never trained adds nothing to its content.
+    zero, so that an item that was never trained adds nothing to its content. A table that only looks up moves with its
+    model; one with an optimiser is made where it trains and stays there, since FBGEMM holds its storage.
     """
+
+    _weight: Tensor
 
     def __init__(
         self,
@@ -49,13 +53,15 @@ class EmbeddingTable(nn.Module):
         self.name, self.rows, self.dim, self.optimizer = name, rows, dim, optimizer
         # Held outside the module tree, which would offer the fused weights to a dense optimiser.
         self._fused: list[Any] = []
-        self._weight = torch.zeros(rows, dim, device=device)
         self._pending: list[tuple[Tensor, Tensor]] = []
-        if optimizer is not None:
+        if optimizer is None:
+            weight = torch.zeros(rows, dim, device=device)
+        else:
             fused = _fused_table(rows, dim, optimizer, torch.device(device))
             self._fused.append(fused)
-            self._weight = fused.split_embedding_weights()[0]
-            self._weight.data.zero_()
+            weight = fused.split_embedding_weights()[0].detach()  # the live storage still
+            weight.zero_()
+        self.register_buffer("_weight", weight, persistent=False)  # saved as "weight", below
 
     @property
     def weight(self) -> Tensor:
@@ -107,13 +113,25 @@ class EmbeddingTable(nn.Module):
         pending = [(ids, out.grad) for ids, out in self._pending if out.grad is not None]
         self._pending.clear()
         if not pending:
-            return torch.empty(0, dtype=torch.int64), torch.empty(0, self.dim)
+            device = self._weight.device
+            return torch.empty(0, dtype=torch.int64, device=device), torch.empty(0, self.dim, device=device)
         ids = torch.cat([ids for ids, _ in pending])
         gradients = torch.cat([gradient for _, gradient in pending])
         unique, place = torch.unique(ids, return_inverse=True)
         sums = torch.zeros(len(unique), self.dim, device=ids.device).index_add_(0, place, gradients)
         keep = int(unique[0] == 0)
         return unique[keep:], sums[keep:]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EmbeddingTable:
+        """What ``.to()`` and its like call. Raises ``RuntimeError`` where it would part a table from its optimiser."""
+        probe = fn(self._weight[:0])
+        if self._fused and (probe.device, probe.dtype) != (self._weight.device, self._weight.dtype):
+            raise RuntimeError(
+                f'table "{self.name}" trains on {self._weight.device} and cannot be moved or converted: make the model '
+                "on the device that it is to train on"
+            )
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """The optimiser's live tensors, by name; empty for SGD."""

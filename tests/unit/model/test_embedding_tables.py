@@ -206,6 +206,35 @@ def test_weight_is_saved_with_the_module_but_hidden_from_dense_optimisers() -> N
         other.load_state_dict({})
 
 
+def test_a_table_that_only_looks_up_moves_with_its_module_and_keeps_its_name_in_the_state() -> None:
+    table = EmbeddingTable("items", 5, 4)
+    moved = torch.nn.Sequential(table).to("meta")
+    assert moved[0].weight.is_meta
+    assert list(moved.state_dict()) == ["0.weight"]
+    assert list(moved.parameters()) == []
+
+
+@pytest.mark.parametrize("target", ["meta", torch.float64])
+def test_a_table_with_an_optimiser_is_not_parted_from_it(target: object) -> None:
+    table = EmbeddingTable("items", 5, 4, TableOptimizer())
+    module = torch.nn.Sequential(table)
+    with pytest.raises(RuntimeError, match='table "items" trains on cpu and cannot be moved'):
+        module.to(target)
+    module.to("cpu")
+    table.train()
+    table(torch.tensor([3])).sum().backward()
+    table.step()
+    assert table.weight[3].abs().sum() > 0  # it still reads what it updates
+
+
+def test_what_is_exchanged_by_a_rank_without_lookups_is_where_the_table_is() -> None:
+    table = EmbeddingTable("items", 5, 4)
+    table.to("meta")
+    ids, gradients = table._take_pending()
+    assert ids.is_meta
+    assert gradients.is_meta
+
+
 def test_a_table_resumes_bit_for_bit_from_weight_and_optimiser_state() -> None:
     straight, target, steps = table(), torch.zeros(ROWS, DIM), draws(6)
     for ids in steps[:3]:

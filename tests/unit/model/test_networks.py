@@ -137,6 +137,17 @@ def test_every_tensor_of_a_batch_moves_to_another_device_and_what_is_absent_stay
         assert before is None or (after.device.type, after.shape) == ("meta", before.shape), entry.name
 
 
+@pytest.mark.parametrize("made", [foundation, expert])
+@pytest.mark.parametrize("block", get_args(Block))
+def test_a_model_is_moved_whole(made: Callable[[Block], torch.nn.Module], block: Block) -> None:
+    """On the device of no memory: also tensors that no list of parameters and buffers names."""
+    model = made(block).to("meta")
+    held = [(kind, name, value) for kind in model.modules() for name, value in vars(kind).items()]
+    assert not [name for _, name, value in held if isinstance(value, torch.Tensor) and not value.is_meta]
+    assert all(value.is_meta for value in model.state_dict().values())
+    assert all(buffer.is_meta for buffer in model.buffers())
+
+
 def test_losses_count_valid_samples_alone() -> None:
     logits = torch.tensor([[0.0, 50.0], [float("nan"), 0.0]], requires_grad=True)
     labels = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
