@@ -22,6 +22,7 @@ from recast_api.run import ArtifactRef, RecastError, TrainingRun
 from recast_model.artifact import ExpertBundle, FoundationBundle, load_expert, load_foundation, save_model
 from recast_model.config import ExpertConfig, ExpertTask, FoundationConfig
 from recast_trainer import clock
+from recast_trainer.data.pinning import PinnedData
 from recast_trainer.data.segments import require_tasks
 from recast_trainer.evaluation.burnin import first_usable
 from recast_trainer.evaluation.leak import require_no_leak
@@ -31,10 +32,11 @@ from recast_trainer.evaluation.scoring import computed, score_expert, score_foun
 from recast_trainer.publishing.artifact import land, landed
 from recast_trainer.publishing.version import VersionApi, publish
 from recast_trainer.tae import log as tae_log
+from recast_trainer.training.checkpoint import CHECKPOINTS, Checkpoints
 from recast_trainer.training.expert import ExpertTrainer, find_examples
 from recast_trainer.training.loop import FoundationTrainer, TrainedFoundation
 from recast_trainer.training.process_group import ProcessGroup
-from recast_trainer.training.stream import Ints, Stream, open_stream
+from recast_trainer.training.stream import Ints, Stream, open_stream, pin_data
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def execute(run: TrainingRun, group: ProcessGroup, api: Callable[[], VersionApi]
     if manifest is not None:
         group.log(f"{final.name} is complete already: publishing it")
     else:
-        landing = _foundation(run, group, work) if run.expert is None else _expert(run, group)
+        pinned = pin_data(Path(run.data_root) / run.data.path, run.data, work, group)
+        landing = (_foundation if run.expert is None else _expert)(run, group, work, pinned)
         if group.is_leader:
             manifest = land(final, landing.write, lambda files, folder: _manifest(run, landing, files, folder))
     if not group.is_leader or manifest is None:
@@ -127,17 +130,17 @@ def open_expert(root: str, reference: ArtifactRef) -> tuple[Manifest, ExpertBund
     return manifest, load_expert(folder, manifest)
 
 
-def fingerprint(run: TrainingRun, stream: Stream) -> str:
-    """Hash of what a checkpoint depends on: the run without its attempt, and the segments there are."""
+def fingerprint(run: TrainingRun, pinned: PinnedData) -> str:
+    """Hash of what a checkpoint depends on: the run without its attempt, and the files that it reads."""
     inputs = run.model_dump(mode="json", exclude={"attempt", "job_name", "baseline", "baseline_foundation"})
-    segments = [(segment.name, segment.path.stat().st_size) for segment in stream.segments]
-    return hashlib.sha256(json.dumps([inputs, segments], sort_keys=True).encode()).hexdigest()
+    files = [pin.wire() for pin in pinned.files]
+    return hashlib.sha256(json.dumps([inputs, files], sort_keys=True).encode()).hexdigest()
 
 
-def _foundation(run: TrainingRun, group: ProcessGroup, work: Path) -> TrainingResult:
-    stream = open_stream(Path(run.data_root) / run.data.path, run.data)
+def _foundation(run: TrainingRun, group: ProcessGroup, work: Path, pinned: PinnedData) -> TrainingResult:
+    stream = open_stream(Path(run.data_root) / run.data.path, run.data, pinned)
     config = foundation_config(run, stream)
-    trained = FoundationTrainer(stream, config, run.optimization, group, work, fingerprint(run, stream)).train()
+    trained = FoundationTrainer(stream, config, run.optimization, group, work, fingerprint(run, pinned)).train()
     require_no_leak(trained.tail, stream.truth(stream.requests_from(trained.split.learn), config.tasks), config.tasks)
     baseline = _baseline(run, group, lambda: _foundation_baseline(run, stream, trained, group))
     first = first_usable(trained.similarities)
@@ -160,17 +163,18 @@ def _foundation(run: TrainingRun, group: ProcessGroup, work: Path) -> TrainingRe
     return TrainingResult(config, trained.watermark, trained.finite, found, baseline is not None, usable, write)
 
 
-def _expert(run: TrainingRun, group: ProcessGroup) -> TrainingResult:
+def _expert(run: TrainingRun, group: ProcessGroup, work: Path, pinned: PinnedData) -> TrainingResult:
     assert run.expert is not None
     wanted = run.expert
     _, foundation, folder = open_foundation(run.models_root, wanted.foundation)
-    data = open_stream(Path(run.data_root) / run.data.path, run.data)
+    data = open_stream(Path(run.data_root) / run.data.path, run.data, pinned)
     require_tasks(data.dataset, wanted.surface, [task.name for task in wanted.tasks])
     _require_same_vocabulary(data, foundation.config)
     config = expert_config(run, foundation.config)
     stream = data.with_items(foundation.items, by_surface=True)
     examples = find_examples(stream, folder / tae_log.FOLDER, wanted.surface, config.tae_dim, group.device)
-    expert = ExpertTrainer(stream, config, run.optimization, group, examples)
+    checkpoints = Checkpoints(work / CHECKPOINTS, fingerprint(run, pinned))
+    expert = ExpertTrainer(stream, config, run.optimization, group, examples, checkpoints)
     model = expert.train()
     scored = score_expert(model, stream, examples.held_out, examples.tae, group)
     tasks = [task.name for task in config.tasks]

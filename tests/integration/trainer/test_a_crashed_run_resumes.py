@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from trainer_support import order, write_synthetic
+from trainer_support import expert_order, order, reference, write_synthetic
 
 from recast_api.run import TrainingRun
-from recast_trainer.run import foundation_config
+from recast_trainer.run import execute, foundation_config
+from recast_trainer.training import expert as expert_loop
 from recast_trainer.training.loop import FoundationTrainer, TrainedFoundation
 from recast_trainer.training.process_group import ProcessGroup
+from recast_trainer.training.step import Learner
 from recast_trainer.training.stream import Stream, open_stream
 
 
@@ -138,3 +140,45 @@ def test_only_mature_labels_were_learned_and_the_rest_waits(run: TrainingRun, st
         seen += sorted(waiting - late)
     assert len(seen) == len(set(seen))  # each request is learned once
     assert len(trainer.pending)  # the stream's label delays do reach over a segment's end
+
+
+@pytest.mark.parametrize("kind", ["foundation", "expert"])
+def test_an_attempt_after_new_data_have_arrived_goes_on_where_the_last_one_stood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """Without spec.data.until, as streams are trained: what arrives meanwhile neither changes nor restarts the run."""
+    monkeypatch.setattr(expert_loop, "CHECKPOINT_SECONDS", 0.0)
+    folder = write_synthetic(tmp_path / "data" / "set", hours=12, requests=60)
+    late = sorted((folder / "segments").iterdir())[-1]
+    kept_back = late.rename(tmp_path / late.name)
+    run = order(tmp_path)
+    if kind == "expert":
+        foundation = execute(run, ProcessGroup(), None)
+        assert foundation is not None
+        run = expert_order(tmp_path, reference(foundation))
+    whole = execute(run.model_copy(update={"number": 7}), ProcessGroup(), None)
+    assert whole is not None
+
+    step = Learner.step
+
+    def die(self: Learner, loss: Any) -> None:
+        if self.steps == 12:
+            raise CrashError
+        step(self, loss)
+
+    same_inputs = run.model_copy(update={"number": 8})
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", die)
+        with pytest.raises(CrashError):
+            execute(same_inputs, ProcessGroup(), None)
+    kept_back.rename(late)
+    capsys.readouterr()
+    retried = execute(same_inputs.model_copy(update={"attempt": 2}), ProcessGroup(), None)
+    assert retried is not None
+    said = capsys.readouterr().out
+    assert "1 segments have arrived since this run began" in said
+    assert "resumed after" in said
+    assert retried.watermark == whole.watermark
+    assert retried.measurements == whole.measurements
+    assert {entry.path: entry.sha256 for entry in retried.files} == {entry.path: entry.sha256 for entry in whole.files}
+    assert not list(tmp_path.rglob("checkpoints"))

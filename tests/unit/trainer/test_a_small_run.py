@@ -19,6 +19,7 @@ from recast_api.run import RecastError, TrainingRun
 from recast_model.artifact import load_expert, load_foundation
 from recast_trainer import run as runs
 from recast_trainer.clock import from_rfc3339, to_rfc3339
+from recast_trainer.data.pinning import PinnedData
 from recast_trainer.data.writing import DatasetWriter
 from recast_trainer.evaluation import report
 from recast_trainer.evaluation.scoring import score_foundation
@@ -253,17 +254,19 @@ def test_a_measurement_needs_the_pairs_own_foundation_and_newer_data(world: Worl
 
 def test_a_checkpoint_is_of_the_configuration_and_the_segments_but_not_of_the_attempt(world: World) -> None:
     run = order(world.root)
-    stream = open_stream(world.root / "set", run.data)
-    same = fingerprint(run, stream)
+    folder = world.root / "set"
+    segments = open_stream(folder, run.data).segments
+    pinned = PinnedData.of(folder, run.data, segments)
+    same = fingerprint(run, pinned)
     later = {"attempt": 3, "job_name": "fm-home-fm-r1-a3", "baseline": None}
-    assert fingerprint(run.model_copy(update=later), stream) == same
+    assert fingerprint(run.model_copy(update=later), pinned) == same
     for change in (
         {"inputs_hash": "h2"},
         {"number": 2},
         {"optimization": run.optimization.model_copy(update={"seed": 1})},
     ):
-        assert fingerprint(run.model_copy(update=change), stream) != same, change
-    assert fingerprint(run, replace(stream, segments=stream.segments[1:])) != same
+        assert fingerprint(run.model_copy(update=change), pinned) != same, change
+    assert fingerprint(run, PinnedData.of(folder, run.data, segments[1:])) != same
 
 
 def test_an_order_of_the_other_kind_is_refused(world: World) -> None:

@@ -17,6 +17,7 @@ from recast_api.run import RecastError
 from recast_trainer.evaluation.scoring import absent
 from recast_trainer.tae import log as tae_log
 from recast_trainer.training import expert as expert_loop
+from recast_trainer.training.checkpoint import Checkpoints
 from recast_trainer.training.expert import Examples, ExpertTrainer, find_examples
 from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.stream import Stream
@@ -171,7 +172,7 @@ def test_the_loss_that_is_said_is_the_mean_over_the_labels_of_the_experts_own_ta
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    assert trainer._learn(requests) == pytest.approx(float(losses), rel=1e-5)
+    assert trainer._learn([requests]) == pytest.approx(float(losses), rel=1e-5)
 
 
 def test_warm_up_is_twenty_steps_and_rates_are_those_of_the_run(tmp_path: Path) -> None:
@@ -183,3 +184,68 @@ def test_warm_up_is_twenty_steps_and_rates_are_those_of_the_run(tmp_path: Path) 
     ((_, table),) = trainer.model.tables()
     assert table.optimizer is not None
     assert table.optimizer.learning_rate == 0.02
+
+
+class CutOffError(BaseException):
+    """Stands for the process dying; nothing catches it."""
+
+
+class Cut(ExpertTrainer):
+    """Dies before its step ``last``."""
+
+    last = 10**9
+
+    def _loss(self, *given: Any) -> torch.Tensor:
+        if self.learner.steps == self.last:
+            raise CutOffError
+        return super()._loss(*given)
+
+
+@pytest.mark.parametrize("last", [0, 1, 4, 6, 7])
+def test_an_expert_that_was_cut_off_ends_in_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], last: int
+) -> None:
+    """Eight steps: twice three, then two of the last phase. Every second one leaves a checkpoint."""
+    ticks = itertools.count(0.0, expert_loop.CHECKPOINT_SECONDS / 3)  # two looks at the clock a step, one after a save
+    monkeypatch.setattr(expert_loop, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    stream = stream_of(hand_rows(HOURS, PER_HOUR), HOURS, by_surface=True)
+    found = examples(tmp_path / "log", stream)
+    config = replace(expert_config(), dropout=0.2)  # so that equality says something of randomness
+
+    def made(folder: str) -> Cut:
+        checkpoints = Checkpoints(tmp_path / folder, "f")
+        return Cut(stream, config, optimization(epochs=2), ProcessGroup(), found, checkpoints)
+
+    whole = made("whole").train().state_dict()
+    dying = made("cut")
+    dying.last = last
+    with pytest.raises(CutOffError):
+        dying.train()
+    capsys.readouterr()
+    again = made("cut")
+    assert again.train().state_dict().keys() == whole.keys()
+    assert all(torch.equal(value, whole[name]) for name, value in again.model.state_dict().items())
+    assert again.learner.steps == 8
+    assert ("resumed after" in capsys.readouterr().out) == (last > 3)
+
+
+def test_a_checkpoint_is_written_when_its_time_has_come_and_by_the_leader_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = stream_of(hand_rows(HOURS, PER_HOUR), HOURS, by_surface=True)
+    found = examples(tmp_path / "log", stream)
+    seconds = [0.0]
+    monkeypatch.setattr(expert_loop, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+    store = Checkpoints(tmp_path / "store", "f")
+    trainer = ExpertTrainer(stream, expert_config(), optimization(), ProcessGroup(), found, store)
+    for now, count in ((expert_loop.CHECKPOINT_SECONDS - 1, 0), (expert_loop.CHECKPOINT_SECONDS, 1)):
+        seconds[0] = now
+        trainer._save_at_times()
+        assert len(list(tmp_path.glob("store/f/*"))) == count
+    trainer.learner.steps = 5
+    trainer._save_at_times()  # just saved
+    assert len(list(tmp_path.glob("store/f/*"))) == 1
+    trainer.group = ProcessGroup(rank=1, size=2)
+    seconds[0] *= 3
+    trainer._save_at_times()
+    assert len(list(tmp_path.glob("store/f/*"))) == 1

@@ -14,7 +14,8 @@ from recast_trainer import cli
 from recast_trainer.clock import duration_ms, from_rfc3339, to_rfc3339
 from recast_trainer.failures import describe, report
 from recast_trainer.files import sync_tree, write_bytes
-from recast_trainer.training.checkpoint import KEEP, TENSORS, Checkpoints, Progress
+from recast_trainer.training.checkpoint import KEEP, TENSORS, Checkpoints, Progress, resume
+from recast_trainer.training.process_group import ProcessGroup
 
 
 @pytest.mark.parametrize(
@@ -118,8 +119,8 @@ def test_a_run_that_cannot_be_read_is_a_failed_exit_with_its_reason(
     assert (message.reason, message.retryable) == ("BadRun", False)
 
 
-def progress(segment: int, fingerprint: str = "f") -> Progress:
-    return Progress(fingerprint, segment, segment * 10, segment * 3_600_000, [1, 2], [[1.0, 2.0, 0.5]])
+def progress(position: int) -> Progress:
+    return Progress(position, position * 10, position * 3_600_000, [1, 2], [[1.0, 2.0, 0.5]])
 
 
 def tensors(value: float) -> dict[str, torch.Tensor]:
@@ -127,26 +128,54 @@ def tensors(value: float) -> dict[str, torch.Tensor]:
 
 
 def test_the_newest_checkpoint_comes_back_exactly_and_only_the_last_two_are_kept(tmp_path: Path) -> None:
-    store = Checkpoints(tmp_path)
-    for segment in range(1, 6):
-        store.save(progress(segment), tensors(segment / 3))
-    found = store.load("f")
+    store = Checkpoints(tmp_path, "f")
+    for position in (8, 9, 10, 999, 100_000):  # as numbers, whatever their length
+        store.save(progress(position), tensors(position / 3))
+    found = store.load()
     assert found is not None
-    assert found[0] == progress(5)
-    assert all(torch.equal(found[1][name], value) for name, value in tensors(5 / 3).items())
-    assert len(list(tmp_path.iterdir())) == KEEP
+    assert found[0] == progress(100_000)
+    assert all(torch.equal(found[1][name], value) for name, value in tensors(100_000 / 3).items())
+    assert len(list((tmp_path / "f").iterdir())) == KEEP
 
 
-def test_a_checkpoint_of_another_configuration_or_none_at_all_starts_afresh(tmp_path: Path) -> None:
-    store = Checkpoints(tmp_path / "none")
-    assert store.load("f") is None
-    store.save(progress(1), tensors(1))
-    assert store.load("g") is None
+def test_checkpoints_of_other_inputs_are_neither_used_nor_push_out_new_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They have higher numbers, since the earlier attempt had come further."""
+    former = Checkpoints(tmp_path, "f")
+    for position in (40, 41):
+        former.save(progress(position), tensors(position))
+    store = Checkpoints(tmp_path, "g")
+    assert store.load() is None
+    for position in (1, 2):
+        store.save(progress(position), tensors(position))
+        found = store.load()
+        assert found is not None
+        assert found[0] == progress(position)
+    assert resume(store, ProcessGroup()) is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["g"]
+    assert "of other inputs" in capsys.readouterr().out
+    assert resume(store, ProcessGroup()) is not None
+    assert capsys.readouterr().out == ""
+
+
+def test_the_first_attempt_of_a_run_says_nothing_of_checkpoints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert resume(Checkpoints(tmp_path / "none", "f"), ProcessGroup()) is None
+    assert capsys.readouterr().out == ""
+
+
+def test_a_process_that_does_not_lead_removes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Checkpoints(tmp_path, "f").save(progress(1), tensors(1))
+    monkeypatch.setattr(ProcessGroup, "barrier", lambda _: None)
+    assert resume(Checkpoints(tmp_path, "g"), ProcessGroup(rank=1, size=2)) is None
+    assert Checkpoints(tmp_path, "f").load() is not None
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "flip"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, damage: str) -> None:
-    store = Checkpoints(tmp_path)
+    store = Checkpoints(tmp_path, "f")
     store.save(progress(1), tensors(1))
     path = store.save(progress(2), tensors(2)) / TENSORS
     data = path.read_bytes()
@@ -154,25 +183,25 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, 
         path.unlink()
     else:
         path.write_bytes(data[:-8] if damage == "truncate" else data[:-1] + bytes([data[-1] ^ 1]))
-    found = store.load("f")
+    found = store.load()
     assert found is not None
-    assert found[0].segment == 1
+    assert found[0].position == 1
 
 
 def test_a_crash_in_the_middle_of_writing_a_checkpoint_keeps_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Checkpoints(tmp_path)
+    store = Checkpoints(tmp_path, "f")
     store.save(progress(1), tensors(1))
     for name in ("fsync", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(os, name, lambda *_: (_ for _ in ()).throw(OSError("died")))
             with pytest.raises(OSError, match="died"):
                 store.save(progress(2), tensors(2))
-        found = store.load("f")
+        found = store.load()
         assert found is not None
-        assert found[0].segment == 1
+        assert found[0].position == 1
     store.save(progress(2), tensors(2))
-    found = store.load("f")
+    found = store.load()
     assert found is not None
-    assert found[0].segment == 2
+    assert found[0].position == 2

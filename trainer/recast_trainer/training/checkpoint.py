@@ -1,4 +1,4 @@
-"""Atomic checkpoints: one folder per checkpoint, complete when it has its name; the last two are kept.
+"""Atomic checkpoints: one folder per checkpoint, complete when it has its name; the last two of a run are kept.
 
 ``state.json`` holds the :class:`Progress` and the SHA-256 of ``tensors.safetensors``; nothing that is loaded can run
 code. Randomness needs no state of its own: the loop derives it from (seed, step, rank). A crash at any point leaves the
@@ -19,7 +19,10 @@ from safetensors.torch import load_file, save_file
 
 from recast_api.manifest import sha256_file
 from recast_trainer.files import replace, sync_tree
+from recast_trainer.training.process_group import ProcessGroup
 
+CHECKPOINTS = "checkpoints"
+"""Their folder, inside a run's."""
 KEEP = 2
 TENSORS = "tensors.safetensors"
 STATE = "state.json"
@@ -29,13 +32,11 @@ STATE = "state.json"
 class Progress:
     """Where a run stands. All that follows is a function of this, the tensors and the data."""
 
-    fingerprint: str
-    """Of everything that must not change between attempts; a checkpoint of another configuration is not used."""
-    segment: int
-    """Segments done."""
+    position: int
+    """Segments that a foundation has done; global batches that an expert has."""
     step: int
     """Global batches done."""
-    watermark: int
+    watermark: int = 0
     """Availability time in ms up to which labels were learned."""
     pending: list[int] = field(default_factory=list)
     """Requests seen whose labels are not mature yet, by index in the data."""
@@ -43,14 +44,26 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints of one run in ``folder``."""
+    """The checkpoints in ``folder`` of a run whose inputs have the hash ``fingerprint``.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Inputs are everything that must not change between two attempts. Checkpoints of other inputs are never used, and
+    never count among those that are kept.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder = folder / fingerprint
+
+    def drop_others(self) -> int:
+        """Remove checkpoints of other inputs; returns how many entries those were."""
+        there = self.folder.parent
+        others = [path for path in there.iterdir() if path != self.folder] if there.exists() else []
+        for path in others:
+            shutil.rmtree(path, ignore_errors=True)
+        return len(others)
 
     def save(self, progress: Progress, tensors: Mapping[str, torch.Tensor]) -> Path:
         """Write one checkpoint whole and drop all but the newest :data:`KEEP`."""
-        final = self.folder / f"{progress.segment:06d}"
+        final = self.folder / f"{progress.position:08d}"
         temporary = final.with_name(final.name + ".incomplete")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -64,13 +77,13 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
         return final
 
-    def load(self, fingerprint: str) -> tuple[Progress, dict[str, torch.Tensor]] | None:
-        """The newest checkpoint that is whole and of this configuration, or None."""
+    def load(self) -> tuple[Progress, dict[str, torch.Tensor]] | None:
+        """The newest checkpoint that is whole, or None."""
         for folder in reversed(self._complete()):
             try:
                 state: dict[str, Any] = json.loads((folder / STATE).read_text())
                 progress = Progress(**state["progress"])
-                if progress.fingerprint != fingerprint or sha256_file(folder / TENSORS) != state["sha256"]:
+                if sha256_file(folder / TENSORS) != state["sha256"]:
                     continue
                 return progress, load_file(folder / TENSORS)
             except (OSError, ValueError, KeyError, TypeError):
@@ -81,3 +94,11 @@ class Checkpoints:
         if not self.folder.exists():
             return []
         return sorted(path for path in self.folder.iterdir() if path.is_dir() and path.name.isdigit())
+
+
+def resume(checkpoints: Checkpoints, group: ProcessGroup) -> tuple[Progress, dict[str, torch.Tensor]] | None:
+    """Where an earlier attempt stood, the same for all processes; what cannot be used goes, and that is said."""
+    if group.is_leader and checkpoints.drop_others():
+        group.log("earlier checkpoints are of other inputs (spec or data have changed since): starting over")
+    group.barrier()
+    return checkpoints.load()

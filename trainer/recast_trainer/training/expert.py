@@ -22,6 +22,7 @@ from recast_model.expert import ExpertModel
 from recast_model.losses import expert_loss
 from recast_trainer.evaluation.scoring import TaeSource, logged
 from recast_trainer.tae import log as tae_log
+from recast_trainer.training.checkpoint import Checkpoints, Progress, resume
 from recast_trainer.training.loop import global_batches
 from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.step import Learner
@@ -29,6 +30,8 @@ from recast_trainer.training.stream import Ints, Stream
 
 MIN_USABLE_ROWS = 200
 WARM_UP_STEPS = 20
+CHECKPOINT_SECONDS = 30.0
+"""A run that is cut off repeats this much, and what it wrote in between cost it nothing that one would notice."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,23 @@ def _covered(stream: Stream, requests: Ints, parts: list[tuple[int, tae_log.TaeR
 
 
 class ExpertTrainer:
-    """One expert from its examples. ``stream`` is read by the foundation's items, with per-surface histories."""
+    """One expert from its examples. ``stream`` is read by the foundation's items, with per-surface histories.
+
+    Without ``checkpoints`` a run that is cut off begins anew.
+    """
 
     def __init__(
-        self, stream: Stream, config: ExpertConfig, optimization: Optimization, group: ProcessGroup, examples: Examples
+        self,
+        stream: Stream,
+        config: ExpertConfig,
+        optimization: Optimization,
+        group: ProcessGroup,
+        examples: Examples,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self.stream, self.config, self.group = stream, config, group
         self.optimization, self.examples = optimization, examples
+        self.checkpoints, self._saved = checkpoints, 0.0
         torch.manual_seed(optimization.seed)
         rate = float(optimization.learning_rate)
         self.model = ExpertModel(
@@ -98,21 +111,48 @@ class ExpertTrainer:
         self.learner = Learner(self.model, group, rate, optimization.seed, WARM_UP_STEPS)
 
     def train(self) -> ExpertModel:
-        """All epochs over the prequential rows, then the last phase once."""
-        begun = time.monotonic()
-        for epoch in range(self.optimization.epochs):
-            loss = self._learn(self.examples.prequential)
-            self._progress(f"epoch {epoch + 1}/{self.optimization.epochs}", loss, time.monotonic() - begun)
-        loss = self._learn(self.examples.last_phase)
-        self._progress("last phase", loss, time.monotonic() - begun)
+        """All epochs over the prequential rows, then the last phase once; or what an earlier attempt left of them."""
+        begun = self._saved = time.monotonic()
+        done = self._resume()
+        for what, chunks in self._phases():
+            left, done = chunks[done:], max(0, done - len(chunks))
+            if left or not chunks:
+                loss = self._learn(left)
+                self._progress(what, loss, time.monotonic() - begun)
         return self.model
 
-    def _learn(self, requests: Ints) -> float:
+    def _learn(self, chunks: list[Ints]) -> float:
+        """Mean log loss over the labels of these global batches, each before it was learned."""
         sums = torch.zeros(2, dtype=torch.float64)  # log loss, labels
-        for chunk in global_batches(requests, self.optimization.batch_size):
+        for chunk in chunks:
             index, batch = self.stream.shard(chunk, self.config.history_length, self.group)
             self.learner.step(lambda batch=batch, index=index: self._loss(batch, index, sums))  # type: ignore[misc]
+            self._save_at_times()
         return float(sums[0] / sums[1].clamp(min=1))
+
+    def _phases(self) -> list[tuple[str, list[Ints]]]:
+        """What is learned, in order: a phase's name and its global batches of requests."""
+        epochs, size = self.optimization.epochs, self.optimization.batch_size
+        often = list(global_batches(self.examples.prequential, size))
+        phases = [(f"epoch {epoch + 1}/{epochs}", often) for epoch in range(epochs)]
+        return [*phases, ("last phase", list(global_batches(self.examples.last_phase, size)))]
+
+    def _save_at_times(self) -> None:
+        if self.checkpoints is None or time.monotonic() - self._saved < CHECKPOINT_SECONDS:
+            return
+        if self.group.is_leader:
+            self.checkpoints.save(Progress(self.learner.steps, self.learner.steps), self.learner.state())
+        self._saved = time.monotonic()
+
+    def _resume(self) -> int:
+        """Global batches that an earlier attempt has learned."""
+        found = resume(self.checkpoints, self.group) if self.checkpoints else None
+        if found is None:
+            return 0
+        progress, tensors = found
+        self.learner.restore(tensors, progress.step)
+        self.group.log(f"resumed after {progress.step} steps")
+        return progress.position
 
     def _loss(self, batch: RequestBatch, index: Ints, sums: torch.Tensor) -> torch.Tensor:
         tae, present = self.examples.tae(batch, index)

@@ -25,7 +25,7 @@ from recast_trainer.evaluation.measure import ScoredRows
 from recast_trainer.evaluation.metrics import RunningNE
 from recast_trainer.evaluation.scoring import score_foundation
 from recast_trainer.tae import log as tae_log
-from recast_trainer.training.checkpoint import Checkpoints, Progress
+from recast_trainer.training.checkpoint import CHECKPOINTS, Checkpoints, Progress, resume
 from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.split import Split, split
 from recast_trainer.training.step import Learner
@@ -59,12 +59,11 @@ class FoundationTrainer:
         optimization: Optimization,
         group: ProcessGroup,
         folder: Path,
-        fingerprint: str = "",
+        fingerprint: str = "run",
     ) -> None:
         self.stream, self.config, self.group, self.optimization = stream, config, group, optimization
         self.split = split(len(stream.segments))
-        self.logs, self.checkpoints = folder / tae_log.FOLDER, Checkpoints(folder / "checkpoints")
-        self.fingerprint = fingerprint
+        self.logs, self.checkpoints = folder / tae_log.FOLDER, Checkpoints(folder / CHECKPOINTS, fingerprint)
         torch.manual_seed(optimization.seed)
         rate = float(optimization.learning_rate)
         self.model = FoundationModel(
@@ -130,7 +129,6 @@ class FoundationTrainer:
     def _save(self) -> None:
         if self.group.is_leader:
             progress = Progress(
-                self.fingerprint,
                 self.segment,
                 self.learner.steps,
                 self.watermark,
@@ -141,13 +139,13 @@ class FoundationTrainer:
         self.group.barrier()
 
     def _resume(self) -> None:
-        found = self.checkpoints.load(self.fingerprint)
+        found = resume(self.checkpoints, self.group)
         if found is None:
             return
         progress, tensors = found
         self.probes = tensors.pop("probes").numpy().copy()
         self.learner.restore(tensors, progress.step)
-        self.segment, self.watermark = progress.segment, progress.watermark
+        self.segment, self.watermark = progress.position, progress.watermark
         self.pending = np.array(progress.pending, np.int64)
         self.entropy.sums = np.array(progress.metrics, np.float64)
         self.group.log(f"resumed after segment {self.segment}/{self.split.learn}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from recast_model.items import ItemTable
 from recast_model.snapshot import HistorySnapshot
 from recast_trainer.clock import duration_ms, from_rfc3339
 from recast_trainer.data.histories import EventLog
+from recast_trainer.data.pinning import PinnedData
 from recast_trainer.data.requests import RequestTable
 from recast_trainer.data.schema import Dataset
 from recast_trainer.data.segments import Segment, list_segments, load_dataset, load_items, read_all
@@ -100,16 +102,42 @@ def event_log(dataset: Dataset, items: ItemTable, *, by_surface: bool = False) -
     return EventLog(items, by_surface=by_surface, engagements_only=dataset.history == "Engagements")
 
 
-def open_stream(folder: Path, data: DataRef) -> Stream:
-    """Read a data set's window. Raises the errors of :mod:`recast_trainer.data.segments`, naming file and remedy."""
+def choose_segments(folder: Path, dataset: Dataset, data: DataRef) -> list[Segment]:
+    """The segments that there are now and that ``data`` asks for. Raises as :func:`list_segments`."""
+    until = from_rfc3339(data.until) if data.until else None
+    return list_segments(folder, dataset, until, duration_ms(data.window) if data.window else None)
+
+
+def pin_data(folder: Path, data: DataRef, work: Path, group: ProcessGroup) -> PinnedData:
+    """The run's data, the same for every process and every attempt; ``work`` is the folder of the run's attempts.
+
+    Raises the errors of :mod:`recast_trainer.data.segments`.
+    """
+    segments = choose_segments(folder, load_dataset(folder), data)  # everywhere, so that every pod names what is wrong
+    pinned = None
+    if group.is_leader:
+        pinned = PinnedData.read(work)
+        if pinned is not None and (changed := pinned.changed(folder, data)):
+            group.log(f"{changed} since this run began: it starts over from the data as they are now")
+            shutil.rmtree(work, ignore_errors=True)
+            pinned = None
+        if pinned is None:
+            pinned = PinnedData.of(folder, data, segments)
+            pinned.write(work)
+        if late := len(segments) - len(pinned.of_these(segments)):
+            group.log(f"{late} segments have arrived since this run began: they are for the next one")
+    return PinnedData.model_validate_json(group.broadcast(pinned.encoded() if pinned else b""))
+
+
+def open_stream(folder: Path, data: DataRef, pinned: PinnedData | None = None) -> Stream:
+    """Read a data set's window, or of it what a run has pinned.
+
+    Raises the errors of :mod:`recast_trainer.data.segments`, naming file and remedy.
+    """
     dataset = load_dataset(folder)
     items = load_items(folder, dataset)
-    segments = list_segments(
-        folder,
-        dataset,
-        from_rfc3339(data.until) if data.until else None,
-        duration_ms(data.window) if data.window else None,
-    )
+    segments = choose_segments(folder, dataset, data if pinned is None else DataRef(path=data.path))
+    segments = segments if pinned is None else pinned.of_these(segments)
     rows = read_all(segments, dataset)
     if not len(rows):
         raise RecastError("DataNotFound", f"the {len(segments)} segments of {folder} hold no rows; fix spec.data")

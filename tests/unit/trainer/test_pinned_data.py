@@ -1,0 +1,158 @@
+"""One list of data for all processes and attempts of a run, and what is said when it cannot be kept to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from trainer_builders import DATASET, HOUR, ITEMS, START, hand_rows
+
+from recast_api.run import DataRef, RecastError
+from recast_trainer.data.pinning import PINNED, PinnedData
+from recast_trainer.data.schema import segment_name
+from recast_trainer.data.writing import DatasetWriter
+from recast_trainer.training.process_group import ProcessGroup
+from recast_trainer.training.stream import open_stream, pin_data
+
+HOURS, PER_HOUR = 6, 4
+ALONE = ProcessGroup()
+ALL = DataRef(path="set")
+
+
+def add_segment(folder: Path, hour: int) -> Path:
+    rows = hand_rows(HOURS + 4, PER_HOUR)
+    start = START + hour * HOUR
+    writer = DatasetWriter.__new__(DatasetWriter)  # as a stream's writer goes on, without replacing the set
+    writer._folder, writer._dataset = folder, DATASET
+    return writer.segment(start, rows.take((rows.event_times >= start) & (rows.event_times < start + HOUR)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    target = tmp_path / "set"
+    writer = DatasetWriter(target, DATASET)
+    writer.items(ITEMS)
+    for hour in range(HOURS):
+        add_segment(target, hour)
+    writer.finish()
+    return target
+
+
+def names(folder: Path, pinned: PinnedData, data: DataRef = ALL) -> list[int]:
+    """Hours of the segments that a run with this pin reads."""
+    return [(segment.start - START) // HOUR for segment in open_stream(folder, data, pinned).segments]
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().out
+
+
+def test_a_segment_that_arrives_between_two_attempts_is_for_the_next_run(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = pin_data(folder, ALL, tmp_path / "work", ALONE)
+    assert said(capsys) == ""
+    (tmp_path / "work" / "kept").touch()
+    add_segment(folder, HOURS)
+    add_segment(folder, HOURS + 1)
+    assert pin_data(folder, ALL, tmp_path / "work", ALONE) == first
+    assert "2 segments have arrived since this run began" in said(capsys)
+    assert names(folder, first) == list(range(HOURS))
+    assert (tmp_path / "work" / "kept").exists()
+    assert names(folder, pin_data(folder, ALL, tmp_path / "next", ALONE)) == list(range(HOURS + 2))
+
+
+def test_a_window_does_not_move_on_while_a_run_is_tried_again(folder: Path, tmp_path: Path) -> None:
+    window = DataRef(path="set", window="3h")
+    pinned = pin_data(folder, window, tmp_path / "work", ALONE)
+    add_segment(folder, HOURS)
+    assert names(folder, pin_data(folder, window, tmp_path / "work", ALONE), window) == [3, 4, 5]
+    assert names(folder, pinned, window) == [3, 4, 5]
+
+
+def rewritten(folder: Path) -> None:
+    path = folder / "segments" / f"{segment_name(START + HOUR)}.parquet"
+    table = pq.read_table(path)
+    items = np.array(table.column("item_id"))
+    table = table.set_column(table.column_names.index("item_id"), "item_id", [np.roll(items, 1)])
+    pq.write_table(table, path, compression="zstd")
+
+
+def removed(folder: Path) -> None:
+    (folder / "segments" / f"{segment_name(START + HOUR)}.parquet").unlink()
+
+
+def other_items(folder: Path) -> None:
+    table = pq.read_table(folder / "items.parquet")
+    pq.write_table(table.slice(0, len(table) - 1), folder / "items.parquet")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (rewritten, "segments/2026-01-01T01.parquet was rewritten"),
+        (removed, "segments/2026-01-01T01.parquet is gone"),
+        (other_items, "items.parquet was rewritten"),
+    ],
+)
+def test_data_that_are_not_as_they_were_start_the_run_over_and_that_is_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Path], None], words: str
+) -> None:
+    first = pin_data(folder, ALL, tmp_path / "work", ALONE)
+    (tmp_path / "work" / "checkpoints").mkdir()
+    change(folder)
+    add_segment(folder, HOURS)
+    again = pin_data(folder, ALL, tmp_path / "work", ALONE)
+    assert f"{words} since this run began: it starts over from the data as they are now" in said(capsys)
+    assert again != first
+    assert HOURS in names(folder, again)
+    assert not (tmp_path / "work" / "checkpoints").exists()
+
+
+def test_another_wish_for_data_is_another_run(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pin_data(folder, ALL, tmp_path / "work", ALONE)
+    window = DataRef(path="set", window="2h")
+    assert names(folder, pin_data(folder, window, tmp_path / "work", ALONE), window) == [4, 5]
+    assert "spec.data was changed since this run began" in said(capsys)
+
+
+def test_files_that_were_copied_to_another_volume_are_the_same(folder: Path, tmp_path: Path) -> None:
+    pinned = pin_data(folder, ALL, tmp_path / "work", ALONE)
+    for path in folder.rglob("*.parquet"):
+        data = path.read_bytes()
+        path.unlink()
+        path.write_bytes(data)
+        os.utime(path, (1, 1))
+    assert pinned.changed(folder, ALL) == ""
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"files": []}'])
+def test_a_list_that_is_damaged_is_made_anew(folder: Path, tmp_path: Path, damage: bytes) -> None:
+    first = pin_data(folder, ALL, tmp_path / "work", ALONE)
+    (tmp_path / "work" / PINNED).write_bytes(damage)
+    assert pin_data(folder, ALL, tmp_path / "work", ALONE) == first
+    assert json.loads((tmp_path / "work" / PINNED).read_bytes())["data"] == {"path": "set"}
+
+
+def test_a_process_that_does_not_lead_reads_what_the_leader_says_and_writes_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaders = pin_data(folder, ALL, tmp_path / "work", ALONE)
+    add_segment(folder, HOURS)  # which this process sees and the leader did not
+    given: list[bytes] = []
+    monkeypatch.setattr(ProcessGroup, "broadcast", lambda _, data: given.append(data) or leaders.encoded())
+    assert pin_data(folder, ALL, tmp_path / "elsewhere", ProcessGroup(rank=1, size=2)) == leaders
+    assert given == [b""]
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_every_process_says_what_is_wrong_with_the_data(folder: Path, tmp_path: Path) -> None:
+    for group in (ALONE, ProcessGroup(rank=1, size=2)):
+        with pytest.raises(RecastError, match="no segment of") as caught:
+            pin_data(folder, DataRef(path="set", until="2020-01-01T00:00:00Z"), tmp_path / "work", group)
+        assert caught.value.termination.reason == "DataNotFound"

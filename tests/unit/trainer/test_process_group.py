@@ -1,0 +1,61 @@
+"""How the processes of a run come together and part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from recast_trainer.training.process_group import ProcessGroup, join_process_group
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is asked of torch.distributed, in order."""
+    made: list[str] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    for name in ("init_process_group", "barrier", "destroy_process_group"):
+        monkeypatch.setattr(dist, name, lambda *_, name=name, **__: made.append(name))
+    return made
+
+
+def test_processes_wait_for_each_other_before_they_part(calls: list[str]) -> None:
+    with join_process_group() as group:
+        assert (group.rank, group.size, group.is_leader) == (1, 2, False)
+        calls.append("work")
+    assert calls == ["init_process_group", "work", "barrier", "destroy_process_group"]
+
+
+def test_a_process_that_fails_waits_for_nobody(calls: list[str]) -> None:
+    with pytest.raises(ValueError, match="the cause"), join_process_group():
+        raise ValueError("the cause")
+    assert calls == ["init_process_group", "destroy_process_group"]
+
+
+def test_one_process_is_a_group_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: pytest.fail("nobody to meet"))
+    with join_process_group() as group:
+        assert (group.rank, group.size, group.is_leader) == (0, 1, True)
+        assert group.broadcast(b"alone") == b"alone"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_the_leader_says_reaches_everybody(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = b"the leader's \x00 words"
+    sent: list[Any] = [torch.tensor([len(said)]), torch.frombuffer(bytearray(said), dtype=torch.uint8)]
+
+    def broadcast(tensor: torch.Tensor, src: int) -> None:
+        assert src == 0
+        expected = sent.pop(0)
+        if rank == 0:
+            assert torch.equal(tensor, expected)
+        else:
+            tensor.copy_(expected)
+
+    monkeypatch.setattr(dist, "broadcast", broadcast)
+    assert ProcessGroup(rank=rank, size=2).broadcast(said if rank == 0 else b"mine") == said
+    assert sent == []
