@@ -15,10 +15,11 @@ from server_builders import LandedPair, land_pair
 
 from recast_api.run import RecastError
 from recast_api.server import ExpertServerConfig
+from recast_model.cpu import cpu_quota
 from recast_server.main import main, read_config, verify
 from recast_server.proto import foundation_pb2
 from recast_server.proto.generate import PROTO, SERVER
-from recast_server.runtime.cpu import cpu_quota, model_threads
+from recast_server.runtime.cpu import model_threads
 from recast_server.runtime.health import Health, Phase
 from recast_server.runtime.logs import JsonLines
 from recast_server.runtime.model_thread import ExpiredError, ModelThread, QueueFullError

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from recast_trainer.training.process_group import ProcessGroup, join_process_group
+from recast_trainer.training.process_group import ProcessGroup, join_process_group, limit_threads
 
 
 @pytest.fixture
@@ -59,3 +60,32 @@ def test_what_the_leader_says_reaches_everybody(rank: int, monkeypatch: pytest.M
     monkeypatch.setattr(dist, "broadcast", broadcast)
     assert ProcessGroup(rank=rank, size=2).broadcast(said if rank == 0 else b"mine") == said
     assert sent == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "quota", "threads"),
+    [
+        ({}, "max 100000", 8),
+        ({}, "300000 100000", 3),
+        ({}, "50000 100000", 1),
+        ({"LOCAL_WORLD_SIZE": "2"}, "max 100000", 4),
+        ({"LOCAL_WORLD_SIZE": "2"}, "300000 100000", 1),
+        ({"LOCAL_WORLD_SIZE": "20"}, "max 100000", 1),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "max 100000", 1),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "400000 100000", 4),
+        ({"OMP_NUM_THREADS": "5"}, "300000 100000", None),
+    ],
+)
+def test_a_process_has_the_threads_that_its_machine_or_container_has_for_it(
+    environment: dict[str, str], quota: str, threads: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOCAL_WORLD_SIZE", "KUBERNETES_SERVICE_HOST", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    given: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    limit_threads(tmp_path)
+    assert given == ([] if threads is None else [threads])

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from recast_model.cpu import CGROUP, cpu_quota, given_cpus
 from recast_model.distributed import gather_rows
 
 CPU = torch.device("cpu")
@@ -78,11 +80,22 @@ class ProcessGroup:
             print(text, flush=True)
 
 
+def limit_threads(cgroup: Path = CGROUP) -> None:
+    """Give each process of this machine its share of the CPUs, unless ``OMP_NUM_THREADS`` says how many.
+
+    In a pod without a CPU limit it is one thread: threads that wait for each other on a busy node cost tenfold.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    shared = "KUBERNETES_SERVICE_HOST" in os.environ and cpu_quota(cgroup) is None
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(1 if shared else max(1, int(given_cpus(cgroup) / processes)))
+
+
 @contextmanager
 def join_process_group() -> Iterator[ProcessGroup]:
     """Join the group that torchrun describes in the environment, and leave it at the end."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)  # as torchrun has it; threads that wait for each other on a busy node cost tenfold
+    limit_threads()
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
