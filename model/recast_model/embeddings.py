@@ -10,6 +10,7 @@ A table made without an optimiser only looks up, and needs no FBGEMM: that is wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -79,11 +80,12 @@ class EmbeddingTable(nn.Module):
             self._pending.append((flat, out))
         return out.view(*ids.shape, self.dim)
 
-    def step(self) -> None:
+    def step(self, rate_factor: float = 1.0, max_norm: float = math.inf) -> None:
         """Apply the gradients of all lookups since the last step, of all ranks, in one update.
 
-        Every rank must call it. Raises ``NotFinite`` on all ranks, with the table untouched, if any gradient is not
-        finite, and ``RuntimeError`` for a table without an optimiser.
+        The update has ``rate_factor`` times the optimiser's learning rate; gradients whose norm over all rows exceeds
+        ``max_norm`` are scaled down to it. Every rank must call it. Raises ``NotFinite`` on all ranks, with the table
+        untouched, if any gradient is not finite, and ``RuntimeError`` for a table without an optimiser.
         """
         if not self._fused:
             raise RuntimeError(f'table "{self.name}" was made without an optimiser')
@@ -95,6 +97,11 @@ class EmbeddingTable(nn.Module):
                 f'the gradient of table "{self.name}" is not finite; the table was left as it was. '
                 "Lower spec.training.learningRate",
             )
+        norm = torch.linalg.vector_norm(gradients)
+        if norm > max_norm:
+            gradients = gradients * (max_norm / norm)
+        assert self.optimizer is not None
+        self._fused[0].set_learning_rate(self.optimizer.learning_rate * rate_factor)
         self._update(ids, gradients)
 
     def _update(self, ids: Tensor, gradients: Tensor) -> None:

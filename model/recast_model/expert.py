@@ -60,6 +60,11 @@ class ExpertModel(nn.Module):
         """The embedding tables, whose update is not the dense optimiser's."""
         return [(name, module) for name, module in self.named_modules() if isinstance(module, EmbeddingTable)]
 
+    @torch.no_grad()
+    def set_base_rates(self, rates: Tensor) -> None:
+        """Let the heads start from how often each task (T,) is positive; strictly between 0 and 1, NaN if unknown."""
+        self.heads.bias.copy_(torch.nan_to_num(torch.logit(rates.to(self.heads.bias))))
+
     def forward(self, batch: RequestBatch, tae: Tensor, tae_present: Tensor) -> Tensor:
         """Logits (B, M, T) from ``tae`` (B, M, D_tae) where ``tae_present`` (B,) bool, else from the absent vector."""
         present = tae_present

@@ -66,6 +66,16 @@ class FoundationModel(nn.Module):
         """The embedding tables, whose update is not the dense optimiser's."""
         return [(name, module) for name, module in self.named_modules() if isinstance(module, EmbeddingTable)]
 
+    @torch.no_grad()
+    def set_base_rates(self, rates: Tensor) -> None:
+        """Let the heads of a model that has learned nothing start from how often each task is positive.
+
+        ``rates`` (surfaces, tasks) strictly between 0 and 1, NaN where a surface has no such task.
+        """
+        logits = torch.logit(rates.to(self.heads.bias))
+        self.heads.bias.copy_(torch.nan_to_num(logits.nanmean(0)))
+        self.align[:, -1, :] = torch.nan_to_num(logits)
+
     def tae(self, batch: RequestBatch) -> Tensor:
         """(B, M, tae_dim): what serving computes, and nothing more. Rows of masked candidates mean nothing."""
         longest = batch.history_items.shape[1]

@@ -15,7 +15,6 @@ from server_builders import LandedPair, land_pair
 
 from recast_api.run import RecastError
 from recast_api.server import ExpertServerConfig
-from recast_model.cpu import cpu_quota
 from recast_server.main import main, read_config, verify
 from recast_server.proto import foundation_pb2
 from recast_server.proto.generate import PROTO, SERVER
@@ -118,24 +117,6 @@ async def test_liveness_fails_for_a_thread_that_is_stuck_after_start_up(thread: 
     assert health.live
     thread.close()
     assert not health.live
-
-
-@pytest.mark.parametrize(
-    ("files", "quota"),
-    [
-        ({"cpu.max": "150000 100000"}, 1.5),
-        ({"cpu.max": "max 100000"}, None),
-        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4.0),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
-        ({}, None),
-    ],
-    ids=["v2", "v2 unlimited", "v1", "v1 unlimited", "none"],
-)
-def test_the_cpu_quota_comes_from_the_cgroup(tmp_path: Path, files: dict[str, str], quota: float | None) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert cpu_quota(tmp_path) == quota
 
 
 def test_the_model_always_has_a_thread(tmp_path: Path) -> None:

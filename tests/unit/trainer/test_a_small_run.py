@@ -134,6 +134,13 @@ def test_a_foundations_manifest_says_what_was_ordered_and_up_to_when_it_learned(
     assert made.config["attn_norm_len"] == made.config["history_length"] == 6
 
 
+def test_an_expert_ships_the_histories_that_it_reads(world: World) -> None:
+    bundle = load_expert(world.folder(world.expert), world.expert)
+    lengths = np.diff(bundle.history.offsets)
+    assert lengths.max() == bundle.config.history_length
+    assert set(bundle.history.events.surfaces.tolist()) == {bundle.config.surface_index}
+
+
 def test_an_experts_manifest_names_its_foundation_its_tasks_and_its_watermark(world: World) -> None:
     made = world.expert
     assert made.foundation is not None

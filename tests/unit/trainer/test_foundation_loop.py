@@ -25,7 +25,7 @@ from trainer_builders import (
 from recast_model.inference import embed
 from recast_trainer.tae import log as tae_log
 from recast_trainer.training import loop
-from recast_trainer.training.loop import PROBES, FoundationTrainer, TrainedFoundation, global_batches
+from recast_trainer.training.loop import FoundationTrainer, TrainedFoundation, global_batches
 from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.stream import Stream
 
@@ -128,14 +128,52 @@ def test_every_request_of_the_learned_segments_is_learned_once_in_time_order(run
 
 def test_a_segments_likeness_to_the_final_version_is_that_of_the_model_which_embedded_it(run: Run) -> None:
     watched, trained, _ = run
-    batch = watched.stream.batch(watched.stream.requests(LEARN), 6, ProcessGroup())
+    batch = watched.stream.batch(watched.stream.requests_from(LEARN), 6, ProcessGroup())
     final = embed(trained.model, batch)[batch.candidate_mask].float()
     assert len(trained.similarities) == LEARN
     for probe, likeness in zip(watched.probes, trained.similarities, strict=True):
-        cosine = torch.nn.functional.cosine_similarity(torch.from_numpy(probe), final, dim=1).mean()
+        rows = torch.from_numpy(probe)
+        cosine = torch.nn.functional.cosine_similarity(rows - rows.mean(0), final - final.mean(0), dim=1).mean()
         assert likeness == pytest.approx(float(cosine), abs=1e-5)
-    assert watched.probes.shape == (LEARN, PER_HOUR * SLATE, 4)
-    assert PROBES >= PER_HOUR
+    assert watched.probes.shape == (LEARN, (HOURS - LEARN) * PER_HOUR * SLATE, 4)
+
+
+def test_probes_are_from_all_over_the_tail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = stream_of(hand_rows(HOURS, PER_HOUR), HOURS)
+    asked: list[list[int]] = []
+
+    def score(_: Any, __: Any, requests: np.ndarray, ___: Any) -> Any:
+        asked.append(requests.tolist())
+        return None, np.zeros((len(requests), 4), np.float16)
+
+    monkeypatch.setattr(loop, "score_foundation", score)
+    for probes, step in ((64, 1), (6, 2), (5, 2), (1, 12)):
+        monkeypatch.setattr(loop, "PROBES", probes)
+        trainer(tmp_path, stream)
+        first = LEARN * PER_HOUR
+        assert asked[-1] == list(range(first, HOURS * PER_HOUR, step))[:probes]
+
+
+def test_heads_start_from_the_base_rates_of_what_is_learned_first(tmp_path: Path) -> None:
+    stream = stream_of(hand_rows(HOURS, PER_HOUR), HOURS)
+    made = trainer(tmp_path, stream)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    step = made.learner.step
+
+    def noted(loss: Any) -> None:
+        seen.append((made.model.heads.bias.detach().clone(), made.model.align[:, -1].detach().clone()))
+        step(loss)
+
+    made.learner.step = noted  # type: ignore[method-assign]
+    first = stream.requests(0)
+    made.watermark = stream.segments[0].end - 1
+    made.learn(first)
+    rates = stream.base_rates(first)
+    torch.testing.assert_close(seen[0][1], torch.logit(rates).nan_to_num().float())
+    torch.testing.assert_close(seen[0][0], torch.logit(rates).nanmean(0).float())
+    before = made.model.heads.bias.detach().clone()
+    made.learn(stream.requests(1))  # only once
+    assert (made.model.heads.bias.detach() - before).abs().max() < 0.2
 
 
 def test_a_label_is_learned_at_the_end_of_the_segment_in_which_its_request_matured_and_not_before(

@@ -9,18 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from recast_api.run import RecastError
+from recast_model.config import FoundationConfig
 from recast_model.embeddings import EmbeddingTable, TableOptimizer
+from recast_model.foundation import FoundationModel
 from recast_trainer.training.process_group import ProcessGroup
-from recast_trainer.training.step import MAX_NORM, WARM_UP_STEPS, Learner, rate_factor
+from recast_trainer.training.step import MAX_NORM, WARM_UP_STEPS, Learner, decay_groups, rate_factor
 
 
 class Small(nn.Module):
-    """Two dense numbers, one that no loss reads, and a table."""
+    """Two dense numbers, a matrix and a bias that no loss reads, and a table."""
 
     def __init__(self) -> None:
         super().__init__()
         self.dense = nn.Parameter(torch.tensor([1.0, -2.0]))
-        self.unread = nn.Parameter(torch.tensor([1.0]))
+        self.unread = nn.Linear(1, 1)
+        nn.init.ones_(self.unread.weight)
+        nn.init.ones_(self.unread.bias)
         self.frozen = nn.Parameter(torch.tensor([1.0]), requires_grad=False)
         self.table = EmbeddingTable("items", 4, 4, TableOptimizer("SGD", learning_rate=0.5))
 
@@ -52,16 +56,16 @@ def test_a_foundations_warm_up_is_a_hundred_steps() -> None:
     assert Learner(Small(), ProcessGroup(), 0.1, 0).warm_up == 100
 
 
-def test_the_first_step_is_adamws_with_a_decay_of_a_hundredth_at_the_steps_rate() -> None:
+def test_the_first_step_is_adamws_with_a_decay_of_a_hundredth_of_matrices_at_the_steps_rate() -> None:
     made = learner(rate=0.1, warm_up=4)
     made.step(lambda: loss_with(made, (0.3, -0.4)))
     rate = 0.1 / 4
     model = made.model
     assert isinstance(model, Small)
     # Adam's first step is the sign of the gradient; decay multiplies by 1 - rate / 100, for what no loss reads too.
-    expected = torch.tensor([1.0, -2.0]) * (1 - rate * 0.01) - rate * torch.tensor([1.0, -1.0])
-    torch.testing.assert_close(model.dense.detach(), expected)
-    torch.testing.assert_close(model.unread.detach(), torch.tensor([1 - rate * 0.01]))
+    torch.testing.assert_close(model.dense.detach(), torch.tensor([1.0, -2.0]) - rate * torch.tensor([1.0, -1.0]))
+    torch.testing.assert_close(model.unread.weight.detach(), torch.tensor([[1 - rate * 0.01]]))
+    assert model.unread.bias.item() == 1.0
     assert model.frozen.item() == 1.0
     assert made.steps == 1
 
@@ -70,17 +74,40 @@ def test_dense_gradients_are_clipped_to_norm_one_and_smaller_ones_left_alone() -
     for gradient, clipped in (((3.0, -4.0), (0.6, -0.8)), ((0.3, -0.4), (0.3, -0.4))):
         made = learner()
         made.step(lambda made=made, gradient=gradient: loss_with(made, gradient))  # type: ignore[misc]
-        first_moment = made.optimizer.state[made.parameters[0]]["exp_avg"]
+        assert isinstance(made.model, Small)
+        first_moment = made.optimizer.state[made.model.dense]["exp_avg"]
         torch.testing.assert_close(first_moment, 0.1 * torch.tensor(clipped))
     assert MAX_NORM == 1.0
 
 
-def test_tables_take_their_own_step_beside_the_dense_one() -> None:
-    made = learner()
-    made.step(lambda: loss_with(made, (0.1, 0.1), table=2.0))
-    model = made.model
-    assert isinstance(model, Small)
-    assert model.table.weight.sum(1).tolist() == [0.0, 0.0, -4.0, 0.0]  # four numbers, each by 0.5 * 2
+@pytest.mark.parametrize(("gradient", "moved"), [(0.25, -0.5), (0.5, -1.0), (2.0, -1.0)])
+def test_tables_take_their_own_step_beside_the_dense_one_on_the_same_schedule_and_clipped_likewise(
+    gradient: float, moved: float
+) -> None:
+    """Four numbers of one row, each by the rate of 0.5 times the gradient; above 0.5 each, their norm exceeds 1."""
+    made = learner(warm_up=2)
+    for factor in (0.5, 1.0):
+        assert isinstance(made.model, Small)
+        before = made.model.table.weight[2].clone()
+        made.step(lambda: loss_with(made, (0.1, 0.1), table=gradient))
+        assert (made.model.table.weight[2] - before).sum().item() == pytest.approx(moved * factor)
+    assert made.model.table.weight[[0, 1, 3]].abs().sum() == 0
+
+
+def test_matrices_decay_and_norms_biases_embeddings_and_learned_vectors_do_not() -> None:
+    config = FoundationConfig(
+        block="DLRMv3", layers=1, dim=8, heads=2, history_length=4, attn_norm_len=4, tae_dim=4, content_dim=2,
+        item_count=3, surfaces=("feed", "reels"), tasks=("click",),
+    )  # fmt: skip
+    model = FoundationModel(config, torch.zeros(4, 2))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed, free = (sorted(names[id(parameter)] for parameter in group) for group in decay_groups(model))
+    assert decayed == [
+        "embed.1.weight", "heads.weight", "stack.layers.0.output.weight", "stack.layers.0.project.weight",
+        "tokens.content_mlp.0.weight", "tokens.content_mlp.2.weight",
+    ]  # fmt: skip
+    assert {"heads.bias", "align", "tokens.action", "tokens.hour.weight", "tokens.norm.weight"} <= set(free)
+    assert len(decayed) + len(free) == len(names)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -98,7 +125,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_at_all(bad: float) -> Non
     made.step(lambda: loss_with(made, (0.1, 0.1)))  # the table's gradient of the failed step is forgotten
     model = made.model
     assert isinstance(model, Small)
-    assert model.table.weight.sum().item() == -2.0
+    assert model.table.weight.sum().item() == -1.0
 
 
 def drawn(seed: int, steps: int, rank: int) -> float:

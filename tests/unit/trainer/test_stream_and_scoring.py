@@ -263,3 +263,14 @@ def test_the_same_requests_are_read_by_another_versions_items_and_by_surface(str
     assert set(stream.snapshot(6).events.surfaces.tolist()) == {0, 1}
     assert shipped.until == stream.snapshot(6).until == stream.end
     assert DATASET.surface_names == ("feed", "reels")
+
+
+def test_base_rates_are_counted_by_surface_and_task_among_the_labels_that_are_known(stream: Stream) -> None:
+    rates = stream.base_rates(np.arange(9))
+    rows = stream.table.rows.take(stream.rows_of(np.arange(9)))
+    for surface in range(2):
+        for task in range(rows.labels.shape[1]):
+            known = rows.labels[(rows.surfaces == surface) & rows.label_mask[:, task], task]
+            expected = (known.sum() + 0.5) / (len(known) + 1) if len(known) else float("nan")
+            assert float(rates[surface, task]) == pytest.approx(expected, nan_ok=True)
+    assert stream.base_rates(np.arange(0)).isnan().all()

@@ -128,12 +128,12 @@ def test_vectors_that_are_not_finite_are_never_logged(tmp_path: Path) -> None:
     ("similarities", "first"),
     [
         ([], 0),
-        ([0.9], 0),
-        ([0.9, 0.8999, 0.9], 2),
-        ([0.8999], 1),
+        ([0.4], 0),
+        ([0.4, 0.3999, 0.4], 2),
+        ([0.3999], 1),
         ([0.95, 0.99], 0),
         ([0.2, 0.95], 1),
-        ([0.95, 0.5, 0.95, 1.0], 2),
+        ([0.95, 0.1, 0.95, 1.0], 2),
         ([0.99, 0.1], 2),
     ],
 )
@@ -143,15 +143,18 @@ def test_a_segment_is_burned_in_when_it_and_all_later_ones_resemble_the_final_ve
     assert first_usable(similarities) == first
 
 
-def test_similarity_is_the_mean_cosine() -> None:
-    probe = np.array([[3.0, 4.0], [1.0, 0.0], [2.0, 0.0], [0.0, 0.0]], np.float32)
-    final = np.array([[4.0, 3.0], [-5.0, 0.0], [2.0, 2.0], [1.0, 1.0]], np.float32)
-    assert similarity(probe, final) == pytest.approx((24 / 25 - 1 + 0.5**0.5 + 0) / 4)
+def test_similarity_is_the_mean_cosine_of_what_rows_do_not_have_in_common() -> None:
+    probe = np.array([[3.0, 4.0], [-3.0, -4.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]], np.float32)
+    final = np.array([[4.0, 3.0], [-4.0, -3.0], [2.0, 2.0], [-2.0, -2.0], [0.0, 0.0]], np.float32)
+    expected = (2 * 24 / 25 + 2 * 0.5**0.5 + 0) / 5
+    assert similarity(probe, final) == pytest.approx(expected)
+    assert similarity(probe + np.float32([100, 7]), final - np.float32([3, 50])) == pytest.approx(expected, abs=1e-4)
     assert similarity(probe[:0], final[:0]) == 0
 
 
-def test_similarity_is_one_for_a_scaled_copy_and_zero_for_orthogonal_vectors() -> None:
-    probe = np.eye(4, dtype=np.float32)
+def test_similarity_is_one_for_a_scaled_copy_minus_one_for_a_mirrored_and_zero_for_unrelated_rows() -> None:
+    probe = np.random.default_rng(0).normal(size=(4000, 4)).astype(np.float32)
     assert similarity(probe, 3 * probe) == pytest.approx(1)
-    assert similarity(probe, np.roll(probe, 1, axis=1)) == 0
-    assert similarity(probe, np.zeros_like(probe)) == 0
+    assert similarity(probe, -probe) == pytest.approx(-1)
+    assert abs(similarity(probe, np.roll(probe, 1, axis=0))) < 0.05
+    assert similarity(probe, np.ones_like(probe)) == 0

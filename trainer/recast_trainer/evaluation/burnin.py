@@ -12,14 +12,24 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-THRESHOLD = 0.9
+THRESHOLD = 0.4
+"""Of a similarity that knows no common part. A segment that is dropped costs an expert more than its age does: on the
+default synthetic stream at 400 requests an hour, dropping 9, 17, 24 and 34 of 38 segments gave the smallest surface an
+NE of 0.781, 0.814, 0.812 and 0.820."""
 
 
 def similarity(probe: NDArray[np.float32], final: NDArray[np.float32]) -> float:
-    """Mean cosine between the same rows (P, D) at two points of a run; 0 for vectors of length zero."""
-    scale = np.linalg.norm(probe, axis=1) * np.linalg.norm(final, axis=1)
-    dots = (probe.astype(np.float64) * final).sum(axis=1)
-    return float(np.where(scale > 0, dots / np.maximum(scale, 1e-30), 0.0).mean()) if len(probe) else 0.0
+    """Mean cosine between the same rows (P, D) at two points of a run, each less its mean over the rows.
+
+    What all rows have in common tells none of them apart, and would let any two points look alike. 0 for rows that are
+    all the same.
+    """
+    if not len(probe):
+        return 0.0
+    one, other = (rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64) for rows in (probe, final))
+    scale = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    dots = (one * other).sum(axis=1)
+    return float(np.where(scale > 0, dots / np.maximum(scale, 1e-30), 0.0).mean())
 
 
 def first_usable(similarities: Sequence[float], threshold: float = THRESHOLD) -> int:

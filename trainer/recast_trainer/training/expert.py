@@ -30,6 +30,8 @@ from recast_trainer.training.stream import Ints, Stream
 
 MIN_USABLE_ROWS = 200
 WARM_UP_STEPS = 20
+BASE_RATE_REQUESTS = 1000
+"""The first of its requests, from which an expert takes the base rates that it starts from."""
 CHECKPOINT_SECONDS = 30.0
 """A run that is cut off repeats this much, and what it wrote in between cost it nothing that one would notice."""
 
@@ -114,6 +116,10 @@ class ExpertTrainer:
         """All epochs over the prequential rows, then the last phase once; or what an earlier attempt left of them."""
         begun = self._saved = time.monotonic()
         done = self._resume()
+        if not self.learner.steps:
+            first = np.concatenate([self.examples.prequential, self.examples.last_phase])[:BASE_RATE_REQUESTS]
+            rates = self.stream.base_rates(first)[self.config.surface_index]
+            self.model.set_base_rates(rates[list(self.config.task_columns)])
         for what, chunks in self._phases():
             left, done = chunks[done:], max(0, done - len(chunks))
             if left or not chunks:

@@ -105,6 +105,8 @@ class FoundationTrainer:
         waiting = np.concatenate([self.pending, requests])
         mature = self.stream.matured[waiting] <= self.watermark
         ready, self.pending = waiting[mature], waiting[~mature]
+        if not self.learner.steps and len(ready):
+            self.model.set_base_rates(self.stream.base_rates(ready))
         for chunk in global_batches(ready, self.optimization.batch_size):
             _, batch = self.stream.shard(chunk, self.config.history_length, self.group)
             self.learner.step(lambda batch=batch: foundation_loss(self.model(batch), batch).total)  # type: ignore[misc]
@@ -122,8 +124,9 @@ class FoundationTrainer:
         return range(self.split.learn, self.split.end)
 
     def _probe(self) -> NDArray[np.float32]:
-        """TAE (P, D) of the tail's first requests; their inputs alone, no label."""
-        requests = self.stream.requests(self.split.learn)[:PROBES]
+        """TAE (P, D) of requests from all over the tail; their inputs alone, no label."""
+        tail = self.stream.requests_from(self.split.learn)
+        requests = tail[:: max(1, len(tail) // PROBES)][:PROBES]
         return score_foundation(self.model, self.stream, requests, self.group)[1].astype(np.float32)
 
     def _save(self) -> None:

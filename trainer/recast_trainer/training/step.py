@@ -18,6 +18,7 @@ from recast_model.embeddings import EmbeddingTable
 from recast_trainer.training.process_group import ProcessGroup
 
 MAX_NORM = 1.0
+WEIGHT_DECAY = 0.01
 WARM_UP_STEPS = 100
 
 
@@ -29,6 +30,17 @@ def rate_factor(step: int, warm_up: int) -> float:
     return float(min((step + 1) / warm_up, (warm_up / (step + 1)) ** 0.5))
 
 
+def decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Trainable parameters that weight decay pulls towards zero, and those that it leaves alone.
+
+    It is for matrices, whose scale a norm undoes or a later layer answers. Norms, biases, embeddings and learned
+    vectors have a scale of their own that means something.
+    """
+    matrices = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [p for p in trained if id(p) in matrices], [p for p in trained if id(p) not in matrices]
+
+
 class Learner:
     """A model with its dense optimiser and its fused tables."""
 
@@ -38,8 +50,10 @@ class Learner:
         self.model, self.group, self.seed = model, group, seed
         self.learning_rate, self.warm_up = learning_rate, warm_up
         self.tables = [module for module in model.modules() if isinstance(module, EmbeddingTable)]
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, weight_decay=0.01)
+        decayed, free = decay_groups(model)
+        self.parameters = [*decayed, *free]
+        groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": free, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate)
         self.steps = 0
 
     def step(self, loss_of_shard: Callable[[], Tensor]) -> None:
@@ -64,10 +78,11 @@ class Learner:
                 f"the gradient of step {self.steps} is not finite; the model was left as it was. "
                 "Lower spec.training.learningRate",
             )
+        factor = rate_factor(self.steps, self.warm_up)
         for table in self.tables:
-            table.step()
+            table.step(factor, MAX_NORM)
         for settings in self.optimizer.param_groups:
-            settings["lr"] = self.learning_rate * rate_factor(self.steps, self.warm_up)
+            settings["lr"] = self.learning_rate * factor
         self.optimizer.step()
         self.steps += 1
 

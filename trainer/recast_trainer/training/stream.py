@@ -67,6 +67,18 @@ class Stream:
         columns = [self.dataset.tasks.index(task) for task in tasks]
         return self.table.rows.oracle[self.rows_of(requests)][:, columns]
 
+    def base_rates(self, requests: Ints) -> torch.Tensor:
+        """(surfaces, tasks) share of positive labels among the requests' rows; NaN where there is none.
+
+        Counted with half a positive and half a negative more, so that it is never 0 or 1.
+        """
+        rows = self.table.rows.take(self.rows_of(requests))
+        shape = (len(self.dataset.surfaces), len(self.dataset.tasks))
+        counts, positives = np.zeros(shape), np.zeros(shape)
+        np.add.at(counts, rows.surfaces, rows.label_mask)
+        np.add.at(positives, rows.surfaces, rows.labels * rows.label_mask)
+        return torch.from_numpy(np.where(counts > 0, (positives + 0.5) / (counts + 1), np.nan))
+
     def batch(self, requests: Ints, history_length: int, group: ProcessGroup) -> RequestBatch:
         """The requests as tensors on the group's device."""
         return RequestBatch.from_arrays(self.table.batch(requests, self.log, history_length)).to(group.device)
