@@ -87,10 +87,10 @@ def test_a_run_killed_while_it_learns_repeats_the_segment_without_doubling_a_row
     dying = start(run, stream, tmp_path)
     step = dying.learner.step
 
-    def die(loss: Any) -> None:
+    def die(loss: Any, done: float) -> None:
         if dying.segment == 3 and dying.learner.steps % 2:
             raise CrashError
-        step(loss)
+        step(loss, done)
 
     dying.learner.step = die  # type: ignore[method-assign]
     with pytest.raises(CrashError):
@@ -161,10 +161,10 @@ def test_an_attempt_after_new_data_have_arrived_goes_on_where_the_last_one_stood
 
     step = Learner.step
 
-    def die(self: Learner, loss: Any) -> None:
+    def die(self: Learner, loss: Any, done: float) -> None:
         if self.steps == 12:
             raise CrashError
-        step(self, loss)
+        step(self, loss, done)
 
     same_inputs = run.model_copy(update={"number": 8})
     with monkeypatch.context() as patch:

@@ -229,6 +229,18 @@ def test_an_expert_that_was_cut_off_ends_in_the_same_bits(
     assert ("resumed after" in capsys.readouterr().out) == (last > 3)
 
 
+def test_an_expert_cools_down_over_all_of_its_phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = stream_of(hand_rows(HOURS, PER_HOUR), HOURS, by_surface=True)
+    trainer = ExpertTrainer(
+        stream, expert_config(), optimization(epochs=2), ProcessGroup(), examples(tmp_path / "log", stream)
+    )
+    done: list[float] = []
+    step = trainer.learner.step
+    monkeypatch.setattr(trainer.learner, "step", lambda loss, share: (done.append(share), step(loss, share)))
+    trainer.train()
+    assert done == [steps / 8 for steps in range(8)]
+
+
 def test_a_checkpoint_is_written_when_its_time_has_come_and_by_the_leader_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

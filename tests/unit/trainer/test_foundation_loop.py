@@ -53,6 +53,7 @@ class Watched(FoundationTrainer):
         super().__init__(*arguments)
         self.learned: list[list[int]] = []
         self.before: dict[int, bytes] = {}
+        self.done: list[float] = []
         step = self.learner.step
         model = self.model.forward
 
@@ -61,9 +62,10 @@ class Watched(FoundationTrainer):
                 self.learned[-1] += batch.row_ids[batch.candidate_mask].tolist()
             return model(batch)
 
-        def watched(loss: Any) -> None:
+        def watched(loss: Any, done: float) -> None:
             self.learned.append([])
-            step(loss)
+            self.done.append(done)
+            step(loss, done)
 
         self.learner.step = watched  # type: ignore[method-assign]
         self.model.forward = forward  # type: ignore[method-assign]
@@ -126,6 +128,11 @@ def test_every_request_of_the_learned_segments_is_learned_once_in_time_order(run
     assert watched.learner.steps == len(watched.learned) == LEARN * 2
 
 
+def test_a_step_knows_how_much_of_the_run_is_over(run: Run) -> None:
+    watched, _, _ = run
+    assert watched.done == [segment / LEARN for segment in range(LEARN) for _ in range(2)]
+
+
 def test_a_segments_likeness_to_the_final_version_is_that_of_the_model_which_embedded_it(run: Run) -> None:
     watched, trained, _ = run
     batch = watched.stream.batch(watched.stream.requests_from(LEARN), 6, ProcessGroup())
@@ -160,9 +167,9 @@ def test_heads_start_from_the_base_rates_of_what_is_learned_first(tmp_path: Path
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     step = made.learner.step
 
-    def noted(loss: Any) -> None:
+    def noted(loss: Any, done: float) -> None:
         seen.append((made.model.heads.bias.detach().clone(), made.model.align[:, -1].detach().clone()))
-        step(loss)
+        step(loss, done)
 
     made.learner.step = noted  # type: ignore[method-assign]
     first = stream.requests(0)

@@ -13,7 +13,7 @@ from recast_model.config import FoundationConfig
 from recast_model.embeddings import EmbeddingTable, TableOptimizer
 from recast_model.foundation import FoundationModel
 from recast_trainer.training.process_group import ProcessGroup
-from recast_trainer.training.step import MAX_NORM, WARM_UP_STEPS, Learner, decay_groups, rate_factor
+from recast_trainer.training.step import MAX_NORM, WARM_UP_STEPS, Learner, cooldown, decay_groups, rate_factor
 
 
 class Small(nn.Module):
@@ -49,6 +49,17 @@ def test_the_rate_rises_in_a_line_and_falls_with_the_inverse_square_root(
     step: int, warm_up: int, factor: float
 ) -> None:
     assert rate_factor(step, warm_up) == pytest.approx(factor, rel=1e-12)
+
+
+@pytest.mark.parametrize(("done", "share"), [(0.0, 1.0), (0.5, 1.0), (0.7, 1.0), (0.85, 0.55), (1.0, 0.1)])
+def test_the_rate_goes_down_to_a_tenth_over_the_last_three_tenths_of_a_run(done: float, share: float) -> None:
+    assert cooldown(done) == pytest.approx(share)
+    made = learner(warm_up=1)
+    made.step(lambda: loss_with(made, (0.1, 0.1), table=0.25), done)
+    assert isinstance(made.model, Small)
+    assert made.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * share)
+    assert made.optimizer.param_groups[1]["lr"] == pytest.approx(0.1 * share)
+    assert made.model.table.weight[2].sum().item() == pytest.approx(-0.5 * share)
 
 
 def test_a_foundations_warm_up_is_a_hundred_steps() -> None:

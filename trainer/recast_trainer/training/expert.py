@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,7 @@ class ExpertTrainer:
     ) -> None:
         self.stream, self.config, self.group = stream, config, group
         self.optimization, self.examples = optimization, examples
-        self.checkpoints, self._saved = checkpoints, 0.0
+        self.checkpoints, self._saved, self._total = checkpoints, 0.0, 1
         torch.manual_seed(optimization.seed)
         rate = float(optimization.learning_rate)
         self.model = ExpertModel(
@@ -120,7 +121,9 @@ class ExpertTrainer:
             first = np.concatenate([self.examples.prequential, self.examples.last_phase])[:BASE_RATE_REQUESTS]
             rates = self.stream.base_rates(first)[self.config.surface_index]
             self.model.set_base_rates(rates[list(self.config.task_columns)])
-        for what, chunks in self._phases():
+        phases = self._phases()
+        self._total = sum(len(chunks) for _, chunks in phases)
+        for what, chunks in phases:
             left, done = chunks[done:], max(0, done - len(chunks))
             if left or not chunks:
                 loss = self._learn(left)
@@ -132,7 +135,7 @@ class ExpertTrainer:
         sums = torch.zeros(2, dtype=torch.float64)  # log loss, labels
         for chunk in chunks:
             index, batch = self.stream.shard(chunk, self.config.history_length, self.group)
-            self.learner.step(lambda batch=batch, index=index: self._loss(batch, index, sums))  # type: ignore[misc]
+            self.learner.step(partial(self._loss, batch, index, sums), self.learner.steps / self._total)
             self._save_at_times()
         return float(sums[0] / sums[1].clamp(min=1))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from recast_api.run import Optimization
+from recast_model.batch import RequestBatch
 from recast_model.config import FoundationConfig
 from recast_model.embeddings import TableOptimizer
 from recast_model.foundation import FoundationModel
@@ -109,7 +111,10 @@ class FoundationTrainer:
             self.model.set_base_rates(self.stream.base_rates(ready))
         for chunk in global_batches(ready, self.optimization.batch_size):
             _, batch = self.stream.shard(chunk, self.config.history_length, self.group)
-            self.learner.step(lambda batch=batch: foundation_loss(self.model(batch), batch).total)  # type: ignore[misc]
+            self.learner.step(partial(self._loss, batch), self.segment / self.split.learn)
+
+    def _loss(self, batch: RequestBatch) -> torch.Tensor:
+        return foundation_loss(self.model(batch), batch).total
 
     def _log(self, index: int, requests: Ints, phase: tae_log.Phase) -> ScoredRows:
         scored, tae = score_foundation(self.model, self.stream, requests, self.group)

@@ -20,6 +20,8 @@ from recast_trainer.training.process_group import ProcessGroup
 MAX_NORM = 1.0
 WEIGHT_DECAY = 0.01
 WARM_UP_STEPS = 100
+COOLDOWN_FROM = 0.7
+COOLED = 0.1
 
 
 def rate_factor(step: int, warm_up: int) -> float:
@@ -28,6 +30,14 @@ def rate_factor(step: int, warm_up: int) -> float:
     It needs no end, as a stream has none, and its fall lets the embedding settle: more of the TAE log is usable.
     """
     return float(min((step + 1) / warm_up, (warm_up / (step + 1)) ** 0.5))
+
+
+def cooldown(done: float) -> float:
+    """Share of the rate when ``done`` (0 to 1) of a run is over: all of it at first, then a line down to a tenth.
+
+    What lands is where a run ends: at a high rate that is wherever the last few steps happened to throw it.
+    """
+    return min(1.0, 1.0 - (1.0 - COOLED) * (done - COOLDOWN_FROM) / (1.0 - COOLDOWN_FROM))
 
 
 def decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -56,10 +66,11 @@ class Learner:
         self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate)
         self.steps = 0
 
-    def step(self, loss_of_shard: Callable[[], Tensor]) -> None:
+    def step(self, loss_of_shard: Callable[[], Tensor], done: float = 0.0) -> None:
         """Learn from one global batch; every process must call it. Raises ``NotFinite`` before anything is changed.
 
-        ``loss_of_shard`` gives this process's summed loss over the global count of labels.
+        ``loss_of_shard`` gives this process's summed loss over the global count of labels; ``done`` is the share of the
+        run that is over.
         """
         torch.manual_seed((self.seed * 1_000_003 + self.steps) * 1_009 + self.group.rank)
         self.model.train()
@@ -78,7 +89,7 @@ class Learner:
                 f"the gradient of step {self.steps} is not finite; the model was left as it was. "
                 "Lower spec.training.learningRate",
             )
-        factor = rate_factor(self.steps, self.warm_up)
+        factor = rate_factor(self.steps, self.warm_up) * cooldown(done)
         for table in self.tables:
             table.step(factor, MAX_NORM)
         for settings in self.optimizer.param_groups:
