@@ -71,6 +71,7 @@ def _train(options: argparse.Namespace) -> None:
 
     with join_process_group() as group:
         for model in chosen:
+            group.barrier()  # what the next one reads has landed
             run = local_run(model, data, models)
             group.barrier()  # nobody may land before everybody has counted the versions
             group.log(f"{run.kind} {run.model} v{run.number}, in {models.folder(run.kind, run.model, run.number)}")

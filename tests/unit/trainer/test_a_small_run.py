@@ -300,3 +300,15 @@ def test_weights_in_a_landed_folder_are_those_that_were_measured(world: World) -
     bundle = load_foundation(world.folder(world.foundation), world.foundation)
     assert all(torch.isfinite(value).all() for value in bundle.model.state_dict().values())
     assert bundle.history.until == START + HOURS * HOUR
+
+
+def test_processes_meet_once_more_before_the_leader_lands_and_never_wait_for_it(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(world.root / "set", tmp_path / "set")
+    events: list[str] = []
+    land = runs.land
+    monkeypatch.setattr(ProcessGroup, "barrier", lambda _: events.append("barrier"))
+    monkeypatch.setattr(runs, "land", lambda *given: (events.append("land"), land(*given))[1])
+    assert execute(order(tmp_path), ProcessGroup(), None) is not None
+    assert events[-2:] == ["barrier", "land"]

@@ -132,11 +132,22 @@ def test_files_that_were_copied_to_another_volume_are_the_same(folder: Path, tmp
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"files": []}'])
-def test_a_list_that_is_damaged_is_made_anew(folder: Path, tmp_path: Path, damage: bytes) -> None:
+def test_a_list_that_is_damaged_is_made_anew_and_that_is_said(
+    folder: Path, tmp_path: Path, damage: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = pin_data(folder, ALL, tmp_path / "work", ALONE)
+    (tmp_path / "work" / "checkpoints").mkdir()
     (tmp_path / "work" / PINNED).write_bytes(damage)
     assert pin_data(folder, ALL, tmp_path / "work", ALONE) == first
+    assert "data.json is damaged since this run began: it starts over" in said(capsys)
+    assert not (tmp_path / "work" / "checkpoints").exists()
     assert json.loads((tmp_path / "work" / PINNED).read_bytes())["data"] == {"path": "set"}
+
+
+def test_a_list_that_cannot_be_read_just_now_is_not_taken_for_none(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "work" / PINNED).mkdir(parents=True)
+    with pytest.raises(OSError, match=r"data\.json"):
+        pin_data(folder, ALL, tmp_path / "work", ALONE)
 
 
 def test_a_process_that_does_not_lead_reads_what_the_leader_says_and_writes_nothing(

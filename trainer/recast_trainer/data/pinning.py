@@ -54,11 +54,13 @@ class PinnedData(Wire):
 
     @classmethod
     def read(cls, work: Path) -> PinnedData | None:
-        """The run's pin; None where there is none, or none that can be read."""
+        """The run's pin; None where there is none. Raises ``ValueError`` for one that is damaged."""
         try:
             return cls.model_validate_json((work / PINNED).read_bytes())
-        except (OSError, ValidationError):
+        except FileNotFoundError:
             return None
+        except ValidationError as error:
+            raise ValueError(f"{PINNED} is damaged") from error
 
     def write(self, work: Path) -> None:
         """Make this the run's pin; a crash leaves it whole or absent."""

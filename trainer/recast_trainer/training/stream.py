@@ -128,8 +128,12 @@ def pin_data(folder: Path, data: DataRef, work: Path, group: ProcessGroup) -> Pi
     segments = choose_segments(folder, load_dataset(folder), data)  # everywhere, so that every pod names what is wrong
     pinned = None
     if group.is_leader:
-        pinned = PinnedData.read(work)
-        if pinned is not None and (changed := pinned.changed(folder, data)):
+        try:
+            pinned = PinnedData.read(work)
+            changed = pinned.changed(folder, data) if pinned else ""
+        except ValueError as damaged:
+            changed = str(damaged)
+        if changed:
             group.log(f"{changed} since this run began: it starts over from the data as they are now")
             shutil.rmtree(work, ignore_errors=True)
             pinned = None
