@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from recast_api.resources.version import Measurement
-from recast_trainer.evaluation.measure import ALL, ScoredRows, decimal, headline, measurements
+from recast_trainer.data.schema import ALL_SURFACES as ALL
+from recast_trainer.evaluation.measure import ScoredRows, decimal, headline, measurements
 from recast_trainer.evaluation.metrics import RunningNE, paired_increase, quality
 
 

@@ -226,7 +226,11 @@ def test_an_expert_that_was_cut_off_ends_in_the_same_bits(
     assert again.train().state_dict().keys() == whole.keys()
     assert all(torch.equal(value, whole[name]) for name, value in again.model.state_dict().items())
     assert again.learner.steps == 8
-    assert ("resumed after" in capsys.readouterr().out) == (last > 3)
+    said = capsys.readouterr().out
+    assert ("resumed after" in said) == (last > 3)
+    start = int(said.split("resumed after ")[1].split()[0]) if "resumed after" in said else 0
+    phases = [line.split("  ")[0] for line in said.splitlines() if "log loss" in line]
+    assert phases == [what for what, end in (("epoch 1/2", 3), ("epoch 2/2", 6), ("last phase", 8)) if start < end]
 
 
 def test_an_expert_cools_down_over_all_of_its_phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

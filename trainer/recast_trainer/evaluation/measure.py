@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recast_api.resources.version import Measurement
+from recast_trainer.data.schema import ALL_SURFACES
 from recast_trainer.evaluation.metrics import Floats, Ints, paired_increase, quality
-
-ALL = "all"
-"""The surface name of measurements over all surfaces together."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ def measurements(
         (name, scored.surfaces == index) for index, name in enumerate(surfaces)
     ]
     if len(surfaces) > 1:
-        groups.append((ALL, np.ones(len(scored.surfaces), dtype=np.bool_)))
+        groups.append((ALL_SURFACES, np.ones(len(scored.surfaces), dtype=np.bool_)))
     result = []
     for surface, member in groups:
         for column, task in enumerate(tasks):
