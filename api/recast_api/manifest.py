@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from recast_api.base import Name, RelativePath, Timestamp, Wire
-from recast_api.resources.version import Baseline, FoundationPin, Measurement
+from recast_api.resources.version import Aggregate, Baseline, FoundationPin, Measurement
 from recast_api.run import RecastError
 
 MANIFEST = "manifest.json"
@@ -61,6 +61,8 @@ class Manifest(Wire):
     usable_rows: list[UsableRows] = Field(default_factory=list)
     finite: bool = True
     measurements: list[Measurement] = Field(default_factory=list)
+    aggregate: Aggregate | None = None
+    """Absent in what older trainers made; and what is absent is not part of :meth:`canonical`."""
 
     def canonical(self) -> bytes:
         """The bytes that the digest is taken of: sorted keys, no white space."""

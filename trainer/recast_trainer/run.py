@@ -17,7 +17,7 @@ import numpy as np
 
 from recast_api import names
 from recast_api.manifest import Manifest, UsableRows, describe_files, load_verified
-from recast_api.resources.version import Baseline, FoundationPin, Measurement
+from recast_api.resources.version import Aggregate, Baseline, FoundationPin, Measurement
 from recast_api.run import ArtifactRef, RecastError, TrainingRun
 from recast_model.artifact import ExpertBundle, FoundationBundle, load_expert, load_foundation, save_model
 from recast_model.config import ExpertConfig, ExpertTask, FoundationConfig
@@ -26,7 +26,7 @@ from recast_trainer.data.pinning import PinnedData
 from recast_trainer.data.segments import require_tasks
 from recast_trainer.evaluation.burnin import first_usable
 from recast_trainer.evaluation.leak import require_no_leak
-from recast_trainer.evaluation.measure import ScoredRows, headline, measurements
+from recast_trainer.evaluation.measure import ScoredRows, aggregate, headline, measurements
 from recast_trainer.evaluation.metrics import Floats
 from recast_trainer.evaluation.scoring import computed, score_expert, score_foundation
 from recast_trainer.publishing.artifact import land, landed
@@ -50,6 +50,7 @@ class TrainingResult:
     compared: bool
     usable_rows: list[UsableRows]
     write: Callable[[Path], None]
+    aggregate: Aggregate | None
 
 
 def execute(run: TrainingRun, group: ProcessGroup, api: Callable[[], VersionApi] | None) -> Manifest | None:
@@ -72,7 +73,7 @@ def execute(run: TrainingRun, group: ProcessGroup, api: Callable[[], VersionApi]
     if not group.is_leader or manifest is None:
         return None
     group.log(f"landed {names.version(run.kind, run.model, run.number)} {manifest.digest[:19]}")
-    group.log(f"NE on the held-out window: {headline(manifest.measurements)}")
+    group.log(f"NE on the held-out window: {headline(manifest.measurements, manifest.aggregate)}")
     if api is not None:
         publish(api(), run, manifest)
     shutil.rmtree(work, ignore_errors=True)
@@ -164,7 +165,8 @@ def _foundation(run: TrainingRun, group: ProcessGroup, work: Path, pinned: Pinne
         (log / "burn-in.json").write_text(json.dumps(about))
 
     found = measurements(trained.tail, config.surfaces, config.tasks, baseline)
-    return TrainingResult(config, trained.watermark, trained.finite, found, baseline is not None, usable, write)
+    whole = aggregate(trained.tail, config.surfaces, config.tasks, baseline)
+    return TrainingResult(config, trained.watermark, trained.finite, found, baseline is not None, usable, write, whole)
 
 
 def _expert(run: TrainingRun, group: ProcessGroup, work: Path, pinned: PinnedData) -> TrainingResult:
@@ -186,11 +188,13 @@ def _expert(run: TrainingRun, group: ProcessGroup, work: Path, pinned: PinnedDat
     baseline = _baseline(run, group, lambda: _expert_baseline(run, data, examples.held_out, scored, group))
     alone = replace(scored, surfaces=np.zeros_like(scored.surfaces))  # of one surface: index 0 of one name
     found = measurements(alone, [config.surface], tasks, baseline)
+    whole = aggregate(alone, [config.surface], tasks, baseline, [task.weight for task in config.tasks])
 
     def write(target: Path) -> None:
         save_model(target, model, stream.items, stream.snapshot(config.history_length, config.surface_index))
 
-    return TrainingResult(config, examples.watermark, expert.learner.finite(), found, baseline is not None, [], write)
+    finite = expert.learner.finite()
+    return TrainingResult(config, examples.watermark, finite, found, baseline is not None, [], write, whole)
 
 
 def _foundation_baseline(
@@ -298,4 +302,5 @@ def _manifest(run: TrainingRun, landing: TrainingResult, files: list[str], folde
         usable_rows=landing.usable_rows,
         finite=landing.finite,
         measurements=landing.measurements,
+        aggregate=landing.aggregate,
     )

@@ -41,6 +41,7 @@ from recast_api.resources.foundation import (
 from recast_api.resources.run import InputFailure, RunStatus
 from recast_api.resources.serving import ExpertServing, FoundationServing
 from recast_api.resources.version import (
+    Aggregate,
     Baseline,
     FoundationPin,
     Measurement,
@@ -57,6 +58,7 @@ __all__ = [
     "GROUP",
     "KINDS",
     "VERSION",
+    "Aggregate",
     "AnalysisMetric",
     "Architecture",
     "Baseline",

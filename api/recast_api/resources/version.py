@@ -72,6 +72,25 @@ class Measurement(Wire):
     """One-sided 95 % upper bound of the increase, resampled by user."""
 
 
+class Aggregate(Wire):
+    """Quality over all surfaces and tasks together: log losses summed, each times the weight of its task."""
+
+    rows: Annotated[int, Field(ge=0)]
+    """Held-out labels, counted over surfaces and tasks."""
+    positives: Annotated[int, Field(ge=0)]
+    """Those that are 1."""
+    ne: Signed
+    """Summed log loss over the summed log loss of each surface's and task's own base rate."""
+    baseline_ne: Signed | None = None
+    """The baseline version's, on the same rows."""
+    ne_increase: Signed | None = None
+    """Relative increase against the baseline, paired on the same rows: (ne - baseline) / baseline."""
+    ne_increase_low: Signed | None = None
+    """One-sided 95 % lower bound of the increase, users resampled over all surfaces and tasks at once."""
+    ne_increase_high: Signed | None = None
+    """One-sided 95 % upper bound of the increase, likewise."""
+
+
 class TrainingRunRef(Wire):
     """Which run made it: names the Job, so that admission can tie a version to the pod that lands it."""
 
@@ -122,7 +141,10 @@ class ModelVersionSpec(Wire):
     ]
     """What an expert's version was trained for, and so all that it can serve; empty: the tasks it was measured on."""
     measurements: Annotated[list[Measurement], Field(default_factory=list, max_length=256)]
-    """Quality on held-out rows, one entry per surface and task. The gates judge these."""
+    """Quality on held-out rows, one entry per surface and task. The gates judge each as a guard."""
+    aggregate: Aggregate | None = None
+    """Quality over all of them together, which the gates judge first. Absent in what older trainers landed: the mean of
+    ``measurements``, weighted by rows, stands in."""
 
     @property
     def served_tasks(self) -> frozenset[str]:

@@ -5,6 +5,7 @@ All work on logits, not probabilities: the log loss of a confident logit is then
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,24 @@ class PairedIncrease:
     high: float
 
 
+@dataclass(frozen=True)
+class Group:
+    """The R rows of one surface and task whose labels are known, with the predictions of one version or of two."""
+
+    users: Ints  # (R,)
+    labels: Floats  # (R,)
+    logits: Floats  # (R,)
+    baseline_logits: Floats | None = None  # (R,); None where the baseline lacks the task
+    weight: float = 1.0
+    """How much the task's loss counts in a sum over groups, at least 0."""
+
+    @property
+    def entropy(self) -> float:
+        """Weighted log loss of the group's own base rate, summed over its rows."""
+        rows = len(self.labels)
+        return self.weight * rows * base_rate_loss(int(self.labels.sum()), rows) if rows else 0.0
+
+
 def log_loss(logits: Floats, labels: Floats) -> Floats:
     """Log loss in nats of each row."""
     return np.logaddexp(0.0, logits) - labels * logits
@@ -67,28 +86,55 @@ def quality(logits: Floats, labels: Floats) -> Quality | None:
     return Quality(rows, positives, loss / entropy, mean * rows / positives)
 
 
-def paired_increase(
-    users: Ints, logits: Floats, baseline_logits: Floats, labels: Floats, *, seed: int = 0, resamples: int = RESAMPLES
-) -> PairedIncrease | None:
-    """Compare two versions on the same rows, resampling users with replacement: rows of one user are not independent.
+def summed_ne(groups: Sequence[Group]) -> float | None:
+    """Weighted log loss summed over the groups, over that of each group's own base rate; None where that is 0."""
+    entropy = sum(group.entropy for group in groups)
+    if entropy <= 0.0:
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(sum(group.weight * log_loss(group.logits, group.labels).sum() for group in groups) / entropy)
 
-    The entropy of the base rate cancels in the ratio, so the bounds are those of ``sum(loss) / sum(baseline) - 1``.
+
+def summed_increase(
+    groups: Sequence[Group], *, seed: int = 0, resamples: int = RESAMPLES
+) -> PairedIncrease | None:
+    """Compare two versions by their summed losses on the same rows, resampling users with replacement.
+
+    Rows of one user are not independent, in one group or across groups: a user who is drawn brings all of their rows,
+    so that the bounds contain the covariance between tasks and surfaces. The base rates' entropies cancel in the ratio,
+    so the bounds are those of ``sum(loss) / sum(baseline) - 1``. Every group must have ``baseline_logits``.
     None where labels are all alike or fewer than two users are left: there is nothing to resample.
     """
-    ours = quality(logits, labels)
-    theirs = quality(baseline_logits, labels)
-    unique, owner = np.unique(users, return_inverse=True)
-    if ours is None or theirs is None or len(unique) < MIN_USERS:
+    entropy = sum(group.entropy for group in groups)
+    if entropy <= 0.0:
         return None
-    loss = np.bincount(owner, weights=log_loss(logits, labels), minlength=len(unique))
-    base = np.bincount(owner, weights=log_loss(baseline_logits, labels), minlength=len(unique))
+    users = np.concatenate([group.users for group in groups])
+    unique, owner = np.unique(users, return_inverse=True)
+    if len(unique) < MIN_USERS:
+        return None
+    ours, theirs = [], []
+    for group in groups:
+        assert group.baseline_logits is not None
+        ours.append(group.weight * log_loss(group.logits, group.labels))
+        theirs.append(group.weight * log_loss(group.baseline_logits, group.labels))
+    loss = np.bincount(owner, weights=np.concatenate(ours), minlength=len(unique))
+    base = np.bincount(owner, weights=np.concatenate(theirs), minlength=len(unique))
     random = np.random.default_rng(seed)
     ratios = np.empty(resamples)
     for index in range(resamples):
         weights = np.bincount(random.integers(0, len(unique), len(unique)), minlength=len(unique))
         ratios[index] = (weights @ loss) / (weights @ base) - 1.0
     low, high = np.quantile(ratios, [0.05, 0.95])
-    return PairedIncrease(theirs.ne, float(loss.sum() / base.sum() - 1.0), float(low), float(high))
+    return PairedIncrease(
+        float(base.sum() / entropy), float(loss.sum() / base.sum() - 1.0), float(low), float(high)
+    )
+
+
+def paired_increase(
+    users: Ints, logits: Floats, baseline_logits: Floats, labels: Floats, *, seed: int = 0, resamples: int = RESAMPLES
+) -> PairedIncrease | None:
+    """:func:`summed_increase` of one group."""
+    return summed_increase([Group(users, labels, logits, baseline_logits)], seed=seed, resamples=resamples)
 
 
 class RunningNE:

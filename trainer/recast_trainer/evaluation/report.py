@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from recast_api.manifest import MANIFEST, Manifest, load_verified
-from recast_api.resources.version import Measurement
+from recast_api.resources.version import Aggregate, Measurement
 from recast_api.run import DataRef, Optimization, RecastError
 from recast_model.artifact import load_expert, load_foundation
 from recast_model.config import ExpertConfig, ExpertTask
 from recast_trainer import clock
-from recast_trainer.evaluation.measure import ScoredRows, measurements
+from recast_trainer.data.schema import ALL_SURFACES
+from recast_trainer.evaluation.measure import ScoredRows, aggregate, measurements
 from recast_trainer.evaluation.scoring import absent, computed, score_expert, score_foundation
 from recast_trainer.tae import log as tae_log
 from recast_trainer.training.expert import ExpertTrainer, find_examples
@@ -33,34 +34,68 @@ def open_manifest(folder: Path) -> Manifest:
     return load_verified(folder, manifest.digest)
 
 
-def evaluate(artifact: Path, foundation: Path | None, data: Path) -> list[Measurement]:
-    """Measure a version on all requests after its watermark, print a table and return it."""
+@dataclass(frozen=True)
+class Scored:
+    """A version's predictions for rows that it never learned, and what its measurements are called."""
+
+    rows: ScoredRows
+    surfaces: tuple[str, ...]
+    tasks: tuple[str, ...]
+    weights: tuple[float, ...]
+    """How much each task counts in the aggregate."""
+
+    def logits(self) -> dict[str, np.ndarray]:
+        """The predictions (R,) by task, as the baseline of another version on the same rows."""
+        return {task: self.rows.logits[:, column] for column, task in enumerate(self.tasks)}
+
+    def measured(self, baseline: dict[str, np.ndarray] | None = None) -> list[Measurement]:
+        """The figures of each surface and task."""
+        return measurements(self.rows, self.surfaces, self.tasks, baseline)
+
+    def aggregate(self, baseline: dict[str, np.ndarray] | None = None) -> Aggregate | None:
+        """The figures of all of them together."""
+        return aggregate(self.rows, self.surfaces, self.tasks, baseline, self.weights)
+
+
+def predictions(artifact: Path, foundation: Path | None, data: Path) -> Scored:
+    """Score a landed version on all requests after its watermark, and after its foundation's.
+
+    Raises ``BadRun``, ``PairMismatch`` or ``NothingToMeasure``, and what reading an artefact or a data set raises.
+    """
     manifest, stream = open_manifest(artifact), open_stream(data, WHOLE_DATA_SET)
     if manifest.kind == "FoundationModel":
         bundle = load_foundation(artifact, manifest)
         requests = _after(stream, clock.from_rfc3339(manifest.watermark))
         scored, _ = score_foundation(bundle.model, stream.with_items(bundle.items), requests, SINGLE_PROCESS)
-        found = measurements(scored, bundle.config.surfaces, bundle.config.tasks)
-    else:
-        if foundation is None:
-            raise RecastError("BadRun", "an expert is measured with its foundation: give --foundation")
-        expert = load_expert(artifact, manifest)
-        foundation_manifest = open_manifest(foundation)
-        if manifest.foundation is None or manifest.foundation.digest != foundation_manifest.digest:
-            raise RecastError("PairMismatch", f"{artifact} was trained with another foundation than {foundation}")
-        source = load_foundation(foundation, foundation_manifest)
-        tae = computed(source.model, stream.with_items(source.items), SINGLE_PROCESS)
-        watermark = max(clock.from_rfc3339(m.watermark) for m in (manifest, foundation_manifest))
-        own = stream.table.on_surface(expert.config.surface_index)
-        requests = np.intersect1d(own, _after(stream, watermark))
-        read = stream.with_items(expert.items, by_surface=True)
-        found = _of_one_surface(score_expert(expert.model, read, requests, tae, SINGLE_PROCESS), expert.config)
+        config = bundle.config
+        return Scored(scored, config.surfaces, config.tasks, (1.0,) * len(config.tasks))
+    if foundation is None:
+        raise RecastError("BadRun", "an expert is measured with its foundation: give --foundation")
+    expert = load_expert(artifact, manifest)
+    foundation_manifest = open_manifest(foundation)
+    if manifest.foundation is None or manifest.foundation.digest != foundation_manifest.digest:
+        raise RecastError("PairMismatch", f"{artifact} was trained with another foundation than {foundation}")
+    source = load_foundation(foundation, foundation_manifest)
+    tae = computed(source.model, stream.with_items(source.items), SINGLE_PROCESS)
+    watermark = max(clock.from_rfc3339(m.watermark) for m in (manifest, foundation_manifest))
+    own = stream.table.on_surface(expert.config.surface_index)
+    requests = np.intersect1d(own, _after(stream, watermark))
+    read = stream.with_items(expert.items, by_surface=True)
+    return _of_one_surface(score_expert(expert.model, read, requests, tae, SINGLE_PROCESS), expert.config)
+
+
+def evaluate(artifact: Path, foundation: Path | None, data: Path) -> list[Measurement]:
+    """Measure a version on all requests after its watermark, print a table and return it."""
+    scored = predictions(artifact, foundation, data)
+    found, whole = scored.measured(), scored.aggregate()
     print(f"{'surface':16}{'task':16}{'rows':>9}{'NE':>9}{'calibration':>13}")
     for item in found:
         print(
             f"{item.surface:16}{item.task:16}{item.rows:9,}{float(item.ne):9.4f}{float(item.calibration):13.3f}",
             flush=True,
         )
+    if whole is not None and len(found) > 1:
+        print(f"{ALL_SURFACES:32}{whole.rows:9,}{float(whole.ne):9.4f}", flush=True)
     return found
 
 
@@ -88,8 +123,8 @@ def compare(foundation: Path, data: Path, *, epochs: int, batch_size: int, seed:
             print(f"{surface}: {'with' if not results else 'without'} TAE", flush=True)
             model = ExpertTrainer(stream, config, settings, SINGLE_PROCESS, replace(found, tae=source)).train()
             results.append(score_expert(model, stream, found.held_out, source, SINGLE_PROCESS))
-        without = {task: results[1].logits[:, column] for column, task in enumerate(tasks)}
-        rows += _of_one_surface(results[0], config, without)
+        ours, without = (_of_one_surface(result, config) for result in results)
+        rows += ours.measured(without.logits())
     print(f"\n{'surface':12}{'task':12}{'rows':>8}{'base rate':>11}{'without':>9}{'with TAE':>9}  change [95 % bounds]")
     for item in rows:
         change = [
@@ -110,8 +145,7 @@ def _after(stream: Stream, watermark: int) -> Ints:
     return found
 
 
-def _of_one_surface(
-    scored: ScoredRows, config: ExpertConfig, baseline: dict[str, np.ndarray] | None = None
-) -> list[Measurement]:
-    alone = replace(scored, surfaces=np.zeros_like(scored.surfaces))
-    return measurements(alone, [config.surface], [task.name for task in config.tasks], baseline)
+def _of_one_surface(scored: ScoredRows, config: ExpertConfig) -> Scored:
+    alone = replace(scored, surfaces=np.zeros_like(scored.surfaces))  # of one surface: index 0 of one name
+    tasks, weights = zip(*((task.name, task.weight) for task in config.tasks), strict=True)
+    return Scored(alone, (config.surface,), tasks, weights)

@@ -58,6 +58,7 @@ def model_version(run: TrainingRun, manifest: Manifest) -> ModelVersion:
             finite=manifest.finite,
             tasks=manifest.tasks if run.kind == "ExpertModel" else [],
             measurements=manifest.measurements,
+            aggregate=manifest.aggregate,
         ),
     )
 

@@ -1,0 +1,245 @@
+"""How often the acceptance gates reject a version for its luck: A/A pairs, which differ in their training seed alone.
+
+One stream is generated. A foundation is trained on it with N seeds, and on the first of them an expert with N seeds. Each
+version is then compared with each other one of its kind as a run compares with the version that serves: the trainer's
+own measurements on the same held-out rows, and the operator's own verdict at default gates. A rejection is a mistake.
+Beside it stands the rule before: the highest lower bound of any surface and task, over the 95 % of users alone.
+
+Run: ``python tests/benchmarks/bench_gate_noise.py --seeds 16 --json gates.json``. 16 seeds give 240 ordered pairs of
+each kind; they share versions, so they are fewer than 240 independent ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from recast_api.manifest import Manifest
+from recast_api.resources import ExpertModel, FoundationModel, Gates, Measurement, ModelReference, ModelVersionSpec
+from recast_api.resources.version import Baseline, FoundationPin
+from recast_operator.planning.versions.gates import judge
+from recast_trainer.data.synthetic import SyntheticConfig, SyntheticStream
+from recast_trainer.data.writing import DatasetWriter
+from recast_trainer.evaluation.report import Scored, predictions
+from recast_trainer.local import Models, local_run
+from recast_trainer.run import execute
+from recast_trainer.training.process_group import ProcessGroup
+
+TRAINING = {"image": "none", "batchSize": 64, "learningRate": "0.01"}
+SERVING = {"image": "none"}
+CLAIM = {"persistentVolumeClaim": {"claimName": "none"}}
+FOUNDATION = {
+    "architecture": {"layers": 2, "dim": 32, "heads": 2, "historyLength": 64, "taeDim": 16},
+    "storage": CLAIM,
+    "data": {**CLAIM, "path": "stream"},
+    "serving": SERVING,
+}
+EXPERT = {
+    "foundationRef": {"name": "home-fm"},
+    "surface": "reels",
+    "tasks": [{"name": "click"}, {"name": "long_view", "weight": "0.5"}],
+    "architecture": {"layers": 1, "dim": 32, "heads": 2, "historyLength": 32},
+    "serving": SERVING,
+}
+Kind = Literal["foundation", "expert"]
+
+
+class Quiet(ProcessGroup):
+    """One process that keeps its progress to itself."""
+
+    def log(self, message: str) -> None:
+        """Say nothing."""
+
+
+def write_stream(folder: Path, hours: int, requests_per_hour: int) -> None:
+    """The synthetic stream: three surfaces, 300 users."""
+    stream = SyntheticStream(SyntheticConfig(hours=hours, requests_per_hour=requests_per_hour))
+    parts = list(stream.segments())
+    writer = DatasetWriter(folder, stream.dataset)
+    writer.items(stream.items)
+    for start, rows in parts:
+        writer.segment(start, rows)
+    writer.finish()
+
+
+def foundation(seed: int) -> FoundationModel:
+    """The foundation with a seed."""
+    training = {**TRAINING, "seed": seed}
+    return FoundationModel.model_validate({"metadata": {"name": "home-fm"}, "spec": {**FOUNDATION, "training": training}})
+
+
+def expert(seed: int) -> ExpertModel:
+    """The expert with a seed."""
+    training = {**TRAINING, "seed": seed, "epochs": 2}
+    return ExpertModel.model_validate({"metadata": {"name": "reels"}, "spec": {**EXPERT, "training": training}})
+
+
+def train(model: FoundationModel | ExpertModel, data: Path, models: Models) -> Path:
+    """Land a version that is compared with none; its folder."""
+    run = local_run(model, data, models).model_copy(update={"baseline": None, "baseline_foundation": None})
+    landed = execute(run, Quiet(), None)
+    assert isinstance(landed, Manifest)
+    return models.folder(run.kind, run.model, run.number)
+
+
+def versions(kind: Kind, seeds: int, data: Path, models: Models) -> Iterator[Scored]:
+    """The held-out predictions of a model by seed. An expert reads the foundation of seed 0."""
+    read = models.folder("FoundationModel", "home-fm", 1)
+    for seed in range(seeds):
+        began = time.monotonic()
+        if kind == "foundation":
+            # Each seed has a folder of its own, so that the experts' newest foundation is the first.
+            own = models if seed == 0 else Models(models.root / f"seed-{seed}")
+            scored = predictions(train(foundation(seed), data, own), None, data)
+        else:
+            scored = predictions(train(expert(seed), data, models), read, data)
+        print(f"{kind} seed {seed}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        yield scored
+
+
+def landed(kind: Kind, ours: Scored, theirs: Scored) -> ModelVersionSpec:
+    """What a run would have landed with the first, had the second been serving."""
+    digest = f"sha256:{'0' * 64}"
+    pin = FoundationPin(name="home-fm", version=1, lineage=1, digest=digest)
+    return ModelVersionSpec(
+        model=ModelReference(kind="FoundationModel" if kind == "foundation" else "ExpertModel", name="x", uid="x"),
+        number=2,
+        lineage=2,
+        digest=digest,
+        path="x",
+        watermark="2026-01-01T00:00:00Z",
+        foundation=pin if kind == "expert" else None,
+        baseline=Baseline(version=1, digest=digest),
+        measurements=ours.measured(theirs.logits()),
+        aggregate=ours.aggregate(theirs.logits()),
+    )
+
+
+def old_rule(version: ModelVersionSpec, everything: Sequence[Measurement], limit: float) -> bool:
+    """Whether the rule before rejected: any lower bound, of a task on one surface or on all, above the limit."""
+    bounds = [entry.ne_increase_low for entry in (*version.measurements, *everything)]
+    return any(float(bound) > limit for bound in bounds if bound is not None)
+
+
+def over_all_surfaces(ours: Scored, theirs: Scored) -> list[Measurement]:
+    """The entries that older trainers wrote for each task over all surfaces together, where there are several."""
+    if len(ours.surfaces) < 2:
+        return []
+    together = Scored(_on_one_surface(ours), ("all",), ours.tasks, ours.weights)
+    return together.measured(theirs.logits())
+
+
+def _on_one_surface(scored: Scored) -> Any:
+    from dataclasses import replace
+
+    return replace(scored.rows, surfaces=scored.rows.surfaces * 0)
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Relative standard deviation."""
+    return statistics.stdev(values) / statistics.mean(values)
+
+
+def judged(kind: Kind, found: Sequence[Scored], gates: Gates) -> dict[str, Any]:
+    """The figures of one kind."""
+    by_task: dict[str, list[float]] = {}
+    wholes = []
+    for scored in found:
+        whole = scored.aggregate()
+        assert whole is not None
+        wholes.append(whole)
+        for entry in scored.measured():
+            by_task.setdefault(f"{entry.surface}/{entry.task} ({entry.positives:,} positives)", []).append(
+                float(entry.ne)
+            )
+    reasons: Counter[str] = Counter()
+    before = 0
+    increases, widths = [], []
+    pairs = list(itertools.permutations(range(len(found)), 2))
+    for count, (ours, theirs) in enumerate(pairs, 1):
+        version = landed(kind, found[ours], found[theirs])
+        assert version.aggregate is not None
+        reasons[judge(version, gates).reason] += 1
+        before += old_rule(version, over_all_surfaces(found[ours], found[theirs]), float(gates.max_ne_increase))
+        low, mean, high = (
+            float(value or "nan")
+            for value in (
+                version.aggregate.ne_increase_low,
+                version.aggregate.ne_increase,
+                version.aggregate.ne_increase_high,
+            )
+        )
+        increases.append(mean)
+        widths.append((high - low) / 2)
+        if count % 20 == 0 or count == len(pairs):
+            print(f"{kind}: {count} of {len(pairs)} pairs", file=sys.stderr, flush=True)
+    return {
+        "seeds": len(found),
+        "pairs": len(pairs),
+        "rows": wholes[0].rows,
+        "positives": wholes[0].positives,
+        "users": len(set(found[0].rows.users.tolist())),
+        "ne": statistics.mean(float(whole.ne) for whole in wholes),
+        "deviation": deviation([float(whole.ne) for whole in wholes]),
+        "deviationByTask": {name: deviation(values) for name, values in by_task.items()},
+        "increaseDeviation": statistics.pstdev(increases, 0.0),
+        "userHalfWidth": statistics.mean(widths),
+        "reasons": dict(reasons),
+        "rejected": 1 - (reasons["GatesPassed"] + reasons["Inconclusive"]) / len(pairs),
+        "inconclusive": reasons["Inconclusive"] / len(pairs),
+        "rejectedBefore": before / len(pairs),
+    }
+
+
+def main() -> None:
+    """Train, compare, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=16, help="trainings of each kind (default: %(default)s)")
+    parser.add_argument("--hours", type=int, default=48, help="length of the stream (default: %(default)s)")
+    parser.add_argument("--requests-per-hour", type=int, default=160, help="its density (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="stream and models stay there (default: deleted)")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    figures = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        root = options.keep or Path(scratch)
+        data = root / "stream"
+        write_stream(data, options.hours, options.requests_per_hour)
+        for kind in ("foundation", "expert"):
+            found = list(versions(kind, options.seeds, data, Models(root / "models")))
+            figures[kind] = judged(kind, found, Gates())
+            _show(kind, figures[kind])
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+
+
+def _show(kind: str, figures: dict[str, Any]) -> None:
+    print(f"\n{kind}: {figures['seeds']} seeds, {figures['rows']:,} labels, {figures['users']} users held out")
+    print(f"  NE {figures['ne']:.4f}, relative standard deviation by seed {figures['deviation']:.2%}")
+    for name, value in figures["deviationByTask"].items():
+        print(f"    {name}: {value:.2%}")
+    print(f"  increase between two: deviation {figures['increaseDeviation']:.2%}; users alone ± "
+          f"{figures['userHalfWidth']:.2%}")  # fmt: skip
+    print(f"  of {figures['pairs']} pairs: {figures['reasons']}")
+    print(
+        f"  rejected {figures['rejected']:.1%}, inconclusive {figures['inconclusive']:.1%}; "
+        f"the rule before rejected {figures['rejectedBefore']:.1%}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
