@@ -72,6 +72,9 @@ Identifier = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[a-z][
 Decimal = Annotated[str, Field(max_length=16, pattern=r"^(0|[1-9][0-9]*)(\.[0-9]+)?$")]
 """A non-negative decimal number as a string: the API conventions ban floats in a spec."""
 
+Fraction = Annotated[str, Field(max_length=16, pattern=r"^(0(\.[0-9]+)?|1(\.0+)?)$")]
+"""A decimal string from 0 to 1."""
+
 Duration = Annotated[str, Field(max_length=12, pattern=r"^[1-9][0-9]{0,5}(s|m|h|d)$")]
 """A positive duration such as ``90s``, ``5m``, ``24h`` or ``30d``."""
 

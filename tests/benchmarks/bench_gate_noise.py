@@ -76,7 +76,9 @@ def write_stream(folder: Path, hours: int, requests_per_hour: int) -> None:
 def foundation(seed: int) -> FoundationModel:
     """The foundation with a seed."""
     training = {**TRAINING, "seed": seed}
-    return FoundationModel.model_validate({"metadata": {"name": "home-fm"}, "spec": {**FOUNDATION, "training": training}})
+    return FoundationModel.model_validate(
+        {"metadata": {"name": "home-fm"}, "spec": {**FOUNDATION, "training": training}}
+    )
 
 
 def expert(seed: int) -> ExpertModel:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 from recast_api.base import (
     Decimal,
     Duration,
+    Fraction,
     Image,
     Message,
     Name,
@@ -185,8 +186,23 @@ class Gates(Wire):
     """What a landed version must satisfy before it may serve. Judged by the operator, never by the trainer."""
 
     max_ne_increase: Decimal = Field(default="0.005", alias="maxNEIncrease")
-    """Largest relative increase of normalised entropy against the serving version. A version is rejected when the
-    one-sided 95 % lower bound of its increase, paired on the same rows, is above this."""
+    """Largest relative increase of normalised entropy against the serving version, over all surfaces and tasks
+    together. A version is rejected when the one-sided 95 % lower bound of its increase, paired on the same rows, is
+    above this; the bound takes in both which users were held out and trainingNoise."""
+    max_task_ne_increase: Decimal = Field(default="0.02", alias="maxTaskNEIncrease")
+    """Largest relative increase on any one surface and task: a guard against a loss that the sum hides. The bounds of
+    all guards together are wrong in at most 1 % of cases. Counts as maxNEIncrease where that is larger. One task is known
+    from fewer positives than all together, and learns less evenly: hence the wider default."""
+    min_positives: Annotated[int, Field(ge=0, le=1000000)] = 100
+    """Held-out positives below which a surface's task is not judged: so few do not tell a loss from chance."""
+    training_noise: Fraction = "0.02"
+    """Relative standard deviation of normalised entropy, over all surfaces and tasks, between trainings that differ in
+    their seed alone, from 0 to 1. Two versions differ by the square root of 2 times as much without either being better.
+    Measure yours with a few seeds; the default is what small models on a generated stream show
+    (docs/evidence/gates.md)."""
+    inconclusive: Literal["Accept", "Reject"] = "Accept"
+    """What becomes of a version of which the comparison can say neither that it is worse nor that it is within
+    maxNEIncrease. Accept: it may serve, and the canary judges next, on live traffic. Reject: what serves goes on."""
     calibration: Calibration = Field(default_factory=Calibration)
     """The allowed ratio of predicted to observed positives, judged where there are at least 1,600 positives."""
 

@@ -69,9 +69,7 @@ def aggregate(
     ``weights`` (T,) are 1 where absent. Where there is a comparison, the aggregate is of the tasks that the baseline
     has too, so that its figures are all of the same rows. None where nothing can be measured, or all weights are 0.
     """
-    found = [
-        group for *_, group in _groups(scored, surfaces, tasks, baseline or {}, weights or [1.0] * len(tasks))
-    ]
+    found = [group for *_, group in _groups(scored, surfaces, tasks, baseline or {}, weights or [1.0] * len(tasks))]
     compared = [group for group in found if group.baseline_logits is not None]
     increase = _finite(summed_increase(compared)) if compared else None
     groups = compared if increase else found

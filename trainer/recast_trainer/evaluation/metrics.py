@@ -95,9 +95,7 @@ def summed_ne(groups: Sequence[Group]) -> float | None:
         return float(sum(group.weight * log_loss(group.logits, group.labels).sum() for group in groups) / entropy)
 
 
-def summed_increase(
-    groups: Sequence[Group], *, seed: int = 0, resamples: int = RESAMPLES
-) -> PairedIncrease | None:
+def summed_increase(groups: Sequence[Group], *, seed: int = 0, resamples: int = RESAMPLES) -> PairedIncrease | None:
     """Compare two versions by their summed losses on the same rows, resampling users with replacement.
 
     Rows of one user are not independent, in one group or across groups: a user who is drawn brings all of their rows,
@@ -125,9 +123,7 @@ def summed_increase(
         weights = np.bincount(random.integers(0, len(unique), len(unique)), minlength=len(unique))
         ratios[index] = (weights @ loss) / (weights @ base) - 1.0
     low, high = np.quantile(ratios, [0.05, 0.95])
-    return PairedIncrease(
-        float(base.sum() / entropy), float(loss.sum() / base.sum() - 1.0), float(low), float(high)
-    )
+    return PairedIncrease(float(base.sum() / entropy), float(loss.sum() / base.sum() - 1.0), float(low), float(high))
 
 
 def paired_increase(

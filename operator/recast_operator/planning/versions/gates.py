@@ -1,35 +1,21 @@
 """Acceptance: whether a landed version may serve, judged from its own measurements and the model's gates.
 
-Whoever may create a ModelVersion chooses its numbers. So a number is read by :func:`number`, which bounds it, and one
-that no measurement can give is an objection in words and never an exception.
+Whoever may create a ModelVersion chooses its numbers. One that no measurement can give is an objection in words and
+never an exception. What the gates promise, and why, is in docs/verdicts.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
-from recast_api.resources import Gates, Measurement, ModelVersionSpec
+from recast_api.resources import Aggregate, Gates, Measurement, ModelVersionSpec
+from recast_operator.planning.versions.comparison import Increase, shared_doubt
+from recast_operator.planning.versions.measured import LARGEST, guards, increase, number, quality, read
 
 CALIBRATION_MIN_POSITIVES = 1600
 """Below this many positives the ratio's own noise (about 2.5 % at 1,600) exceeds what a gate could tell."""
-
-LARGEST = Decimal(1_000_000_000)
-"""No entropy or ratio that was measured is larger."""
-SMALLEST = Decimal("1e-12")
-"""What is nearer to 0 counts as 0."""
-
-
-def number(text: str) -> Decimal | None:
-    """A measured number; None where it is infinite, NaN, beyond :data:`LARGEST`, or no number at all."""
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        return None
-    if not value.is_finite() or value.copy_abs().compare(LARGEST) > 0:
-        return None
-    return value if value.copy_abs().compare(SMALLEST) >= 0 else Decimal(0)
 
 
 @dataclass(frozen=True)
@@ -41,40 +27,6 @@ class Judgement:
     message: str
 
 
-@dataclass(frozen=True)
-class Quality:
-    """Measurements in one line, means weighted by rows."""
-
-    rows: int
-    ne: Decimal
-    change: Decimal | None
-    """Absolute change of NE against the baseline, over the measurements that have one."""
-
-    @property
-    def ne_text(self) -> str:
-        """Four decimals, empty where nothing was measured."""
-        return f"{self.ne:.4f}" if self.rows else ""
-
-    @property
-    def change_text(self) -> str:
-        """Signed, four decimals, empty without a baseline."""
-        return "" if self.change is None else f"{self.change:+.4f}"
-
-
-def quality(measurements: Sequence[Measurement]) -> Quality:
-    """The row-weighted mean of NE and of its change, over the measurements that can be read."""
-    read = [(entry, ne) for entry in measurements if entry.rows > 0 and (ne := number(entry.ne)) is not None]
-    paired = [
-        (entry.rows, ne - before)
-        for entry, ne in read
-        if entry.baseline_ne is not None and (before := number(entry.baseline_ne)) is not None
-    ]
-    rows, paired_rows = sum(entry.rows for entry, _ in read), sum(weight for weight, _ in paired)
-    mean = sum((ne * entry.rows for entry, ne in read), Decimal(0)) / max(rows, 1)
-    moved = sum((change * weight for weight, change in paired), Decimal(0))
-    return Quality(rows, mean, moved / paired_rows if paired_rows else None)
-
-
 Gate = Callable[[ModelVersionSpec, Gates], Judgement | None]
 
 
@@ -84,80 +36,118 @@ def not_finite(version: ModelVersionSpec, gates: Gates) -> Judgement | None:
         return Judgement(
             False, "NotFinite", "the weights hold NaN or infinity; lower training.learningRate and train again"
         )
-    for entry, field, text in _numbers(version):
-        if number(text) is None:
-            return Judgement(
-                False,
-                "NotFinite",
-                f"{entry.surface}/{entry.task}: {field} {text} is no finite number up to {LARGEST}; lower "
-                "training.learningRate and train again",
-            )
+    for name, entry in _entries(version):
+        for field, text in _numbers(entry).items():
+            if number(text) is None:
+                return Judgement(
+                    False,
+                    "NotFinite",
+                    f"{name}: {field} {text} is no finite number up to {LARGEST}; lower training.learningRate and "
+                    "train again",
+                )
     return None
 
 
 def not_measured(version: ModelVersionSpec, gates: Gates) -> Judgement | None:
     """A version without held-out rows cannot be judged, and what cannot be judged does not serve."""
-    for entry in version.measurements:
+    for name, entry in _entries(version):
         if impossible := _impossible(entry):
             return Judgement(
                 False,
                 "NotMeasured",
-                f"{entry.surface}/{entry.task}: {impossible}, which no measurement gives; land a version with the "
-                "measurements of its own evaluation",
+                f"{name}: {impossible}, which no measurement gives; land a version with the measurements of its own "
+                "evaluation",
             )
-    if any(entry.rows for entry in version.measurements):
+    if quality(version).rows:
         return None
     return Judgement(False, "NotMeasured", "spec.measurements has no held-out rows; land a version with measurements")
 
 
-def _impossible(entry: Measurement) -> str:
+def _entries(version: ModelVersionSpec) -> Iterator[tuple[str, Measurement | Aggregate]]:
+    """Everything that was measured, with what to call it."""
+    for entry in version.measurements:
+        yield f"{entry.surface}/{entry.task}", entry
+    if version.aggregate is not None:
+        yield "aggregate", version.aggregate
+
+
+def _numbers(entry: Measurement | Aggregate) -> dict[str, str]:
+    """Every number of an entry by the name of its field."""
+    found = {
+        "ne": entry.ne,
+        "calibration": entry.calibration if isinstance(entry, Measurement) else None,
+        "baselineNe": entry.baseline_ne,
+        "neIncrease": entry.ne_increase,
+        "neIncreaseLow": entry.ne_increase_low,
+        "neIncreaseHigh": entry.ne_increase_high,
+    }
+    return {field: text for field, text in found.items() if text is not None}
+
+
+def _impossible(entry: Measurement | Aggregate) -> str:
     if entry.rows < 0 or entry.positives < 0:
         return f"{entry.positives} positives of {entry.rows} rows"
-    shares = {"ne": entry.ne, "calibration": entry.calibration, "baselineNe": entry.baseline_ne or "0"}
-    return next((f"{field} {text}" for field, text in shares.items() if (number(text) or 0) < 0), "")
-
-
-def _numbers(version: ModelVersionSpec) -> Iterator[tuple[Measurement, str, str]]:
-    """Every number that was measured, with the name of its field."""
-    for entry in version.measurements:
-        for field, text in (
-            ("ne", entry.ne),
-            ("calibration", entry.calibration),
-            ("baselineNe", entry.baseline_ne),
-            ("neIncrease", entry.ne_increase),
-            ("neIncreaseLow", entry.ne_increase_low),
-            ("neIncreaseHigh", entry.ne_increase_high),
-        ):
-            if text is not None:
-                yield entry, field, text
+    texts = _numbers(entry)
+    for field in ("ne", "calibration", "baselineNe"):
+        if read(texts.get(field)) < 0:
+            return f"{field} {texts[field]}"
+    low, high = texts.get("neIncreaseLow"), texts.get("neIncreaseHigh")
+    if low is not None and high is not None and read(low) > read(high):
+        return f"neIncreaseLow {low} above neIncreaseHigh {high}"
+    return ""
 
 
 def ne_increased(version: ModelVersionSpec, gates: Gates) -> Judgement | None:
-    """Worse than the serving version beyond doubt, on any surface and task."""
-    limit = Decimal(gates.max_ne_increase)
-    worst = max(
-        (entry for entry in version.measurements if entry.rows and entry.ne_increase_low is not None),
-        key=lambda entry: _read(entry.ne_increase_low),
-        default=None,
-    )
-    if worst is None or _read(worst.ne_increase_low) <= limit:
+    """Worse than the serving version beyond doubt, over all surfaces and tasks together."""
+    measured = quality(version)
+    if measured.increase is None or measured.positives < gates.min_positives:
         return None
-    against = f"v{version.baseline.version}" if version.baseline else "the baseline"
+    sure = measured.increase.with_training_noise(float(gates.training_noise))
+    if sure.lower() <= float(gates.max_ne_increase):
+        return None
+    against = _baseline(version)
     return Judgement(
         False,
         "NEIncreased",
-        f"{worst.surface}/{worst.task}: NE {_read(worst.ne):.4f} is {_relative(worst.ne_increase)} against {against} "
-        f"on {worst.rows} rows, at least {_relative(worst.ne_increase_low)} at 95 %; gates.maxNEIncrease allows "
-        f"{_relative(gates.max_ne_increase)}. {against} goes on serving; change the training and apply it",
+        f"NE {measured.ne_text} is {sure.mean:+.2%} against {against} over {measured.rows} held-out rows, one-sided "
+        f"95 % lower bound {sure.lower():+.2%} with {_noise(gates)}; gates.maxNEIncrease allows "
+        f"{float(gates.max_ne_increase):+.2%}. {against} goes on serving; change the training and apply it",
     )
+
+
+def task_ne_increased(version: ModelVersionSpec, gates: Gates) -> Judgement | None:
+    """Worse beyond doubt on one surface and task, which the sum may hide: the worst of those with positives enough."""
+    judged = [
+        (entry, found.with_training_noise(float(gates.training_noise)))
+        for entry in guards(version)
+        if entry.rows > 0 and entry.positives >= gates.min_positives and (found := increase(entry)) is not None
+    ]
+    if not judged:
+        return None
+    doubt, limit = shared_doubt(len(judged)), task_limit(gates)
+    worst, sure = max(judged, key=lambda pair: pair[1].lower(doubt))
+    if sure.lower(doubt) <= limit:
+        return None
+    against = _baseline(version)
+    return Judgement(
+        False,
+        "TaskNEIncreased",
+        f"{worst.surface}/{worst.task}: NE {read(worst.ne):.4f} is {sure.mean:+.2%} against {against} on {worst.rows} "
+        f"rows, one-sided {1 - doubt:.2%} lower bound {sure.lower(doubt):+.2%} with {_noise(gates)}, as one of "
+        f"{len(judged)} guards; gates.maxTaskNEIncrease allows {limit:+.2%}. {against} goes on serving; change the "
+        "training and apply it",
+    )
+
+
+def task_limit(gates: Gates) -> float:
+    """What one task may increase by: never less than all of them together may."""
+    return max(float(gates.max_task_ne_increase), float(gates.max_ne_increase))
 
 
 def worse_than_base_rate(version: ModelVersionSpec, gates: Gates) -> Judgement | None:
     """Without a baseline to pair with, a version must at least beat a constant: NE below 1."""
-    if any(entry.ne_increase_low is not None for entry in version.measurements):
-        return None
-    measured = quality(version.measurements)
-    if measured.ne < 1:
+    measured = quality(version)
+    if measured.increase is not None or measured.ne < 1:
         return None
     return Judgement(
         False,
@@ -170,41 +160,92 @@ def worse_than_base_rate(version: ModelVersionSpec, gates: Gates) -> Judgement |
 def miscalibrated(version: ModelVersionSpec, gates: Gates) -> Judgement | None:
     """Predictions off by a factor, where there are positives enough to tell."""
     low, high = Decimal(gates.calibration.min), Decimal(gates.calibration.max)
-    for entry in version.measurements:
+    for entry in guards(version):
         enough = entry.positives >= CALIBRATION_MIN_POSITIVES
-        if enough and not low <= _read(entry.calibration) <= high:
+        if enough and not low <= read(entry.calibration) <= high:
             return Judgement(
                 False,
                 "Miscalibrated",
-                f"{entry.surface}/{entry.task}: predictions are {_read(entry.calibration):.3f} of what was observed "
+                f"{entry.surface}/{entry.task}: predictions are {read(entry.calibration):.3f} of what was observed "
                 f"over {entry.positives} positives; gates.calibration allows {low} to {high}",
             )
     return None
 
 
-GATES: tuple[Gate, ...] = (not_finite, not_measured, ne_increased, worse_than_base_rate, miscalibrated)
-"""In order; the first that objects is the verdict."""
+def inconclusive(version: ModelVersionSpec, gates: Gates) -> Judgement | None:
+    """A comparison that cannot tell: too few positives, or bounds wider than the limit that still reach over it.
+
+    A version that is shown to be within the limit is not in doubt, however wide the bounds.
+    """
+    measured = quality(version)
+    if measured.increase is None:
+        return None
+    limit, least = float(gates.max_ne_increase), gates.min_positives
+    sure = measured.increase.with_training_noise(float(gates.training_noise))
+    most = max((entry.positives for entry in guards(version)), default=0)
+    if most < least:
+        what = f"no task has {least} positives (gates.minPositives), the most has {most}"
+        todo = "hold out more data"
+    elif sure.half_width() > limit and sure.upper() > limit:
+        what = (
+            f"the one-sided 95 % bounds are {_bounds(sure)} with {_noise(gates)}, "
+            f"{sure.half_width():.2%} to either side, wider than gates.maxNEIncrease {limit:.2%}"
+        )
+        todo = "hold out more data, state the gates.trainingNoise that you measure, or raise the limit"
+    else:
+        return None
+    accepted = gates.inconclusive == "Accept"
+    then = "so the canary judges next" if accepted else f"so {_baseline(version)} goes on serving"
+    return Judgement(
+        accepted,
+        "Inconclusive",
+        f"{_summary(version)}: {what}. gates.inconclusive is {gates.inconclusive}, {then}; to know more, {todo}",
+    )
+
+
+GATES: tuple[Gate, ...] = (
+    not_finite, not_measured, ne_increased, task_ne_increased, worse_than_base_rate, miscalibrated, inconclusive,
+)  # fmt: skip
+"""In order; the first that speaks has the verdict. Only the last may speak for a version."""
 
 
 def judge(version: ModelVersionSpec, gates: Gates) -> Judgement:
     """The verdict on a version."""
     for gate in GATES:
-        objection = gate(version, gates)
-        if objection is not None:
-            return objection
-    measured = quality(version.measurements)
-    against = (
-        f" ({measured.change_text} against v{version.baseline.version})"
-        if measured.change is not None and version.baseline
-        else ""
+        verdict = gate(version, gates)
+        if verdict is not None:
+            return verdict
+    return Judgement(True, "GatesPassed", f"{_summary(version)}{_unjudged(version, gates)}")
+
+
+def _summary(version: ModelVersionSpec) -> str:
+    measured = quality(version)
+    compared = measured.change is not None and version.baseline is not None
+    against = f" ({measured.change_text} against {_baseline(version)})" if compared else ""
+    return f"NE {measured.ne_text}{against} over {measured.rows} held-out rows"
+
+
+def _unjudged(version: ModelVersionSpec, gates: Gates) -> str:
+    """Which tasks were compared and are too small for a guard."""
+    small = [
+        entry for entry in guards(version) if increase(entry) is not None and entry.positives < gates.min_positives
+    ]
+    if not small:
+        return ""
+    first, more = small[0], f" and {len(small) - 1} more" if len(small) > 1 else ""
+    return (
+        f"; not judged alone: {first.surface}/{first.task} with {first.positives} positives{more} "
+        f"(gates.minPositives is {gates.min_positives})"
     )
-    return Judgement(True, "GatesPassed", f"NE {measured.ne_text}{against} over {measured.rows} held-out rows")
 
 
-def _relative(text: str | None) -> str:
-    return "unmeasured" if text is None else f"{_read(text) * 100:+.2f} %"
+def _baseline(version: ModelVersionSpec) -> str:
+    return f"v{version.baseline.version}" if version.baseline else "the baseline"
 
 
-def _read(text: str | None) -> Decimal:
-    """A number that :func:`not_finite` let pass."""
-    return number(text or "0") or Decimal(0)
+def _bounds(sure: Increase) -> str:
+    return f"{sure.lower():+.2%} and {sure.upper():+.2%}"
+
+
+def _noise(gates: Gates) -> str:
+    return f"gates.trainingNoise {float(gates.training_noise):.2%}"

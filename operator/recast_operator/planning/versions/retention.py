@@ -10,7 +10,7 @@ from recast_api.resources.version import VersionSummary
 from recast_operator.children.labels import Object
 from recast_operator.planning.plan import VersionWrite
 from recast_operator.planning.status.conditions import ConditionUpdate, find, merge
-from recast_operator.planning.versions.gates import quality
+from recast_operator.planning.versions.measured import quality
 from recast_operator.planning.versions.verdict import ACCEPTED, Judged, events
 
 RETIRED = "Retired"
@@ -63,7 +63,7 @@ def _status(judged: Judged, used_by: int | None, retired: bool, now: datetime) -
                 "a newer version has taken over and nobody pins this one; its servers are gone",
             )
         )
-    measured = quality(version.spec.measurements)
+    measured = quality(version.spec)
     was_retired = find(version.status.conditions, RETIRED) is not None  # and stays so: merge keeps the condition
     state = "Retired" if retired or was_retired else "Accepted" if judged.accepted else "Rejected"
     conditions: list[Condition] = merge(version.status.conditions, facts, version.metadata.generation, now)
