@@ -191,14 +191,14 @@ class Gates(Wire):
     above this; the bound takes in both which users were held out and trainingNoise."""
     max_task_ne_increase: Decimal = Field(default="0.02", alias="maxTaskNEIncrease")
     """Largest relative increase on any one surface and task: a guard against a loss that the sum hides. The bounds of
-    all guards together are wrong in at most 1 % of cases. Counts as maxNEIncrease where that is larger. One task is known
-    from fewer positives than all together, and learns less evenly: hence the wider default."""
+    all guards together are wrong in at most 1 % of cases. Counts as maxNEIncrease where that is larger. One task is
+    known from fewer positives than all together, and learns less evenly: hence the wider default."""
     min_positives: Annotated[int, Field(ge=0, le=1000000)] = 100
     """Held-out positives below which a surface's task is not judged: so few do not tell a loss from chance."""
     training_noise: Fraction = "0.02"
     """Relative standard deviation of normalised entropy, over all surfaces and tasks, between trainings that differ in
-    their seed alone, from 0 to 1. Two versions differ by the square root of 2 times as much without either being better.
-    Measure yours with a few seeds; the default is what small models on a generated stream show
+    their seed alone, from 0 to 1. Two versions differ by the square root of 2 times as much without either being
+    better. Measure yours with a few seeds; the default is what small models on a generated stream show
     (docs/evidence/gates.md)."""
     inconclusive: Literal["Accept", "Reject"] = "Accept"
     """What becomes of a version of which the comparison can say neither that it is worse nor that it is within
