@@ -40,13 +40,13 @@ from recast_trainer.training.process_group import ProcessGroup
 
 SERVING = {"image": "none"}
 CLAIM = {"persistentVolumeClaim": {"claimName": "none"}}
-FOUNDATION = {
+FOUNDATION: dict[str, Any] = {
     "architecture": {"layers": 2, "dim": 32, "heads": 2, "historyLength": 64, "taeDim": 16},
     "storage": CLAIM,
     "data": {**CLAIM, "path": "stream"},
     "serving": SERVING,
 }
-EXPERT = {
+EXPERT: dict[str, Any] = {
     "foundationRef": {"name": "home-fm"},
     "surface": "reels",
     "tasks": [{"name": "click"}, {"name": "long_view", "weight": "0.5"}],

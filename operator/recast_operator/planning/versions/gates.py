@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from recast_api.resources import Aggregate, Gates, Measurement, ModelVersionSpec
-from recast_operator.planning.versions.comparison import Increase, shared_doubt
+from recast_operator.planning.versions.comparison import TASK_NOISE, Increase, shared_doubt
 from recast_operator.planning.versions.measured import LARGEST, guards, increase, number, quality, read
 
 CALIBRATION_MIN_POSITIVES = 1600
@@ -117,8 +117,9 @@ def ne_increased(version: ModelVersionSpec, gates: Gates) -> Judgement | None:
 
 def task_ne_increased(version: ModelVersionSpec, gates: Gates) -> Judgement | None:
     """Worse beyond doubt on one surface and task, which the sum may hide: the worst of those with positives enough."""
+    noise = TASK_NOISE * float(gates.training_noise)
     judged = [
-        (entry, found.with_training_noise(float(gates.training_noise)))
+        (entry, found.with_training_noise(noise))
         for entry in guards(version)
         if entry.rows > 0 and entry.positives >= gates.min_positives and (found := increase(entry)) is not None
     ]
