@@ -198,8 +198,8 @@ class Gates(Wire):
     training_noise: Fraction = "0.02"
     """Relative standard deviation of normalised entropy, over all surfaces and tasks, between trainings that differ in
     their seed alone, from 0 to 1; a single task's is taken as one and a half times it. Two versions differ by the
-    square root of 2 times as much without either being better. Measure yours with a few seeds; the default is what small models on a generated stream show
-    (docs/evidence/gates.md)."""
+    square root of 2 times as much without either being better. Measure yours with a few seeds; the default is what
+    small models on a generated stream show (docs/evidence/gates.md)."""
     inconclusive: Literal["Accept", "Reject"] = "Accept"
     """What becomes of a version of which the comparison can say neither that it is worse nor that it is within
     maxNEIncrease. Accept: it may serve, and the canary judges next, on live traffic. Reject: what serves goes on."""
