@@ -73,7 +73,7 @@ def test_a_foundation_lands_with_its_log_measurements_and_usable_rows(world: Wor
     load_verified(world.folder(made), made.digest)
     files = {entry.path for entry in made.files}
     assert {"model.safetensors", "items.safetensors", "history.safetensors", "tae/burn-in.json"} <= files
-    assert {item.surface for item in made.measurements} == {"reels", "feed", "ads", "all"}
+    assert {item.surface for item in made.measurements} == {"reels", "feed", "ads"}
     assert all(entry.tail > 0 for entry in made.usable_rows)
     for entry in made.usable_rows:
         for phase, count in (("prequential", entry.prequential), ("tail", entry.tail)):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from recast_api import names
 from recast_api.manifest import MANIFEST, Manifest, describe_files, load_verified
-from recast_api.resources import KINDS
+from recast_api.resources import KINDS, Aggregate
 from recast_api.run import TERMINATION_LIMIT, RecastError, TerminationMessage
 
 MODEL = "m" * 40
@@ -123,6 +123,19 @@ def test_the_digest_is_the_hash_of_canonical_json(artifact: tuple[Path, Manifest
     assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
     assert manifest.digest == "sha256:" + hashlib.sha256(text.encode()).hexdigest()
     assert manifest.model_copy(update={"number": 2}).digest != manifest.digest
+
+
+def test_a_manifest_without_an_aggregate_has_the_digest_that_it_had_before_there_were_any() -> None:
+    old = (
+        b'{"attempt":1,"config":{},"created":"2026-01-01T00:00:00Z","files":[],"finite":true,"format":1,'
+        b'"inputsHash":"h","jobName":"j","kind":"FoundationModel","lineage":1,"measurements":[],"model":"home-fm",'
+        b'"number":1,"surfaces":["feed"],"tasks":["click"],"uid":"u","usableRows":[],"watermark":"2026-01-01T00:00:00Z"}'
+    )
+    manifest = Manifest.model_validate_json(old)
+    assert manifest.canonical() == old
+    measured = manifest.model_copy(update={"aggregate": Aggregate(rows=9, positives=3, ne="0.9")})
+    assert measured.digest != manifest.digest
+    assert Manifest.model_validate_json(measured.canonical()) == measured
 
 
 def test_an_artefact_is_loaded_only_if_all_of_its_bytes_are_those_of_the_digest(

@@ -28,6 +28,7 @@ WORDS = {
     "states and reasons of an observed run": {"Admitted", "Disrupted", "Queued", "Succeeded"},
     "actions of a request": {"Abort", "Promote", "Retry"},
     "policies": {"SpecChange"},
+    "what becomes of an inconclusive version": {"Accept", "Reject"},
     "decisions that a doubt holds": {"Acceptance", "Rollout", "Run"},
     "kinds": {"Deployment", "ExpertModel", "FoundationModel", "Job", "ModelVersion", "Pod", "Service"},
     "the kubelet's words for ImagePullBackOff": {"ErrImageNeverPull", "ErrImagePull", "InvalidImageName"},

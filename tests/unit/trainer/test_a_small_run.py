@@ -129,8 +129,10 @@ def test_a_foundations_manifest_says_what_was_ordered_and_up_to_when_it_learned(
     )
     assert made.finite
     assert {(item.surface, item.task) for item in made.measurements} == {
-        ("feed", "click"), ("reels", "click"), ("reels", "like"), ("all", "click"), ("all", "like"),
+        ("feed", "click"), ("reels", "click"), ("reels", "like"),
     }  # fmt: skip
+    assert made.aggregate is not None
+    assert made.aggregate.rows == sum(item.rows for item in made.measurements)
     assert made.config["attn_norm_len"] == made.config["history_length"] == 6
 
 

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from recast_api.resources.version import Measurement
-from recast_trainer.data.schema import ALL_SURFACES as ALL
-from recast_trainer.evaluation.measure import ScoredRows, decimal, headline, measurements
-from recast_trainer.evaluation.metrics import RunningNE, paired_increase, quality
+from recast_api.resources.version import Aggregate, Measurement
+from recast_trainer.evaluation.measure import ScoredRows, aggregate, decimal, headline, measurements
+from recast_trainer.evaluation.metrics import Group, RunningNE, paired_increase, quality, summed_increase, summed_ne
 
 
 def logit(p: float) -> float:
@@ -158,15 +157,14 @@ def scored(seed: int = 5) -> ScoredRows:
     return ScoredRows(np.arange(900), users, surfaces, np.arange(900) + 1, labels2, mask, logits)
 
 
-def test_measurements_cover_each_surface_and_all_and_leave_out_a_task_without_positives() -> None:
+def test_measurements_cover_each_surface_and_leave_out_a_task_without_positives() -> None:
     rows = scored()
     found = measurements(rows, ["feed", "reels", "push"], ["click", "like"], {"click": rows.logits[:, 0]})
     keys = [(item.surface, item.task) for item in found]
     assert keys == [
-        ("feed", "click"), ("feed", "like"), ("reels", "click"), ("reels", "like"),
-        ("push", "click"), (ALL, "click"), (ALL, "like"),
+        ("feed", "click"), ("feed", "like"), ("reels", "click"), ("reels", "like"), ("push", "click"),
     ]  # fmt: skip
-    assert sum(item.rows for item in found if item.task == "click" and item.surface != ALL) == 900
+    assert sum(item.rows for item in found if item.task == "click") == 900
     by_key = dict(zip(keys, found, strict=True))
     assert by_key["feed", "click"].ne_increase == "0.000000"
     assert by_key["feed", "like"].ne_increase is None  # the baseline lacks this task
@@ -191,19 +189,130 @@ def test_a_measurement_is_of_its_own_surfaces_rows_whose_label_is_known() -> Non
     assert feed.ne_increase_low is not None
     assert feed.ne_increase_high is not None
     assert float(feed.ne_increase_low) < float(feed.ne_increase) < float(feed.ne_increase_high)
-    # Two surfaces: the second has one class alone, and all together are those of both.
-    both = measurements(rows, ["feed", "reels"], ["click"])
-    assert [(item.surface, item.rows) for item in both] == [("feed", 3), (ALL, 4)]
-    assert both[0].ne_increase is None
+    (both,) = measurements(rows, ["feed", "reels"], ["click"])  # the second surface has one class alone
+    assert (both.surface, both.rows, both.ne_increase) == ("feed", 3, None)
+
+
+def two_groups() -> ScoredRows:
+    """Eight rows of four users: on two surfaces, a task on both and another on the first."""
+    nan = [0.0, False, 0.0]
+    rows = [
+        # user, surface, (label, known, logit) of click and of like
+        (1, 0, [1.0, True, logit(0.8)], [0.0, True, logit(0.1)]),
+        (2, 0, [0.0, True, logit(0.4)], [1.0, True, logit(0.5)]),
+        (3, 0, [0.0, True, logit(0.3)], [0.0, True, logit(0.2)]),
+        (4, 0, [1.0, False, 9.0], [0.0, True, logit(0.3)]),
+        (1, 1, [1.0, True, logit(0.6)], nan),
+        (2, 1, [0.0, True, logit(0.2)], nan),
+        (3, 1, [1.0, True, logit(0.7)], nan),
+        (4, 1, [1.0, True, logit(0.9)], nan),
+    ]
+    parts = np.array([[row[2], row[3]] for row in rows], dtype=np.float64)  # (R, T, 3)
+    users, surfaces = (np.array([row[column] for row in rows]) for column in (0, 1))
+    known = parts[:, :, 1].astype(bool)
+    return ScoredRows(np.arange(8), users, surfaces, np.ones(8), parts[:, :, 0], known, parts[:, :, 2])
+
+
+def nats(*right: float) -> float:
+    """Log loss of rows whose label had these probabilities."""
+    return -sum(math.log(p) for p in right)
+
+
+def entropy(positives: int, rows: int) -> float:
+    return nats(*[positives / rows] * positives, *[1 - positives / rows] * (rows - positives))
+
+
+CLICKS = (nats(0.8, 0.6, 0.7), nats(0.6, 0.8, 0.7, 0.9))
+LIKES = nats(0.9, 0.5, 0.8, 0.7)
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.5, 0.0])
+def test_the_aggregate_is_the_ratio_of_summed_losses_each_times_its_tasks_weight(weight: float) -> None:
+    found = aggregate(two_groups(), ["feed", "reels"], ["click", "like"], weights=[1.0, weight])
+    assert found is not None
+    loss = sum(CLICKS) + weight * LIKES
+    base = entropy(1, 3) + entropy(3, 4) + weight * entropy(1, 4)
+    assert found.ne == f"{loss / base:.6f}"
+    assert (found.rows, found.positives, found.baseline_ne, found.ne_increase) == (11, 5, None, None)
+    if weight == 1.0:
+        assert aggregate(two_groups(), ["feed", "reels"], ["click", "like"]) == found
+
+
+def test_the_aggregates_increase_is_of_the_summed_losses_and_its_bounds_hold_it() -> None:
+    rows = two_groups()
+    base = {"click": np.zeros(8), "like": np.zeros(8)}
+    found = aggregate(rows, ["feed", "reels"], ["click", "like"], base, [1.0, 0.5])
+    assert found is not None
+    loss = sum(CLICKS) + 0.5 * LIKES
+    theirs = (7 + 0.5 * 4) * math.log(2)
+    assert found.ne_increase == f"{loss / theirs - 1:.6f}"
+    assert found.baseline_ne == f"{theirs / (entropy(1, 3) + entropy(3, 4) + 0.5 * entropy(1, 4)):.6f}"
+    assert float(found.ne) / float(found.baseline_ne) - 1 == pytest.approx(float(found.ne_increase), abs=1e-5)
+    assert found.ne_increase_low is not None
+    assert found.ne_increase_high is not None
+    assert float(found.ne_increase_low) < float(found.ne_increase) < float(found.ne_increase_high)
+
+
+def test_an_aggregate_is_compared_on_the_tasks_that_the_baseline_has_and_is_of_those_alone() -> None:
+    rows, names, tasks = two_groups(), ["feed", "reels"], ["click", "like"]
+    found = aggregate(rows, names, tasks, {"click": np.zeros(8)})
+    alone = aggregate(rows, names, tasks[:1], {"click": np.zeros(8)})
+    assert found == alone
+    assert found is not None
+    assert (found.rows, found.baseline_ne is None) == (7, False)
+    other = aggregate(rows, names, tasks, {"share": np.zeros(8)})
+    assert other == aggregate(rows, names, tasks)
+
+
+def test_nothing_to_measure_has_no_aggregate() -> None:
+    assert aggregate(two_groups(), ["feed", "reels"], ["click", "like"], weights=[0.0, 0.0]) is None
+    assert aggregate(two_groups().select(np.zeros(8, bool)), ["feed"], ["click", "like"]) is None
+    assert summed_ne([]) is None
+    assert summed_increase([]) is None
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_baseline_that_is_not_finite_leaves_the_aggregate_without_comparison(bad: float) -> None:
+    rows = two_groups()
+    found = aggregate(rows, ["feed", "reels"], ["click", "like"], {"click": np.full(8, bad), "like": np.zeros(8)})
+    assert found == aggregate(rows, ["feed", "reels"], ["click", "like"])
+
+
+def test_a_users_rows_of_all_tasks_are_drawn_together_so_that_errors_that_cancel_do_not_count() -> None:
+    users = np.arange(300)
+    random = np.random.default_rng(0)
+    labels = np.tile([1.0, 0.0], 150)
+    swing = random.normal(0, 0.5, 300)
+    # What a user's first task loses the second gains, and the other way round.
+    first = Group(users, labels, (1 + swing) * (2 * labels - 1), 1.0 * (2 * labels - 1))
+    second = Group(users, labels, (1 - swing) * (2 * labels - 1), 1.0 * (2 * labels - 1))
+    same = Group(users, labels, first.logits, first.baseline_logits)
+    one, cancelled, added = (
+        found for groups in ([first], [first, second], [first, same]) if (found := summed_increase(groups)) is not None
+    )
+    assert cancelled.high - cancelled.low < 0.5 * (one.high - one.low)
+    assert (added.low, added.high) == pytest.approx((one.low, one.high))
+
+
+def test_an_aggregate_of_one_task_is_that_tasks_measurement() -> None:
+    rows = scored()
+    base = {"click": rows.logits[:, 0] + 0.2}
+    (one,) = measurements(rows, ["feed"], ["click"], base)
+    found = aggregate(rows, ["feed"], ["click"], base, [0.3])
+    assert found is not None
+    assert found.wire() == {key: value for key, value in one.wire().items() if key in found.wire()}
 
 
 def test_the_headline_weighs_tasks_by_their_rows() -> None:
     made = [
         Measurement(surface="feed", task="click", rows=30, positives=3, ne="0.8", calibration="1"),
         Measurement(surface="feed", task="like", rows=10, positives=3, ne="0.4", calibration="1"),
-        Measurement(surface="all", task="like", rows=10, positives=3, ne="0.5", calibration="1"),
+        Measurement(surface="reels", task="like", rows=10, positives=3, ne="0.5", calibration="1"),
     ]
-    assert headline(made) == "feed 0.7000  all 0.5000"
+    together = Aggregate(rows=50, positives=9, ne="0.65")
+    assert headline(made) == "feed 0.7000  reels 0.5000"
+    assert headline(made, together) == "feed 0.7000  reels 0.5000  all 0.6500"
+    assert headline(made[:1], together) == "feed 0.8000"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

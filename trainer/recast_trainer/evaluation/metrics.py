@@ -113,8 +113,9 @@ def summed_increase(groups: Sequence[Group], *, seed: int = 0, resamples: int = 
     ours, theirs = [], []
     for group in groups:
         assert group.baseline_logits is not None
-        ours.append(group.weight * log_loss(group.logits, group.labels))
-        theirs.append(group.weight * log_loss(group.baseline_logits, group.labels))
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller refuses what is not finite
+            ours.append(group.weight * log_loss(group.logits, group.labels))
+            theirs.append(group.weight * log_loss(group.baseline_logits, group.labels))
     loss = np.bincount(owner, weights=np.concatenate(ours), minlength=len(unique))
     base = np.bincount(owner, weights=np.concatenate(theirs), minlength=len(unique))
     random = np.random.default_rng(seed)
