@@ -195,7 +195,7 @@ class Gates(Wire):
     known from fewer positives than all together, and learns less evenly: hence the wider default."""
     min_positives: Annotated[int, Field(ge=0, le=1000000)] = 100
     """Held-out positives below which a surface's task is not judged: so few do not tell a loss from chance."""
-    training_noise: Fraction = "0.02"
+    training_noise: Fraction = "0.025"
     """Relative standard deviation of normalised entropy, over all surfaces and tasks, between trainings that differ in
     their seed alone, from 0 to 1; a single task's is taken as one and a half times it. Two versions differ by the
     square root of 2 times as much without either being better. Measure yours with a few seeds; the default is what

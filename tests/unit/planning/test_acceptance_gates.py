@@ -142,7 +142,7 @@ def test_an_inconclusive_version_is_accepted_or_rejected_as_the_gates_say() -> N
     rejected = judge(landed, Gates(inconclusive="Reject"))
     assert (accepted.accepted, accepted.reason) == (True, "Inconclusive")
     assert (rejected.accepted, rejected.reason) == (False, "Inconclusive")
-    for part in ("-5.06% and +5.06%", "trainingNoise 2.00%", "maxNEIncrease 0.50%", "one-sided 95 %", "hold out more"):
+    for part in ("-6.15% and +6.15%", "trainingNoise 2.50%", "maxNEIncrease 0.50%", "one-sided 95 %", "hold out more"):
         assert part in accepted.message
     assert "gates.inconclusive is Accept, so the canary judges next" in accepted.message
     assert "gates.inconclusive is Reject, so v1 goes on serving" in rejected.message
