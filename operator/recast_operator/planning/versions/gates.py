@@ -12,7 +12,7 @@ from decimal import Decimal
 
 from recast_api.resources import Aggregate, Gates, Measurement, ModelVersionSpec
 from recast_operator.planning.versions.comparison import TASK_NOISE, Increase, shared_doubt
-from recast_operator.planning.versions.measured import LARGEST, guards, increase, number, quality, read
+from recast_operator.planning.versions.measured import LARGEST, comparison_of, guards, number, quality, read
 
 CALIBRATION_MIN_POSITIVES = 1600
 """Below this many positives the ratio's own noise (about 2.5 % at 1,600) exceeds what a gate could tell."""
@@ -121,7 +121,7 @@ def task_ne_increased(version: ModelVersionSpec, gates: Gates) -> Judgement | No
     judged = [
         (entry, found.with_training_noise(noise))
         for entry in guards(version)
-        if entry.rows > 0 and entry.positives >= gates.min_positives and (found := increase(entry)) is not None
+        if entry.rows > 0 and entry.positives >= gates.min_positives and (found := comparison_of(entry)) is not None
     ]
     if not judged:
         return None
@@ -229,7 +229,7 @@ def _summary(version: ModelVersionSpec) -> str:
 def _unjudged(version: ModelVersionSpec, gates: Gates) -> str:
     """Which tasks were compared and are too small for a guard."""
     small = [
-        entry for entry in guards(version) if increase(entry) is not None and entry.positives < gates.min_positives
+        entry for entry in guards(version) if comparison_of(entry) is not None and entry.positives < gates.min_positives
     ]
     if not small:
         return ""

@@ -72,10 +72,10 @@ def quality(version: ModelVersionSpec) -> Quality:
         return _means(guards(version))
     before = number(whole.baseline_ne) if whole.baseline_ne is not None else None
     change = None if before is None else read(whole.ne) - before
-    return Quality(whole.rows, whole.positives, read(whole.ne), change, increase(whole))
+    return Quality(whole.rows, whole.positives, read(whole.ne), change, comparison_of(whole))
 
 
-def increase(entry: Measurement | Aggregate) -> Increase | None:
+def comparison_of(entry: Measurement | Aggregate) -> Increase | None:
     """The comparison with the baseline; None where there is none, or one that cannot be read."""
     texts = (entry.ne_increase_low, entry.ne_increase_high, entry.ne_increase)
     low, high, mean = (None if text is None or (value := number(text)) is None else float(value) for text in texts)
@@ -97,11 +97,11 @@ def _means(measurements: Sequence[Measurement]) -> Quality:
         sum(entry.positives for entry, _ in found),
         mean,
         moved / paired_rows if paired_rows else None,
-        _mean_increase([(entry.rows, known) for entry, _ in found if (known := increase(entry)) is not None]),
+        _mean_of([(entry.rows, known) for entry, _ in found if (known := comparison_of(entry)) is not None]),
     )
 
 
-def _mean_increase(found: Sequence[tuple[int, Increase]]) -> Increase | None:
+def _mean_of(found: Sequence[tuple[int, Increase]]) -> Increase | None:
     """The mean weighted by rows. How the tasks' errors correlate is not known, so they are taken to go together."""
     rows = sum(weight for weight, _ in found)
     if not rows:
