@@ -94,15 +94,15 @@ def train(model: FoundationModel | ExpertModel, data: Path, models: Models) -> P
     return models.folder(run.kind, run.model, run.number)
 
 
-def versions(kind: Kind, seeds: int, learning_rate: str, data: Path, models: Models) -> Iterator[Scored]:
-    """The held-out predictions of a model by seed. An expert reads the foundation of seed 0."""
+def versions(kind: Kind, seeds: range, learning_rate: str, data: Path, models: Models) -> Iterator[Scored]:
+    """The held-out predictions of a model by seed. An expert reads the foundation of the first seed."""
     read = models.folder("FoundationModel", "home-fm", 1)
-    for seed in range(seeds):
+    for seed in seeds:
         began = time.monotonic()
         training = {"image": "none", "batchSize": 64, "learningRate": learning_rate, "seed": seed}
         if kind == "foundation":
             # Each seed has a folder of its own, so that the experts' newest foundation is the first.
-            own = models if seed == 0 else Models(models.root / f"seed-{seed}")
+            own = models if seed == seeds[0] else Models(models.root / f"seed-{seed}")
             scored = predictions(train(foundation(training), data, own), None, data)
         else:
             scored = predictions(train(expert(training), data, models), read, data)
@@ -150,15 +150,16 @@ def deviation(values: Sequence[float]) -> float:
 def judged(kind: Kind, found: Sequence[Scored], gates: Gates) -> dict[str, Any]:
     """The figures of one kind."""
     by_task: dict[str, list[float]] = {}
+    calibrations: dict[str, list[float]] = {}
     wholes = []
     for scored in found:
         whole = scored.aggregate()
         assert whole is not None
         wholes.append(whole)
         for entry in scored.measured():
-            by_task.setdefault(f"{entry.surface}/{entry.task} ({entry.positives:,} positives)", []).append(
-                float(entry.ne)
-            )
+            name = f"{entry.surface}/{entry.task} ({entry.positives:,} positives)"
+            by_task.setdefault(name, []).append(float(entry.ne))
+            calibrations.setdefault(name, []).append(float(entry.calibration))
     reasons: Counter[str] = Counter()
     simpler = 0
     increases, widths = [], []
@@ -189,6 +190,7 @@ def judged(kind: Kind, found: Sequence[Scored], gates: Gates) -> dict[str, Any]:
         "ne": statistics.mean(float(whole.ne) for whole in wholes),
         "deviation": deviation([float(whole.ne) for whole in wholes]),
         "deviationByTask": {name: deviation(values) for name, values in by_task.items()},
+        "calibrationByTask": {name: [min(values), max(values)] for name, values in calibrations.items()},
         "increaseDeviation": statistics.pstdev(increases, 0.0),
         "userHalfWidth": statistics.mean(widths),
         "reasons": dict(reasons),
@@ -202,6 +204,12 @@ def main() -> None:
     """Train, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=16, help="trainings of each kind (default: %(default)s)")
+    parser.add_argument("--first-seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument(
+        "--training-noise",
+        default=Gates().training_noise,
+        help="gates.trainingNoise that the pairs are judged with (default: the default of the API, %(default)s)",
+    )
     parser.add_argument("--hours", type=int, default=48, help="length of the stream (default: %(default)s)")
     parser.add_argument("--requests-per-hour", type=int, default=160, help="its density (default: %(default)s)")
     parser.add_argument("--learning-rate", default="0.01", help="of both (default: %(default)s)")
@@ -216,8 +224,9 @@ def main() -> None:
         data = root / "stream"
         write_stream(data, options.hours, options.requests_per_hour)
         for kind in ("foundation", "expert"):
-            found = list(versions(kind, options.seeds, options.learning_rate, data, Models(root / "models")))
-            figures[kind] = judged(kind, found, Gates())
+            seeds = range(options.first_seed, options.first_seed + options.seeds)
+            found = list(versions(kind, seeds, options.learning_rate, data, Models(root / "models")))
+            figures[kind] = judged(kind, found, Gates(training_noise=options.training_noise))
             _show(kind, figures[kind])
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
@@ -227,7 +236,8 @@ def _show(kind: str, figures: dict[str, Any]) -> None:
     print(f"\n{kind}: {figures['seeds']} seeds, {figures['rows']:,} labels, {figures['users']} users held out")
     print(f"  NE {figures['ne']:.4f}, relative standard deviation by seed {figures['deviation']:.2%}")
     for name, value in figures["deviationByTask"].items():
-        print(f"    {name}: {value:.2%}")
+        low, high = figures["calibrationByTask"][name]
+        print(f"    {name}: {value:.2%}, calibration {low:.2f} to {high:.2f}")
     print(f"  increase between two: deviation {figures['increaseDeviation']:.2%}; users alone ± "
           f"{figures['userHalfWidth']:.2%}")  # fmt: skip
     print(f"  of {figures['pairs']} ordered pairs: {figures['reasons']}")

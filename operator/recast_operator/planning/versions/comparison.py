@@ -18,7 +18,7 @@ GUARDS_DOUBT = 0.01
 """How often any of the guards' bounds is wrong, all of them together. Less than :data:`DOUBT`, so that aggregate and
 guards together reject a version like its baseline in at most one case of twenty (docs/verdicts.md)."""
 TASK_NOISE = 1.5
-"""How much noisier one task's training is than that of all together; docs/evidence/gates.md has 0.8 to 2.2 times."""
+"""How much noisier one task's training is than that of all together; docs/evidence/gates.md has 0.6 to 1.8 times."""
 
 
 def quantile(doubt: float) -> float:
