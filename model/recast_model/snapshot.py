@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from recast_model.history import Histories, History, Ints
+from recast_model.history import History, Ints
 from recast_model.items import read_tensors
 
 HISTORY_FILE = "history.safetensors"
@@ -29,21 +29,13 @@ class HistorySnapshot:
     until: int  # ms
 
     @classmethod
-    def of(cls, histories: Histories, limit: int, until_ms: int, surface: int | None = None) -> HistorySnapshot:
-        """Every user's window of ``limit`` events; on one ``surface`` exactly where histories are kept by surface.
+    def of(cls, users: Ints, events: History, lengths: Ints, until_ms: int) -> HistorySnapshot:
+        """The windows of these users (U,), ascending: ``events``, window after window, and their ``lengths`` (U,).
 
-        Raises ``ValueError`` where only one of both is so.
+        Users of whom nothing is known are left out.
         """
-        if histories.by_surface != (surface is not None):
-            raise ValueError("histories by surface give a snapshot of one surface, whole ones a snapshot of all")
-        users = np.unique(histories.users)
-        surfaces = np.full_like(users, 0 if surface is None else surface)
-        starts, lengths = histories.window(users, surfaces, np.full_like(users, until_ms), limit)
         keep = lengths > 0
-        users, starts, lengths = users[keep], starts[keep], lengths[keep]
-        offsets: Ints = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        index = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
-        return cls(users, offsets, histories.events.take(index), until_ms)
+        return cls(users[keep], np.concatenate([[0], np.cumsum(lengths[keep])]).astype(np.int64), events, until_ms)
 
     def lookup(self, user: int) -> History:
         """The user's window; empty for a user never seen."""

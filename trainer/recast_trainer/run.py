@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recast_api import names
 from recast_api.manifest import Manifest, UsableRows, describe_files, load_verified
@@ -23,20 +25,21 @@ from recast_model.artifact import ExpertBundle, FoundationBundle, load_expert, l
 from recast_model.config import ExpertConfig, ExpertTask, FoundationConfig
 from recast_trainer import clock
 from recast_trainer.data.pinning import PinnedData
+from recast_trainer.data.requests import Slates
 from recast_trainer.data.segments import require_tasks
 from recast_trainer.evaluation.burnin import first_usable
 from recast_trainer.evaluation.leak import require_no_leak
 from recast_trainer.evaluation.measure import ScoredRows, aggregate, headline, measurements
 from recast_trainer.evaluation.metrics import Floats
-from recast_trainer.evaluation.scoring import computed, score_expert, score_foundation
+from recast_trainer.evaluation.scoring import score_expert, score_foundation, score_pair
 from recast_trainer.publishing.artifact import land, landed
 from recast_trainer.publishing.version import VersionApi, publish
 from recast_trainer.tae import log as tae_log
 from recast_trainer.training.checkpoint import CHECKPOINTS, Checkpoints
-from recast_trainer.training.expert import ExpertTrainer, find_examples
+from recast_trainer.training.expert import Examples, ExpertTrainer
 from recast_trainer.training.loop import FoundationTrainer, TrainedFoundation
 from recast_trainer.training.process_group import ProcessGroup
-from recast_trainer.training.stream import Ints, Stream, open_stream, pin_data
+from recast_trainer.training.stream import Stream, open_stream, pin_data
 
 
 @dataclass(frozen=True)
@@ -146,55 +149,71 @@ def _foundation(run: TrainingRun, group: ProcessGroup, work: Path, pinned: Pinne
     stream = open_stream(Path(run.data_root) / run.data.path, run.data, pinned)
     config = foundation_config(run, stream)
     trained = FoundationTrainer(stream, config, run.optimization, group, work, fingerprint(run, pinned)).train()
-    require_no_leak(trained.tail, stream.truth(stream.requests_from(trained.split.learn), config.tasks), config.tasks)
+    require_no_leak(trained.tail, config.tasks)
     baseline = _baseline(run, group, lambda: _foundation_baseline(run, stream, trained, group))
     first = first_usable(trained.similarities)
-    usable = _usable_rows(stream, trained, first)
+    group.barrier()  # the leader has written all of the log
+    log = work / tae_log.FOLDER
+    kept = [*tae_log.files(log, "prequential")[first:], *tae_log.files(log, "tail")]
+    usable = _usable_rows(stream, kept)
     for entry in usable:
         group.log(f"TAE rows an expert may learn from on {entry.surface}: {entry.prequential} + {entry.tail} tail")
 
     def write(folder: Path) -> None:
-        save_model(folder, trained.model, stream.items, stream.snapshot(config.history_length))
-        log = folder / tae_log.FOLDER
-        log.mkdir()
-        kept = [tae_log.file_name(index, "prequential") for index in range(first, trained.split.learn)]
-        kept += [tae_log.file_name(index, "tail") for index in range(trained.split.learn, trained.split.end)]
-        for name in kept:
-            shutil.copyfile(work / tae_log.FOLDER / name, log / name)
+        save_model(folder, trained.model, stream.items, trained.histories)
+        target = folder / tae_log.FOLDER
+        target.mkdir()
+        for file in kept:
+            shutil.copyfile(file.path, target / file.path.name)
         about = {"firstUsableSegment": first, "similarityToFinal": [round(s, 4) for s in trained.similarities]}
-        (log / "burn-in.json").write_text(json.dumps(about))
+        (target / "burn-in.json").write_text(json.dumps(about))
 
-    found = measurements(trained.tail, config.surfaces, config.tasks, baseline)
-    whole = aggregate(trained.tail, config.surfaces, config.tasks, baseline)
-    return TrainingResult(config, trained.watermark, trained.finite, found, baseline is not None, usable, write, whole)
+    return TrainingResult(
+        config=config,
+        watermark=trained.watermark,
+        finite=trained.finite,
+        measurements=measurements(trained.tail, config.surfaces, config.tasks, baseline),
+        aggregate=aggregate(trained.tail, config.surfaces, config.tasks, baseline),
+        compared=baseline is not None,
+        usable_rows=usable,
+        write=write,
+    )
 
 
 def _expert(run: TrainingRun, group: ProcessGroup, work: Path, pinned: PinnedData) -> TrainingResult:
     assert run.expert is not None
     wanted = run.expert
     _, foundation, folder = open_foundation(run.models_root, wanted.foundation)
-    data = open_stream(Path(run.data_root) / run.data.path, run.data, pinned)
-    require_tasks(data.dataset, wanted.surface, [task.name for task in wanted.tasks])
-    _require_same_vocabulary(data, foundation.config)
-    config = expert_config(run, foundation.config)
-    stream = data.with_items(foundation.items, by_surface=True)
-    examples = find_examples(stream, folder / tae_log.FOLDER, wanted.surface, config.tae_dim, group.device)
+    stream = open_stream(Path(run.data_root) / run.data.path, run.data, pinned)
+    require_tasks(stream.dataset, wanted.surface, [task.name for task in wanted.tasks])
+    _require_same_vocabulary(stream, foundation.config)
+    config, items = expert_config(run, foundation.config), foundation.items
+    examples = Examples(stream, folder / tae_log.FOLDER, wanted.surface, config.history_length)
     checkpoints = Checkpoints(work / CHECKPOINTS, fingerprint(run, pinned))
-    expert = ExpertTrainer(stream, config, run.optimization, group, examples, checkpoints)
+    expert = ExpertTrainer(items, config, run.optimization, group, examples, checkpoints)
     model = expert.train()
-    scored = score_expert(model, stream, examples.held_out, examples.tae, group)
+    held_out = examples.over(examples.held_out)
+    parts = [score_expert(model, example.requests, example.tae, items, group) for example in held_out]
+    examples.require_enough(expert.rows, sum(len(part.row_ids) for part in parts))
+    scored = ScoredRows.concatenate(parts)
     tasks = [task.name for task in config.tasks]
-    require_no_leak(scored, stream.truth(examples.held_out, tasks), tasks)
-    baseline = _baseline(run, group, lambda: _expert_baseline(run, data, examples.held_out, scored, group))
+    require_no_leak(scored, tasks)
+    baseline = _baseline(run, group, lambda: _expert_baseline(run, examples, scored, group))
     alone = replace(scored, surfaces=np.zeros_like(scored.surfaces))  # of one surface: index 0 of one name
-    found = measurements(alone, [config.surface], tasks, baseline)
-    whole = aggregate(alone, [config.surface], tasks, baseline, [task.weight for task in config.tasks])
 
     def write(target: Path) -> None:
-        save_model(target, model, stream.items, stream.snapshot(config.history_length, config.surface_index))
+        save_model(target, model, items, held_out.snapshot(items))
 
-    finite = expert.learner.finite()
-    return TrainingResult(config, examples.watermark, finite, found, baseline is not None, [], write, whole)
+    return TrainingResult(
+        config=config,
+        watermark=examples.watermark,
+        finite=expert.learner.finite(),
+        measurements=measurements(alone, [config.surface], tasks, baseline),
+        aggregate=aggregate(alone, [config.surface], tasks, baseline, [task.weight for task in config.tasks]),
+        compared=baseline is not None,
+        usable_rows=[],
+        write=write,
+    )
 
 
 def _foundation_baseline(
@@ -205,13 +224,17 @@ def _foundation_baseline(
     _require_same_vocabulary(stream, bundle.config)
     _require_unseen(trained.tail, manifest)
     bundle.model.to(group.device)
-    tail = stream.requests_from(trained.split.learn)
-    scored, _ = score_foundation(bundle.model, stream.with_items(bundle.items), tail, group)
+    tail = stream.walk(
+        bundle.config.history_length, choose=lambda index, slates: np.full(len(slates), index >= trained.split.learn)
+    )
+    scored = ScoredRows.concatenate(
+        [score_foundation(bundle.model, requests, bundle.items, group)[0] for _, requests in tail]
+    )
     return {task: scored.logits[:, column] for column, task in enumerate(bundle.config.tasks)}
 
 
 def _expert_baseline(
-    run: TrainingRun, data: Stream, held_out: Ints, scored: ScoredRows, group: ProcessGroup
+    run: TrainingRun, examples: Examples, scored: ScoredRows, group: ProcessGroup
 ) -> dict[str, Floats]:
     assert run.baseline is not None
     if run.baseline_foundation is None:
@@ -220,11 +243,16 @@ def _expert_baseline(
     foundation_manifest, foundation, _ = open_foundation(run.models_root, run.baseline_foundation)
     for model in (manifest, foundation_manifest):
         _require_unseen(scored, model)
-    _require_same_vocabulary(data, foundation.config)
+    _require_same_vocabulary(examples.stream, foundation.config)
     foundation.model.to(group.device)
     expert.model.to(group.device)
-    tae = computed(foundation.model, data.with_items(foundation.items), group)
-    theirs = score_expert(expert.model, data.with_items(expert.items, by_surface=True), held_out, tae, group)
+    held_out = {file.segment for file in examples.held_out}
+
+    def measured(index: int, slates: Slates) -> NDArray[np.bool_]:
+        there = np.isin(slates.rows.row_ids, scored.row_ids)[slates.starts]
+        return there & (examples.stream.segments[index].name in held_out)
+
+    theirs = ScoredRows.concatenate(score_pair(expert, foundation, examples.stream, measured, group))
     return {task.name: theirs.logits[:, column] for column, task in enumerate(expert.config.tasks)}
 
 
@@ -261,17 +289,14 @@ def _require_same_vocabulary(stream: Stream, config: FoundationConfig) -> None:
         )
 
 
-def _usable_rows(stream: Stream, trained: TrainedFoundation, first: int) -> list[UsableRows]:
-    rows = stream.table.rows
-    begin, tail = (stream.segments[index].start for index in (first, trained.split.learn))
+def _usable_rows(stream: Stream, log: Sequence[tae_log.LogFile]) -> list[UsableRows]:
+    """Rows of the log by surface and phase."""
+    found: dict[str, Counter[str]] = {"prequential": Counter(), "tail": Counter()}
+    for file in log:
+        found[file.phase].update(file.count())
     return [
-        UsableRows(
-            surface=surface,
-            prequential=int((own & (rows.event_times >= begin) & (rows.event_times < tail)).sum()),
-            tail=int((own & (rows.event_times >= tail)).sum()),
-        )
-        for index, surface in enumerate(stream.dataset.surface_names)
-        for own in (rows.surfaces == index,)
+        UsableRows(surface=surface, prequential=found["prequential"][surface], tail=found["tail"][surface])
+        for surface in stream.dataset.surface_names
     ]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -15,11 +16,12 @@ from recast_model.config import FoundationConfig
 from recast_model.embeddings import TableOptimizer
 from recast_model.foundation import FoundationModel
 from recast_model.losses import foundation_loss
+from recast_trainer.data.requests import Requests
 from recast_trainer.evaluation.scoring import score_foundation
 from recast_trainer.training.loop import global_batches
 from recast_trainer.training.process_group import join_process_group
 from recast_trainer.training.step import Learner
-from recast_trainer.training.stream import open_stream
+from recast_trainer.training.stream import open_stream, shard
 
 
 def main(data: Path, optimizer: str, steps: int, size: int, target: Path) -> None:
@@ -37,11 +39,11 @@ def main(data: Path, optimizer: str, steps: int, size: int, target: Path) -> Non
         if sgd:
             learner.optimizer = torch.optim.SGD(learner.parameters, lr=0.1)
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        requests = torch.arange(len(stream.table)).numpy()
-        for chunk in list(global_batches(requests, size))[:steps]:
-            _, batch = stream.shard(chunk, config.history_length, group)
+        requests = Requests.concatenate([part for _, part in stream.walk(config.history_length)])
+        for chunk in list(global_batches(np.arange(len(requests)), size))[:steps]:
+            _, batch = shard(requests.take(chunk), stream.items, group)
             learner.step(lambda batch=batch: foundation_loss(model(batch), batch).total)
-        scored, tae = score_foundation(model, stream, requests[:100], group)
+        scored, tae = score_foundation(model, requests.take(slice(100)), stream.items, group)
         if group.is_leader:
             moved = {f"moved.{name}": value - before[name] for name, value in model.state_dict().items()}
             outputs = {"logits": torch.from_numpy(scored.logits), "tae": torch.from_numpy(tae)}

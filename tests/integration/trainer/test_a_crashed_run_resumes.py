@@ -12,6 +12,7 @@ import torch
 from trainer_support import expert_order, order, reference, write_synthetic
 
 from recast_api.run import TrainingRun
+from recast_trainer.data.requests import Requests
 from recast_trainer.run import execute, foundation_config
 from recast_trainer.training import expert as expert_loop
 from recast_trainer.training.loop import FoundationTrainer, TrainedFoundation
@@ -128,18 +129,18 @@ def test_only_mature_labels_were_learned_and_the_rest_waits(run: TrainingRun, st
     trainer = start(run, stream, tmp_path)
     seen: list[int] = []
 
-    for segment in range(3):
-        requests = stream.requests(segment)
+    for segment, requests in list(stream.walk(trainer.config.history_length))[:3]:
         trainer.watermark = stream.segments[segment].end - 1
         before = trainer.learner.steps
-        waiting = {*trainer.pending.tolist(), *requests.tolist()}
+        waiting = requests if trainer.pending is None else Requests.concatenate([trainer.pending, requests])
         trainer.learn(requests)
-        late = {index for index in waiting if stream.matured[index] > trainer.watermark}
-        assert set(trainer.pending.tolist()) == late
+        late = waiting.matured > trainer.watermark
+        assert trainer.pending is not None
+        assert trainer.pending.rows.row_ids.tolist() == waiting.take(late).rows.row_ids.tolist()
         assert trainer.learner.steps > before
-        seen += sorted(waiting - late)
+        seen += waiting.take(~late).rows.row_ids.tolist()
     assert len(seen) == len(set(seen))  # each request is learned once
-    assert len(trainer.pending)  # the stream's label delays do reach over a segment's end
+    assert len(trainer.pending or ())  # the stream's label delays do reach over a segment's end
 
 
 @pytest.mark.parametrize("kind", ["foundation", "expert"])

@@ -16,9 +16,11 @@ from trainer_support import expert_order, order, reference, write_memorisable
 
 from recast_api.run import RecastError, TrainingRun
 from recast_trainer.data import histories
+from recast_trainer.data.requests import Requests
+from recast_trainer.data.schema import Rows
 from recast_trainer.evaluation.scoring import score_foundation
 from recast_trainer.run import execute, foundation_config
-from recast_trainer.tae.log import TaeIndex, TaeRows, concatenate, read
+from recast_trainer.tae.log import TaeIndex, TaeRows, files
 from recast_trainer.training.loop import FoundationTrainer
 from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.stream import Stream, open_stream
@@ -34,8 +36,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Log:
     stream = open_stream(root / "data" / "set", run.data)
     trainer = FoundationTrainer(stream, foundation_config(run, stream), run.optimization, ProcessGroup(), root / "work")
     trainer.train()
-    parts = read(root / "work" / "tae", "feed", "prequential")
-    return stream, trainer, concatenate([rows for _, rows in parts], 8)
+    parts = [file.read("feed") for file in files(root / "work" / "tae", "prequential")]
+    return stream, trainer, TaeRows(*(np.concatenate([getattr(p, name) for p in parts]) for name in vars(parts[0])))
 
 
 def probe_auc(tae: np.ndarray, labels: np.ndarray) -> float:
@@ -53,15 +55,18 @@ def probe_auc(tae: np.ndarray, labels: np.ndarray) -> float:
 
 
 def labels_of(stream: Stream, rows: TaeRows) -> np.ndarray:
-    order_of = np.argsort(stream.table.rows.row_ids)
-    place = order_of[np.searchsorted(stream.table.rows.row_ids[order_of], rows.row_ids)]
-    return stream.table.rows.labels[place, 0]
+    every = Rows.concatenate([stream.read(segment) for segment in stream.segments])
+    order_of = np.argsort(every.row_ids)
+    place = order_of[np.searchsorted(every.row_ids[order_of], rows.row_ids)]
+    labels: np.ndarray = every.labels[place, 0]
+    return labels
 
 
 def test_the_log_holds_nothing_of_the_labels_and_tae_made_after_learning_hold_them(trained: Log) -> None:
     stream, trainer, rows = trained
-    learned = np.concatenate([stream.requests(segment) for segment in range(trainer.split.learn)])
-    scored, tae = score_foundation(trainer.model, stream, learned, ProcessGroup())
+    walk = stream.walk(trainer.config.history_length)
+    learned = Requests.concatenate([part for index, part in walk if index < trainer.split.learn])
+    scored, tae = score_foundation(trainer.model, learned, stream.items, ProcessGroup())
     assert scored.row_ids.tolist() == rows.row_ids.tolist()
     # 700 test rows: the standard deviation of the AUC of a coin flip is 0.022.
     assert abs(probe_auc(rows.tae, labels_of(stream, rows)) - 0.5) < 0.08
@@ -111,7 +116,7 @@ def test_a_pipeline_whose_requests_see_their_own_answers_lands_nothing(
         foundation = execute(run, ProcessGroup(), None)
         assert foundation is not None
         run = expert_order(tmp_path, reference(foundation), **of_expert)
-    monkeypatch.setattr(histories, "known_after_the_request", lambda rows: rows.event_times - 1)
+    monkeypatch.setattr(histories, "known_after_the_request", lambda rows, _: rows.event_times - 1)
     with pytest.raises(RecastError, match="better than by its true probability p_click") as caught:
         execute(run, ProcessGroup(), None)
     assert (caught.value.termination.reason, caught.value.termination.retryable) == ("LabelLeak", False)

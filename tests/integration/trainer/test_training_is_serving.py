@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,15 @@ from recast_api.resources.version import FoundationPin
 from recast_api.server import ExpertServerConfig, FoundationServerConfig, ServedArtifact
 from recast_model.artifact import load_expert, load_foundation
 from recast_model.inference import embed, score
-from recast_trainer.data.requests import RequestTable
+from recast_trainer.data.requests import Requests
 from recast_trainer.data.schema import Rows
+from recast_trainer.data.segments import Segment
 from recast_trainer.run import execute
 from recast_trainer.training.process_group import ProcessGroup
-from recast_trainer.training.stream import Stream, open_stream
+from recast_trainer.training.stream import on_device, open_stream
 
 SURFACE, LIMIT, CANDIDATES = 2, 8, 5
+HOUR = 3_600_000
 ALONE = ProcessGroup()
 
 
@@ -71,11 +75,11 @@ class ServedPair:
 
     def asked_at(self, time: int) -> Rows:
         """One request of every user on the surface at an instant, as rows of the data set would have it."""
-        users = np.repeat(np.unique(self.stream.table.rows.users), CANDIDATES)
+        users = np.repeat(np.unique(self.rows.users), CANDIDATES)
         count = len(users)
         items = np.random.default_rng(1).choice(self.stream.items.ids, count)
         return Rows(
-            row_ids=np.arange(count), request_ids=users, users=users, items=items,
+            row_ids=np.arange(count) - count, request_ids=users - 10**9, users=users, items=items,
             surfaces=np.full(count, SURFACE), event_times=np.full(count, time), available_at=np.full(count, time),
             positions=np.zeros(count, np.int64), labels=np.zeros((count, 3), np.float32),
             label_mask=np.zeros((count, 3), bool), oracle=np.full((count, 3), np.nan, np.float32),
@@ -86,16 +90,30 @@ class ServedPair:
         foundation = load_foundation(self.folder(self.foundation), self.foundation)
         expert = load_expert(self.folder(self.expert), self.expert)
 
-        def batch(stream: Stream, limit: int) -> Any:
-            table = RequestTable(asked, stream.items)
-            read = Stream(stream.dataset, stream.segments, stream.items, table, stream.log, stream.matured)
-            return read.batch(np.arange(len(table)), limit, ALONE)
-
-        tae = embed(foundation.model, batch(self.stream, foundation.config.history_length))
-        own = self.stream.with_items(expert.items, by_surface=True)
-        logits = score(expert.model, batch(own, LIMIT), tae, torch.ones(len(tae), dtype=torch.bool))
+        seen = self.requests(asked, foundation.config.history_length)
+        tae = embed(foundation.model, on_device(seen, foundation.items, ALONE))
+        own = on_device(self.requests(asked, LIMIT, SURFACE), expert.items, ALONE)
+        logits = score(expert.model, own, tae, torch.ones(len(tae), dtype=torch.bool))
         found: np.ndarray = torch.sigmoid(logits).numpy().reshape(-1, 2)
         return found
+
+    def requests(self, asked: Rows, limit: int, surface: int | None = None) -> Requests:
+        """The requests as a stream gives them that had them among its others."""
+        after = Segment(Path("unread"), "after", self.stream.end, self.stream.end + HOUR)
+
+        def read(segment: Segment) -> Rows:
+            here = (asked.event_times >= segment.start) & (asked.event_times < segment.end)
+            there = asked.take(slice(0)) if segment is after else self.stream.read(segment)
+            return Rows.concatenate([there, asked.take(here)])
+
+        longer = replace(self.stream, segments=[*self.stream.segments, after], read=read)
+        walk = longer.walk(limit, surface=surface, choose=lambda _, slates: slates.rows.row_ids[slates.starts] < 0)
+        return Requests.concatenate([requests for _, requests in walk])
+
+    @cached_property
+    def rows(self) -> Rows:
+        """All rows of the stream."""
+        return Rows.concatenate([self.stream.read(segment) for segment in self.stream.segments])
 
     def over_the_wire(self, asked: Rows, **more: Any) -> np.ndarray:
         """(R, T) probabilities as the expert's server answers."""
@@ -129,7 +147,7 @@ def test_a_landed_pair_answers_as_it_was_trained(served: ServedPair) -> None:
 def test_the_artefact_ships_what_an_expert_reads_and_nothing_else(served: ServedPair) -> None:
     shipped = load_expert(served.folder(served.expert), served.expert).history
     assert set(shipped.events.surfaces.tolist()) == {SURFACE}
-    rows = served.stream.table.rows
+    rows = served.rows
     own = (rows.surfaces == SURFACE) & (rows.actions() != 0) & (rows.available_at < served.stream.end)
     users, counts = np.unique(rows.users[own], return_counts=True)
     assert shipped.users.tolist() == users.tolist()
@@ -139,7 +157,7 @@ def test_the_artefact_ships_what_an_expert_reads_and_nothing_else(served: Served
 
 def test_an_inline_history_with_the_labels_delays_answers_as_training_would_at_any_time(served: ServedPair) -> None:
     """A replay sends all that a user ever did; which of it a request at an earlier time sees is the server's to say."""
-    rows, names = served.stream.table.rows, served.stream.dataset.surface_names
+    rows, names = served.rows, served.stream.dataset.surface_names
     tasks = np.array(served.stream.dataset.tasks)
     moment = served.stream.segments[-3].start + 1_234_567
     asked = served.asked_at(moment)

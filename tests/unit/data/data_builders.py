@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
 import numpy as np
 
 from recast_model.items import ItemTable
+from recast_trainer.data.requests import Requests
 from recast_trainer.data.schema import Dataset, Rows, SurfaceInfo
+from recast_trainer.data.segments import Segment
+from recast_trainer.training.stream import Stream
 
 START = 1_767_225_600_000
 ITEMS = ItemTable(np.arange(100, 140, dtype=np.int64), np.ones((40, 2), np.float32))
@@ -37,3 +44,18 @@ def rows(events: list[tuple[int, int, int, int, int]], *, label: int = 1) -> Row
         label_mask=np.ones((count, 3), np.bool_),
         oracle=np.full((count, 3), np.nan, np.float32),
     )
+
+
+def stream_of(given: Rows, edges: Sequence[int] = (0, 1000), history: str = "Engagements") -> Stream:
+    """The rows cut into segments at these times, in ms after START."""
+    segments = [Segment(Path("unread"), str(begin), START + begin, START + end) for begin, end in pairwise(edges)]
+
+    def read(segment: Segment) -> Rows:
+        return given.take((given.event_times >= segment.start) & (given.event_times < segment.end))
+
+    return Stream(DATASET.model_copy(update={"history": history}), segments, ITEMS, read)
+
+
+def requests_of(stream: Stream, limit: int, surface: int | None = None) -> Requests:
+    """All requests of a stream, in order."""
+    return Requests.concatenate([requests for _, requests in stream.walk(limit, surface=surface)])

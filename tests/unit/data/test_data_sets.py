@@ -22,8 +22,8 @@ from recast_trainer.data.segments import (
     list_segments,
     load_dataset,
     load_items,
-    read_all,
     read_segment,
+    require_readable,
     require_surface,
     require_tasks,
 )
@@ -94,19 +94,29 @@ def test_segments_are_chosen_by_end_and_window(
     assert [(segment.start - START) // HOUR for segment in chosen] == expected
 
 
-def test_a_row_id_that_stands_twice_is_named_with_the_segments_it_stands_in(folder: Path) -> None:
-    change(folder, "row_id", pa.array([1, 6, 9]))
+@pytest.mark.parametrize(
+    ("ids", "says"), [([1, 100, 100], "row_id 100 stands in more than one row;"), ([7, 7, 7], "row_id 7 stands")]
+)
+def test_a_row_id_that_stands_twice_in_a_segment_is_named(folder: Path, ids: list[int], says: str) -> None:
+    change(folder, "row_id", pa.array(ids))
     dataset = load_dataset(folder)
-    with pytest.raises(RecastError, match=r"row_id 6 .*\(2026-01-01T00 and 2026-01-01T01\), and 1 other") as caught:
-        read_all(list_segments(folder, dataset), dataset)
-    assert caught.value.termination.reason == "CorruptDataset"
+    with pytest.raises(RecastError, match=says) as caught:
+        read_segment(list_segments(folder, dataset)[0], dataset)
+    assert caught.value.termination.reason == "CorruptSegment"
 
 
-def test_a_single_row_id_that_stands_twice_in_one_segment_is_found_too(folder: Path) -> None:
-    change(folder, "row_id", pa.array([1, 100, 100]))
+def test_all_segments_are_looked_at_before_any_is_read(folder: Path) -> None:
     dataset = load_dataset(folder)
-    with pytest.raises(RecastError, match=r"row_id 100 stands in more than one row \(2026-01-01T00\); embeddings"):
-        read_all(list_segments(folder, dataset), dataset)
+    listed = list_segments(folder, dataset)
+    assert require_readable(listed, dataset) == sum(len(read_segment(segment, dataset)) for segment in listed)
+    last = listed[-1].path
+    table = pq.read_table(last)
+    pq.write_table(table.drop_columns(["label_click"]), last)
+    with pytest.raises(RecastError, match=rf"{last.name}: column label_click is missing"):
+        require_readable(listed, dataset)
+    last.write_bytes(last.read_bytes()[:200])
+    with pytest.raises(RecastError, match=last.name):
+        require_readable(listed, dataset)
 
 
 def test_a_time_before_all_segments_says_what_there_is(folder: Path) -> None:

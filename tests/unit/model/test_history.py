@@ -58,8 +58,17 @@ def test_a_window_holds_the_newest_that_fit() -> None:
     assert seen(of, 1, 9, limit=8) == [3, 4, 5, 6, 7, 8, 9]
 
 
+def snapshot(*events: Event, limit: int, until: int) -> HistorySnapshot:
+    """As a version ships it: the windows of all users that are named."""
+    made = histories(*events)
+    users = np.unique(made.users)
+    starts, lengths = made.window(users, users * 0, np.full(len(users), until), limit)
+    index = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
+    return HistorySnapshot.of(users, made.events.take(index), lengths, until)
+
+
 def test_a_snapshot_comes_back_with_every_column_and_every_user(tmp_path: Path) -> None:
-    HistorySnapshot.of(histories(*MIXED), 3, 41).save(tmp_path)
+    snapshot(*MIXED, limit=3, until=41).save(tmp_path)
     back = HistorySnapshot.load(tmp_path)
     assert (back.users.tolist(), back.until) == ([7], 41)  # nothing of user 3 was known
     own = back.lookup(7)
@@ -68,12 +77,12 @@ def test_a_snapshot_comes_back_with_every_column_and_every_user(tmp_path: Path) 
     assert own.actions.tolist() == [50, 20, 10]
     assert own.times.tolist() == [28, 20, 10]
     assert own.available.tolist() == [29, 30, 40]
-    later = HistorySnapshot.of(histories(*MIXED), 3, 51)
+    later = snapshot(*MIXED, limit=3, until=51)
     assert later.lookup(3).items.tolist() == [3]
 
 
 def test_a_version_of_before_events_had_two_times_is_read_as_if_all_had_been_known_at_once(tmp_path: Path) -> None:
-    HistorySnapshot.of(histories(*MIXED), 3, 41).save(tmp_path)
+    snapshot(*MIXED, limit=3, until=41).save(tmp_path)
     tensors = load_file(tmp_path / HISTORY_FILE)
     del tensors["available"]
     save_file(tensors, tmp_path / HISTORY_FILE)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from trainer_builders import DATASET, HOUR, ITEMS, START, hand_rows
+from trainer_builders import DATASET, HOUR, ITEMS, START, hand_rows, requests_of
 
 from recast_api.manifest import MANIFEST, Manifest
 from recast_api.run import RecastError, TrainingRun
@@ -20,6 +20,7 @@ from recast_model.artifact import load_expert, load_foundation
 from recast_trainer import run as runs
 from recast_trainer.clock import from_rfc3339, to_rfc3339
 from recast_trainer.data.pinning import PinnedData
+from recast_trainer.data.requests import Slates
 from recast_trainer.data.writing import DatasetWriter
 from recast_trainer.evaluation import report
 from recast_trainer.evaluation.scoring import score_foundation
@@ -109,8 +110,8 @@ def test_the_landed_log_begins_at_the_first_burned_in_segment_and_ends_with_the_
 def test_usable_rows_are_those_of_the_landed_log_by_surface_and_phase(world: World) -> None:
     for entry in world.foundation.usable_rows:
         for phase, count in (("prequential", entry.prequential), ("tail", entry.tail)):
-            parts = tae_log.read(world.folder(world.foundation) / "tae", entry.surface, phase)  # type: ignore[arg-type]
-            assert sum(len(rows) for _, rows in parts) == count
+            parts = tae_log.files(world.folder(world.foundation) / "tae", phase)  # type: ignore[arg-type]
+            assert sum(len(file.read(entry.surface)) for file in parts) == count
     # Each hour begins with a request at its first instant, so that a bound off by one would show.
     assert [(e.surface, e.prequential, e.tail) for e in world.foundation.usable_rows] == [
         ("feed", 4 * PER_HOUR, 2 * PER_HOUR), ("reels", 4 * PER_HOUR, 2 * PER_HOUR),
@@ -161,7 +162,8 @@ def test_an_experts_manifest_names_its_foundation_its_tasks_and_its_watermark(wo
 def test_the_measurement_of_a_foundation_is_that_of_its_tail_by_the_landed_weights(world: World) -> None:
     stream = open_stream(world.root / "set", order(world.root).data)
     bundle = load_foundation(world.folder(world.foundation), world.foundation)
-    scored, _ = score_foundation(bundle.model, stream, stream.requests_from(LEARN), ProcessGroup())
+    tail = requests_of(stream, *range(LEARN, HOURS))
+    scored, _ = score_foundation(bundle.model, tail, bundle.items, ProcessGroup())
     found = runs.measurements(scored, bundle.config.surfaces, bundle.config.tasks)
     assert found == world.foundation.measurements
 
@@ -209,7 +211,8 @@ def test_the_leading_process_alone_publishes_what_an_earlier_attempt_completed(w
 def test_a_label_known_at_the_baselines_watermark_was_learned_by_it(world: World, later: int, seen: bool) -> None:
     stream = open_stream(world.root / "set", order(world.root).data)
     bundle = load_foundation(world.folder(world.foundation), world.foundation)
-    scored, _ = score_foundation(bundle.model, stream, stream.requests_from(LEARN), ProcessGroup())
+    tail = requests_of(stream, *range(LEARN, HOURS))
+    scored, _ = score_foundation(bundle.model, tail, bundle.items, ProcessGroup())
     watermark = from_rfc3339(world.foundation.watermark)
     edge = replace(scored, available_at=np.where(scored.row_ids == scored.row_ids[3], watermark + later, 2**60))
     if seen:
@@ -221,15 +224,14 @@ def test_a_label_known_at_the_baselines_watermark_was_learned_by_it(world: World
 
 
 def test_a_landed_version_is_measured_on_requests_none_of_whose_labels_it_may_have_learned(world: World) -> None:
-    stream = open_stream(world.root / "set", order(world.root).data)
     watermark = from_rfc3339(world.foundation.watermark)
-    available = stream.table.rows.available_at.copy()
-    available[-1] = watermark + 1  # of the last request
+    rows = hand_rows(HOURS, PER_HOUR)
+    rows = rows.take(rows.event_times >= START + (LEARN - 1) * HOUR)
+    available = np.full(len(rows), watermark + 1)
     available[-6] = watermark  # one row of the last but two: the version may have learned it
-    stream.table.rows = replace(stream.table.rows, available_at=available)
-    after = list(range(LEARN * PER_HOUR, HOURS * PER_HOUR))
-    after.remove(HOURS * PER_HOUR - 3)
-    assert report._after(stream, watermark).tolist() == after
+    slates = Slates.of(replace(rows, available_at=available))
+    wanted = report._after(watermark)(0, slates)
+    assert wanted.tolist() == [place != len(slates) - 3 for place in range(len(slates))]
 
 
 def test_a_landed_pair_is_measured_by_hand_as_it_was_at_landing(world: World) -> None:
@@ -309,8 +311,9 @@ def test_processes_meet_once_more_before_the_leader_lands_and_never_wait_for_it(
 ) -> None:
     shutil.copytree(world.root / "set", tmp_path / "set")
     events: list[str] = []
-    land = runs.land
+    land, train = runs.land, runs._foundation
+    monkeypatch.setattr(runs, "_foundation", lambda *given: (train(*given), events.append("trained"))[0])
     monkeypatch.setattr(ProcessGroup, "barrier", lambda _: events.append("barrier"))
     monkeypatch.setattr(runs, "land", lambda *given: (events.append("land"), land(*given))[1])
     assert execute(order(tmp_path), ProcessGroup(), None) is not None
-    assert events[-2:] == ["barrier", "land"]
+    assert events[-3:] == ["trained", "barrier", "land"]

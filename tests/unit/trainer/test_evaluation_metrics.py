@@ -148,13 +148,17 @@ def test_a_single_user_gives_no_bounds() -> None:
     assert paired_increase(np.zeros(4, np.int64), np.zeros(4), np.zeros(4), np.array([0.0, 1, 0, 1])) is None
 
 
+def unknown(like: np.ndarray) -> np.ndarray:
+    return np.full(like.shape, np.nan, np.float32)
+
+
 def scored(seed: int = 5) -> ScoredRows:
     users, truth, labels = stream(seed, rows=900)
     surfaces = np.arange(900) % 3
     labels2 = np.stack([labels, np.where(surfaces == 2, 0.0, 1 - labels)], axis=1)
     mask = np.ones((900, 2), dtype=bool)
     logits = np.stack([truth, -truth], axis=1)
-    return ScoredRows(np.arange(900), users, surfaces, np.arange(900) + 1, labels2, mask, logits)
+    return ScoredRows(np.arange(900), users, surfaces, np.arange(900) + 1, labels2, mask, logits, unknown(logits))
 
 
 def test_measurements_cover_each_surface_and_leave_out_a_task_without_positives() -> None:
@@ -176,7 +180,14 @@ def test_a_measurement_is_of_its_own_surfaces_rows_whose_label_is_known() -> Non
     mask = np.array([[True], [True], [True], [False], [True]])
     base = np.zeros(5)
     rows = ScoredRows(
-        np.arange(5), np.array([1, 2, 3, 4, 5]), np.array([0, 0, 0, 0, 1]), np.ones(5), labels, mask, logits
+        np.arange(5),
+        np.array([1, 2, 3, 4, 5]),
+        np.array([0, 0, 0, 0, 1]),
+        np.ones(5),
+        labels,
+        mask,
+        logits,
+        unknown(logits),
     )
     (feed,) = measurements(rows, ["feed"], ["click"], {"click": base})
     loss = -(math.log(0.8) + math.log(0.4) + math.log(0.7)) / 3
@@ -210,7 +221,7 @@ def two_groups() -> ScoredRows:
     parts = np.array([[row[2], row[3]] for row in rows], dtype=np.float64)  # (R, T, 3)
     users, surfaces = (np.array([row[column] for row in rows]) for column in (0, 1))
     known = parts[:, :, 1].astype(bool)
-    return ScoredRows(np.arange(8), users, surfaces, np.ones(8), parts[:, :, 0], known, parts[:, :, 2])
+    return ScoredRows(np.arange(8), users, surfaces, np.ones(8), parts[:, :, 0], known, parts[:, :, 2], unknown(known))
 
 
 def nats(*right: float) -> float:

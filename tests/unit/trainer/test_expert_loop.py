@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -11,21 +12,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from trainer_builders import HOUR, SLATE, START, delayed, expert_config, hand_rows, optimization, stream_of
+from trainer_builders import (
+    HOUR,
+    ITEMS,
+    SLATE,
+    START,
+    delayed,
+    expert_config,
+    hand_rows,
+    optimization,
+    requests_of,
+    stream_of,
+)
 
 from recast_api.run import RecastError
 from recast_trainer.evaluation.scoring import absent
 from recast_trainer.tae import log as tae_log
 from recast_trainer.training import expert as expert_loop
 from recast_trainer.training.checkpoint import Checkpoints
-from recast_trainer.training.expert import Examples, ExpertTrainer, find_examples
+from recast_trainer.training.expert import Example, Examples, ExpertTrainer, global_batches
 from recast_trainer.training.process_group import ProcessGroup
-from recast_trainer.training.stream import Stream
+from recast_trainer.training.stream import Stream, on_device
 
 HOURS, PER_HOUR, LEARN = 7, 6, 4  # three of seven segments are the tail: two older, one newer
 PER_SEGMENT = PER_HOUR * SLATE
 HELD_OUT_FROM = START + 6 * HOUR + HOUR // PER_HOUR  # the first request on reels in the last segment
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -35,84 +46,140 @@ def few_rows_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def log_of(folder: Path, stream: Stream, *, without: tuple[int, ...] = (), learn: int = LEARN) -> Path:
     """A log of vectors that name their row, each made a millisecond before its segment."""
-    rows = stream.table.rows
     for index, segment in enumerate(stream.segments):
-        keep = (rows.event_times >= segment.start) & (rows.event_times < segment.end) & ~np.isin(rows.row_ids, without)
-        ids = rows.row_ids[keep]
+        rows = stream.read(segment)
+        rows = rows.take(~np.isin(rows.row_ids, without))
+        ids = rows.row_ids
         tae = np.stack([ids, ids, -ids, np.ones_like(ids)], 1).astype(np.float16)
         cursor = np.full(len(ids), min(segment.start, stream.segments[learn].start) - 1)
-        written = tae_log.TaeRows(ids, rows.available_at[keep], cursor, tae)
-        names = np.array(stream.dataset.surface_names)[rows.surfaces[keep]]
-        tae_log.write_segment(folder, index, "prequential" if index < learn else "tail", written, names)
+        written = tae_log.TaeRows(ids, rows.available_at, cursor, tae)
+        names = np.array(stream.dataset.surface_names)[rows.surfaces]
+        phase: tae_log.Phase = "prequential" if index < learn else "tail"
+        tae_log.write_segment(folder, index, phase, written, names, segment.name)
     return folder
 
 
 def on_reels(*segments: int) -> list[int]:
-    """Indices of the requests on reels: every second one."""
-    return [s * PER_HOUR + place for s in segments for place in (1, 3, 5)]
+    """Row ids of the requests on reels: every second one."""
+    requests = [s * PER_HOUR + place for s in segments for place in (1, 3, 5)]
+    return [request * SLATE + place + 1 for request in requests for place in range(SLATE)]
 
 
 def examples(tmp_path: Path, stream: Stream, **options: Any) -> Examples:
-    return find_examples(stream, log_of(tmp_path, stream, **options), "reels", 4, CPU)
+    return Examples(stream, log_of(tmp_path, stream, **options), "reels", 6)
+
+
+def learned(found: Examples, phase: list[tae_log.LogFile]) -> list[int]:
+    return [int(row) for example in found.learned(phase) for row in example.requests.rows.row_ids]
+
+
+def held_out(found: Examples) -> list[int]:
+    return [int(row) for example in found.over(found.held_out) for row in example.requests.rows.row_ids]
+
+
+def whole(hours: int = HOURS) -> Stream:
+    return stream_of(hand_rows(hours, PER_HOUR), hours)
 
 
 def test_an_expert_learns_its_surfaces_logged_requests_then_the_tails_older_half_and_keeps_the_newer(
     tmp_path: Path,
 ) -> None:
-    found = examples(tmp_path, stream_of(hand_rows(HOURS, PER_HOUR), HOURS))
-    assert found.prequential.tolist() == on_reels(0, 1, 2, 3)
-    assert found.last_phase.tolist() == on_reels(4, 5)
-    assert found.held_out.tolist() == on_reels(6)
+    found = examples(tmp_path, whole())
+    assert learned(found, found.prequential) == on_reels(0, 1, 2, 3)
+    assert learned(found, found.last_phase) == on_reels(4, 5)
+    assert held_out(found) == on_reels(6)
     assert found.watermark == HELD_OUT_FROM - 1
 
 
-@pytest.mark.parametrize(("late", "learned"), [(0, True), (1, False)], ids=["at the watermark", "a millisecond later"])
+def test_an_example_has_its_rows_own_tae_and_the_history_of_its_surface(tmp_path: Path) -> None:
+    found = examples(tmp_path, whole())
+    alone = requests_of(whole(), surface=1)
+    for example in found.over(found.prequential):
+        assert example.tae.values[:, 0].tolist() == example.requests.rows.row_ids.tolist()
+        assert example.tae.present.all()
+        assert set(example.requests.history.surfaces.tolist()) <= {1}
+        same = alone.take(np.isin(alone.rows.row_ids[alone.starts], example.requests.rows.row_ids))
+        assert example.requests.history.times.tolist() == same.history.times.tolist()
+
+
+def test_what_servers_are_given_is_the_surfaces_history_at_the_end_of_the_data(tmp_path: Path) -> None:
+    found = examples(tmp_path, whole())
+    over = found.over(found.prequential)
+    list(over)
+    walk = whole().walk(6, surface=1)
+    list(walk)
+    one, other = over.snapshot(ITEMS), walk.snapshot(ITEMS)
+    assert one.until == other.until == START + HOURS * HOUR
+    assert one.events.items.tolist() == other.events.items.tolist()
+    assert one.users.tolist() == other.users.tolist()
+
+
+@pytest.mark.parametrize(("late", "is_learned"), [(0, True), (1, False)], ids=["at the watermark", "a ms later"])
 def test_a_request_is_learned_if_its_labels_were_known_at_the_watermark(
-    tmp_path: Path, late: int, learned: bool
+    tmp_path: Path, late: int, is_learned: bool
 ) -> None:
     rows = hand_rows(HOURS, PER_HOUR)
     shown = int(rows.event_times[2])  # row 3, of the second request
     given = delayed(rows, {4: HELD_OUT_FROM - 1 + late - shown})  # one of its two rows is enough
     found = examples(tmp_path, stream_of(given, HOURS))
-    assert (1 in found.prequential.tolist()) is learned
-    assert found.prequential.tolist()[-1] == on_reels(3)[-1]
+    assert ({3, 4} <= set(learned(found, found.prequential))) is is_learned
+    assert learned(found, found.prequential)[-1] == on_reels(3)[-1]
 
 
 @pytest.mark.parametrize("missing", [3, 4])
 def test_a_request_of_which_the_log_lacks_a_row_is_left_out(tmp_path: Path, missing: int) -> None:
-    stream = stream_of(hand_rows(HOURS, PER_HOUR), HOURS)
-    assert examples(tmp_path, stream, without=(missing,)).prequential.tolist() == on_reels(0, 1, 2, 3)[1:]
+    found = examples(tmp_path, whole(), without=(missing,))
+    assert learned(found, found.prequential) == on_reels(0, 1, 2, 3)[2:]
+
+
+@pytest.mark.parametrize("missing", [6 * PER_SEGMENT + 3, 6 * PER_SEGMENT + 4])
+def test_the_watermark_is_before_the_first_request_that_the_log_covers_whole(tmp_path: Path, missing: int) -> None:
+    found = examples(tmp_path, whole(), without=(missing,))
+    assert found.watermark == HELD_OUT_FROM + 2 * HOUR // PER_HOUR - 1
+    assert held_out(found) == on_reels(6)[2:]
 
 
 def test_what_burn_in_dropped_from_the_log_is_not_learned(tmp_path: Path) -> None:
-    stream = stream_of(hand_rows(HOURS, PER_HOUR), HOURS)
-    folder = log_of(tmp_path, stream)
+    folder = log_of(tmp_path, whole())
     for index in (0, 1):
         (folder / tae_log.file_name(index, "prequential")).unlink()
-    assert find_examples(stream, folder, "reels", 4, CPU).prequential.tolist() == on_reels(2, 3)
+    found = Examples(whole(), folder, "reels", 6)
+    assert learned(found, found.prequential) == on_reels(2, 3)
 
 
-@pytest.mark.parametrize(("needed", "enough"), [(36, True), (37, False)])
+def test_segments_are_joined_by_their_name_whatever_others_the_stream_has(tmp_path: Path) -> None:
+    """The foundation learned from the second segment on; the expert's window begins with the third."""
+    rows, every = hand_rows(HOURS, PER_HOUR), whole()
+    later = stream_of(rows, HOURS)
+    log = log_of(tmp_path, replace(every, segments=every.segments[1:]), learn=3)
+    found = Examples(replace(later, segments=later.segments[2:]), log, "reels", 6)
+    assert learned(found, found.prequential) == on_reels(2, 3)
+    assert learned(found, found.last_phase) == on_reels(4, 5)
+    assert held_out(found) == on_reels(6)
+
+
 def test_too_few_rows_to_learn_from_is_an_error_with_both_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needed: int, enough: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expert_loop, "MIN_USABLE_ROWS", needed)
-    stream = stream_of(hand_rows(HOURS, PER_HOUR), HOURS)  # 6 segments of 3 requests of 2 rows are learned
-    if enough:
-        examples(tmp_path, stream)
-        return
-    with pytest.raises(RecastError, match='36 usable rows of surface "reels" to learn from and 6 to measure') as caught:
-        examples(tmp_path, stream)
-    assert caught.value.termination.reason == "TooFewRows"
+    found = examples(tmp_path, whole())
+    monkeypatch.setattr(expert_loop, "MIN_USABLE_ROWS", 36)
+    found.require_enough(36, 6)
+    for learnable, measured in ((35, 6), (36, 0)):
+        says = f'{learnable} usable rows of surface "reels" to learn from and {measured} to measure'
+        with pytest.raises(RecastError, match=says) as caught:
+            found.require_enough(learnable, measured)
+        assert caught.value.termination.reason == "TooFewRows"
 
 
-def test_nothing_to_measure_on_is_an_error_too(tmp_path: Path) -> None:
-    stream = stream_of(hand_rows(HOURS, PER_HOUR), HOURS)
-    folder = log_of(tmp_path, stream)
-    (folder / tae_log.file_name(6, "tail")).unlink()
-    (folder / tae_log.file_name(5, "tail")).unlink()
-    with pytest.raises(RecastError, match="0 to measure on"):
-        find_examples(stream, folder, "reels", 4, CPU)
+def test_nothing_to_learn_from_is_an_error_before_anything_is_learned(tmp_path: Path) -> None:
+    folder = log_of(tmp_path, whole())
+    for path in folder.iterdir():
+        if path.name != tae_log.file_name(6, "tail"):
+            path.unlink()
+    found = Examples(whole(), folder, "reels", 6)
+    assert (found.prequential, len(found.last_phase), found.held_out, found.watermark) == ([], 1, [], 0)
+    with pytest.raises(RecastError, match="0 usable rows"):
+        ExpertTrainer(ITEMS, expert_config(), optimization(), ProcessGroup(), found).train()
 
 
 def test_by_default_two_hundred_rows_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,20 +188,16 @@ def test_by_default_two_hundred_rows_are_needed(monkeypatch: pytest.MonkeyPatch)
 
 
 class Watched(ExpertTrainer):
-    """Notes the row ids of each update and the first number of each row's TAE."""
+    """Notes the row ids of each update, and that each row came with its own TAE."""
 
-    def _loss(self, batch: Any, index: Any, sums: torch.Tensor) -> torch.Tensor:
-        tae, present = self.examples.tae(batch, index)
+    def _loss(self, batch: Any, tae: Any, sums: torch.Tensor) -> torch.Tensor:
+        values, present = tae.on_device(batch)
         assert present.all()
-        assert torch.equal(tae[..., 0][batch.candidate_mask].int(), batch.row_ids[batch.candidate_mask].int())
+        assert torch.equal(values[..., 0][batch.candidate_mask].int(), batch.row_ids[batch.candidate_mask].int())
         self.steps.append(batch.row_ids[batch.candidate_mask].tolist())
-        return super()._loss(batch, index, sums)
+        return super()._loss(batch, tae, sums)
 
     steps: list[list[int]]
-
-
-def rows_of(requests: list[int]) -> list[int]:
-    return [request * SLATE + place + 1 for request in requests for place in range(SLATE)]
 
 
 def test_every_epoch_learns_the_log_in_time_order_and_the_last_phase_comes_once_at_the_end(
@@ -142,43 +205,77 @@ def test_every_epoch_learns_the_log_in_time_order_and_the_last_phase_comes_once_
 ) -> None:
     ticks = itertools.count(100.0, 2.0)
     monkeypatch.setattr(expert_loop, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
-    stream = stream_of(hand_rows(HOURS, PER_HOUR), HOURS, by_surface=True)
-    found = examples(tmp_path, stream)
-    trainer = Watched(stream, expert_config(), optimization(epochs=2), ProcessGroup(), found)
+    found = examples(tmp_path, whole())
+    trainer = Watched(ITEMS, expert_config(), optimization(epochs=2), ProcessGroup(), found)
     trainer.steps = []
     trainer.train()
-    learned = [row for step in trainer.steps for row in step]
-    prequential, last = rows_of(on_reels(0, 1, 2, 3)), rows_of(on_reels(4, 5))
-    assert learned == prequential + prequential + last
-    assert [len(step) for step in trainer.steps] == [8, 8, 8] * 2 + [6, 6]  # at most four requests of two rows
+    prequential, last = on_reels(0, 1, 2, 3), on_reels(4, 5)
+    assert [row for step in trainer.steps for row in step] == prequential + prequential + last
+    assert [len(step) for step in trainer.steps] == [8, 8, 8] * 2 + [8, 4]  # at most four requests of two rows
+    assert trainer.rows == len(prequential) + len(last)
     said = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    assert all(0.3 < float(line[1].removeprefix("log loss ")) < 1.5 for line in said)  # a mean, and not a sum
     assert [(line[0], *line[2:]) for line in said] == [
         ("epoch 1/2", "3 steps", "2 s"), ("epoch 2/2", "6 steps", "4 s"), ("last phase", "8 steps", "6 s"),
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("counts", "size", "sizes"),
+    [([3, 3, 3], 4, [4, 4, 1]), ([9], 4, [4, 4, 1]), ([4, 4], 4, [4, 4]), ([1, 0, 1], 4, [2]), ([], 4, []),
+     ([5, 1], 2, [2, 2, 2])],
+)  # fmt: skip
+def test_global_batches_fill_up_across_segments(tmp_path: Path, counts: list[int], size: int, sizes: list[int]) -> None:
+    found = examples(tmp_path, whole())
+    every = list(found.over(found.prequential + found.last_phase))
+    joined = functools.reduce(Example.and_these, every)
+    ends = np.cumsum(counts)
+    given = [joined.take(slice(int(end) - count, int(end))) for count, end in zip(counts, ends, strict=True)]
+    batches = list(global_batches(iter(given), size))
+    assert [len(batch) for batch in batches] == sizes
+    rows = [int(row) for batch in batches for row in batch.requests.rows.row_ids]
+    assert rows == joined.requests.rows.row_ids[: 2 * sum(counts)].tolist()
+    assert [value for batch in batches for value in batch.tae.values[:, 0].tolist()] == rows
+
+
 def test_the_loss_that_is_said_is_the_mean_over_the_labels_of_the_experts_own_tasks(tmp_path: Path) -> None:
-    stream = stream_of(hand_rows(HOURS, PER_HOUR), HOURS, by_surface=True)
-    found = replace(examples(tmp_path, stream), tae=absent(4))
-    trainer = ExpertTrainer(stream, expert_config(), optimization(batch_size=99), ProcessGroup(), found)
+    found = examples(tmp_path, whole())
+    found = replace(found, instead=lambda example: absent(example.requests, 4))
+    trainer = ExpertTrainer(ITEMS, expert_config(), optimization(batch_size=99), ProcessGroup(), found)
     model = trainer.model.eval()
-    requests = found.prequential
-    batch = stream.batch(requests, 6, ProcessGroup())
+    example = functools.reduce(Example.and_these, found.learned(found.prequential))
+    batch = on_device(example.requests, ITEMS, ProcessGroup())
     with torch.no_grad():
-        logits = model(batch, torch.zeros(len(requests), SLATE, 4), torch.zeros(len(requests), dtype=torch.bool))
+        logits = model(batch, torch.zeros(len(example), SLATE, 4), torch.zeros(len(example), dtype=torch.bool))
     assert batch.labels is not None
     losses = torch.nn.functional.binary_cross_entropy_with_logits(logits[..., 0], batch.labels[..., 1])
-    trainer.config = replace(trainer.config, dropout=0.0)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    assert trainer._learn([requests]) == pytest.approx(float(losses), rel=1e-5)
+    sums = torch.zeros(2, dtype=torch.float64)
+    trainer._learn(example, 0.0, sums)
+    assert float(sums[0] / sums[1]) == pytest.approx(float(losses), rel=1e-5)
+
+
+def test_an_expert_starts_from_the_base_rates_of_its_first_thousand_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = examples(tmp_path, whole())
+    every = functools.reduce(Example.and_these, found.learned(found.prequential + found.last_phase)).requests
+    for limit in (2, 3, 13, 1000):
+        monkeypatch.setattr(expert_loop, "BASE_RATE_REQUESTS", limit)
+        trainer = ExpertTrainer(ITEMS, expert_config(), optimization(), ProcessGroup(), found)
+        first = trainer._first_requests()
+        assert first.rows.row_ids.tolist() == every.rows.row_ids[: 2 * limit].tolist()
+    given_rates: list[torch.Tensor] = []
+    monkeypatch.setattr(trainer.model, "set_base_rates", given_rates.append)
+    trainer.train()
+    assert [rates.tolist() for rates in given_rates] == [every.base_rates(2)[1, 1:].tolist()]  # of "like" on reels
 
 
 def test_warm_up_is_twenty_steps_and_rates_are_those_of_the_run(tmp_path: Path) -> None:
-    stream = stream_of(hand_rows(HOURS, PER_HOUR), HOURS, by_surface=True)
-    found = examples(tmp_path, stream)
-    trainer = ExpertTrainer(stream, expert_config(), optimization(learning_rate="0.02"), ProcessGroup(), found)
+    found = examples(tmp_path, whole())
+    trainer = ExpertTrainer(ITEMS, expert_config(), optimization(learning_rate="0.02"), ProcessGroup(), found)
     assert trainer.learner.warm_up == 20
     assert trainer.learner.learning_rate == 0.02
     ((_, table),) = trainer.model.tables()
@@ -208,23 +305,22 @@ def test_an_expert_that_was_cut_off_ends_in_the_same_bits(
     """Eight steps: twice three, then two of the last phase. Every second one leaves a checkpoint."""
     ticks = itertools.count(0.0, expert_loop.CHECKPOINT_SECONDS / 3)  # two looks at the clock a step, one after a save
     monkeypatch.setattr(expert_loop, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
-    stream = stream_of(hand_rows(HOURS, PER_HOUR), HOURS, by_surface=True)
-    found = examples(tmp_path / "log", stream)
+    found = examples(tmp_path / "log", whole())
     config = replace(expert_config(), dropout=0.2)  # so that equality says something of randomness
 
     def made(folder: str) -> Cut:
         checkpoints = Checkpoints(tmp_path / folder, "f")
-        return Cut(stream, config, optimization(epochs=2), ProcessGroup(), found, checkpoints)
+        return Cut(ITEMS, config, optimization(epochs=2), ProcessGroup(), found, checkpoints)
 
-    whole = made("whole").train().state_dict()
+    straight = made("whole").train().state_dict()
     dying = made("cut")
     dying.last = last
     with pytest.raises(CutOffError):
         dying.train()
     capsys.readouterr()
     again = made("cut")
-    assert again.train().state_dict().keys() == whole.keys()
-    assert all(torch.equal(value, whole[name]) for name, value in again.model.state_dict().items())
+    assert again.train().state_dict().keys() == straight.keys()
+    assert all(torch.equal(value, straight[name]) for name, value in again.model.state_dict().items())
     assert again.learner.steps == 8
     said = capsys.readouterr().out
     assert ("resumed after" in said) == (last > 3)
@@ -234,26 +330,24 @@ def test_an_expert_that_was_cut_off_ends_in_the_same_bits(
 
 
 def test_an_expert_cools_down_over_all_of_its_phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = stream_of(hand_rows(HOURS, PER_HOUR), HOURS, by_surface=True)
-    trainer = ExpertTrainer(
-        stream, expert_config(), optimization(epochs=2), ProcessGroup(), examples(tmp_path / "log", stream)
-    )
+    """Of ten segments, twice four and two, the one that the last request of a step is in says how much is over."""
+    found = examples(tmp_path / "log", whole())
+    trainer = ExpertTrainer(ITEMS, expert_config(), optimization(epochs=2), ProcessGroup(), found)
     done: list[float] = []
     step = trainer.learner.step
     monkeypatch.setattr(trainer.learner, "step", lambda loss, share: (done.append(share), step(loss, share)))
     trainer.train()
-    assert done == [steps / 8 for steps in range(8)]
+    assert done == [0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.9, 0.9]
 
 
 def test_a_checkpoint_is_written_when_its_time_has_come_and_by_the_leader_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream = stream_of(hand_rows(HOURS, PER_HOUR), HOURS, by_surface=True)
-    found = examples(tmp_path / "log", stream)
+    found = examples(tmp_path / "log", whole())
     seconds = [0.0]
     monkeypatch.setattr(expert_loop, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
     store = Checkpoints(tmp_path / "store", "f")
-    trainer = ExpertTrainer(stream, expert_config(), optimization(), ProcessGroup(), found, store)
+    trainer = ExpertTrainer(ITEMS, expert_config(), optimization(), ProcessGroup(), found, store)
     for now, count in ((expert_loop.CHECKPOINT_SECONDS - 1, 0), (expert_loop.CHECKPOINT_SECONDS, 1)):
         seconds[0] = now
         trainer._save_at_times()

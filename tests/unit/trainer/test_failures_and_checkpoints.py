@@ -120,7 +120,7 @@ def test_a_run_that_cannot_be_read_is_a_failed_exit_with_its_reason(
 
 
 def progress(position: int) -> Progress:
-    return Progress(position, position * 10, position * 3_600_000, [1, 2], [[1.0, 2.0, 0.5]])
+    return Progress(position, position * 10, position * 3_600_000, [[1.0, 2.0, 0.5]])
 
 
 def tensors(value: float) -> dict[str, torch.Tensor]:

@@ -10,24 +10,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from trainer_builders import (
     DATASET,
     HOUR,
+    ITEMS,
     SLATE,
     START,
     delayed,
     foundation_config,
     hand_rows,
     optimization,
+    requests_of,
     stream_of,
 )
 
 from recast_model.inference import embed
+from recast_trainer.data.requests import Requests
+from recast_trainer.data.schema import segment_name
 from recast_trainer.tae import log as tae_log
-from recast_trainer.training import loop
+from recast_trainer.training import loop, probes
 from recast_trainer.training.loop import FoundationTrainer, TrainedFoundation, global_batches
 from recast_trainer.training.process_group import ProcessGroup
-from recast_trainer.training.stream import Stream
+from recast_trainer.training.stream import Stream, on_device
 
 HOURS, PER_HOUR, LEARN = 7, 6, 5  # two of seven segments are the tail
 
@@ -38,12 +43,14 @@ def trainer(folder: Path, stream: Stream, fingerprint: str = "f") -> FoundationT
 
 def logged(folder: Path, phase: tae_log.Phase) -> dict[int, tae_log.TaeRows]:
     """All surfaces' rows by segment, in the order of row ids."""
-    found: dict[int, list[tae_log.TaeRows]] = {}
-    for surface in DATASET.surface_names:
-        for segment, rows in tae_log.read(folder / "tae", surface, phase):
-            found.setdefault(segment, []).append(rows)
-    joined = {segment: tae_log.concatenate(parts, 4) for segment, parts in found.items()}
-    return {segment: rows.select(np.argsort(rows.row_ids)) for segment, rows in joined.items()}
+    found = {}
+    for file in tae_log.files(folder / "tae", phase):
+        parts = [file.read(surface) for surface in DATASET.surface_names]
+        rows = tae_log.TaeRows(*(np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])))
+        index = int(file.path.name.split("-")[0])
+        assert file.segment == segment_name(START + index * HOUR)
+        found[index] = rows.select(np.argsort(rows.row_ids))
+    return found
 
 
 class Watched(FoundationTrainer):
@@ -71,7 +78,7 @@ class Watched(FoundationTrainer):
         self.model.forward = forward  # type: ignore[method-assign]
 
     def learn(self, requests: Any) -> None:
-        batch = self.stream.batch(requests, 6, self.group)
+        batch = on_device(requests, ITEMS, self.group)
         self.before[self.segment] = embed(self.model, batch)[batch.candidate_mask].numpy().tobytes()
         super().learn(requests)
 
@@ -113,7 +120,7 @@ def test_the_tail_is_embedded_and_scored_by_the_final_weights_and_never_learned(
     assert trained.watermark == START + LEARN * HOUR - 1
     for segment, rows in found.items():
         assert set(rows.cursor.tolist()) == {trained.watermark}
-        batch = watched.stream.batch(watched.stream.requests(segment), 6, ProcessGroup())
+        batch = on_device(requests_of(watched.stream, segment), ITEMS, ProcessGroup())
         assert rows.tae.tobytes() == embed(trained.model, batch)[batch.candidate_mask].numpy().tobytes()
     tail_ids = list(range(LEARN * PER_HOUR * SLATE + 1, HOURS * PER_HOUR * SLATE + 1))
     assert trained.tail.row_ids.tolist() == tail_ids
@@ -134,34 +141,51 @@ def test_a_step_knows_how_much_of_the_run_is_over(run: Run) -> None:
 
 
 def test_a_segments_likeness_to_the_final_version_is_that_of_the_model_which_embedded_it(run: Run) -> None:
-    watched, trained, _ = run
-    batch = watched.stream.batch(watched.stream.requests_from(LEARN), 6, ProcessGroup())
-    final = embed(trained.model, batch)[batch.candidate_mask].float()
+    watched, trained, folder = run
     assert len(trained.similarities) == LEARN
-    for probe, likeness in zip(watched.probes, trained.similarities, strict=True):
-        rows = torch.from_numpy(probe)
-        cosine = torch.nn.functional.cosine_similarity(rows - rows.mean(0), final - final.mean(0), dim=1).mean()
+    for segment, likeness in enumerate(trained.similarities):
+        then = torch.from_numpy(logged(folder, "prequential")[segment].tae).float()
+        batch = on_device(requests_of(watched.stream, segment), ITEMS, ProcessGroup())
+        final = embed(trained.model, batch)[batch.candidate_mask].float()
+        cosine = torch.nn.functional.cosine_similarity(then - then.mean(0), final - final.mean(0), dim=1).mean()
         assert likeness == pytest.approx(float(cosine), abs=1e-5)
-    assert watched.probes.shape == (LEARN, (HOURS - LEARN) * PER_HOUR * SLATE, 4)
 
 
-def test_probes_are_from_all_over_the_tail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = stream_of(hand_rows(HOURS, PER_HOUR), HOURS)
-    asked: list[list[int]] = []
+def test_probes_are_from_all_over_a_segment_and_the_leaders_alone_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = requests_of(stream_of(hand_rows(1, 12), 1))
+    tae = np.repeat(requests.rows.row_ids[:, None], 4, 1).astype(np.float16)
+    for count, step in ((64, 1), (6, 2), (5, 2), (1, 12)):
+        monkeypatch.setattr(probes, "PROBES", count)
+        probes.Probes(tmp_path, ProcessGroup()).keep(3, requests, tae)
+        kept = load_file(tmp_path / "00003.safetensors")
+        found = Requests.from_arrays(kept)
+        assert found.rows.row_ids[found.starts].tolist() == [2 * place + 1 for place in range(0, 12, step)][:count]
+        assert kept["tae"][:, 0].tolist() == found.rows.row_ids.tolist()
+    probes.Probes(tmp_path / "other", ProcessGroup(rank=1, size=2)).keep(3, requests, tae)
+    assert not (tmp_path / "other").exists()
 
-    def score(_: Any, __: Any, requests: np.ndarray, ___: Any) -> Any:
-        asked.append(requests.tolist())
-        return None, np.zeros((len(requests), 4), np.float16)
 
-    monkeypatch.setattr(loop, "score_foundation", score)
-    for probes, step in ((64, 1), (6, 2), (5, 2), (1, 12)):
-        monkeypatch.setattr(loop, "PROBES", probes)
-        trainer(tmp_path, stream)
-        first = LEARN * PER_HOUR
-        assert asked[-1] == list(range(first, HOURS * PER_HOUR, step))[:probes]
+def test_a_segment_without_requests_is_like_nothing(tmp_path: Path) -> None:
+    rows = hand_rows(HOURS, PER_HOUR)
+    stream = stream_of(rows.take((rows.event_times < START + HOUR) | (rows.event_times >= START + 2 * HOUR)), HOURS)
+    similarities = trainer(tmp_path, stream).train().similarities
+    assert similarities[1] == 0.0
+    assert all(value != 0.0 for place, value in enumerate(similarities) if place != 1)
 
 
-def test_heads_start_from_the_base_rates_of_what_is_learned_first(tmp_path: Path) -> None:
+def test_probes_of_an_attempt_that_is_not_gone_on_with_are_forgotten(tmp_path: Path) -> None:
+    stale = tmp_path / "probes" / "00009.safetensors"
+    stale.parent.mkdir()
+    stale.write_bytes(b"of other inputs")
+    trainer(tmp_path, stream_of(hand_rows(HOURS, PER_HOUR), HOURS)).train()
+    assert sorted(path.name for path in stale.parent.iterdir()) == [f"{n:05d}.safetensors" for n in range(LEARN)]
+
+
+def test_heads_start_from_the_base_rates_of_what_is_learned_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stream = stream_of(hand_rows(HOURS, PER_HOUR), HOURS)
     made = trainer(tmp_path, stream)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -172,15 +196,14 @@ def test_heads_start_from_the_base_rates_of_what_is_learned_first(tmp_path: Path
         step(loss, done)
 
     made.learner.step = noted  # type: ignore[method-assign]
-    first = stream.requests(0)
+    first = requests_of(stream, 0)
     made.watermark = stream.segments[0].end - 1
     made.learn(first)
-    rates = stream.base_rates(first)
+    rates = first.base_rates(2)
     torch.testing.assert_close(seen[0][1], torch.logit(rates).nan_to_num().float())
     torch.testing.assert_close(seen[0][0], torch.logit(rates).nanmean(0).float())
-    before = made.model.heads.bias.detach().clone()
-    made.learn(stream.requests(1))  # only once
-    assert (made.model.heads.bias.detach() - before).abs().max() < 0.2
+    monkeypatch.setattr(made.model, "set_base_rates", lambda _: pytest.fail("what heads have learned is overwritten"))
+    made.learn(requests_of(stream, 1))
 
 
 def test_a_label_is_learned_at_the_end_of_the_segment_in_which_its_request_matured_and_not_before(
@@ -212,7 +235,8 @@ def test_a_label_is_learned_at_the_end_of_the_segment_in_which_its_request_matur
     assert after[0] == [1, 2, *range(9, per_segment + 1)]
     assert after[1] == [3, 4, *range(per_segment + 1, 2 * per_segment + 1)]  # what waited comes first
     assert after[2] == [5, 6, *range(2 * per_segment + 1, 3 * per_segment + 1)]
-    assert made.pending.tolist() == [3]
+    assert made.pending is not None
+    assert made.pending.rows.row_ids.tolist() == [7, 8]
     assert not any(row in step for step in made.learned for row in (7, 8))
 
 
@@ -240,7 +264,12 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert trained.similarities == whole.similarities
     assert np.array_equal(trained.tail.logits, whole.tail.logits)
     assert np.array_equal(resumed.entropy.sums, straight.entropy.sums)
-    assert resumed.pending.tolist() == straight.pending.tolist() == [7]
+    for made in (resumed, straight):
+        assert made.pending is not None
+        assert made.pending.rows.row_ids.tolist() == [15, 16]
+    assert [snapshot.events.items.tolist() for snapshot in (trained.histories, whole.histories)] == [
+        whole.histories.events.items.tolist()
+    ] * 2
     names = sorted(path.name for path in (tmp_path / "whole" / "tae").iterdir())
     assert len(names) == HOURS
     for name in names:

@@ -23,11 +23,13 @@ def logit(p: np.ndarray) -> np.ndarray:
     return np.log(p.astype(np.float64)) - np.log1p(-p.astype(np.float64))
 
 
-def scored(users: np.ndarray, logits: np.ndarray, labels: np.ndarray, mask: np.ndarray | None = None) -> ScoredRows:
+def scored(
+    users: np.ndarray, logits: np.ndarray, labels: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None
+) -> ScoredRows:
     """One task of one surface."""
     known = np.ones((len(users), 1), bool) if mask is None else mask[:, None]
     zero = np.zeros(len(users), np.int64)
-    return ScoredRows(np.arange(len(users)), users, zero, zero, labels[:, None], known, logits[:, None])
+    return ScoredRows(np.arange(len(users)), users, zero, zero, labels[:, None], known, logits[:, None], truth[:, None])
 
 
 def test_the_truth_and_whoever_comes_close_to_it_is_no_leak_in_a_thousand_worlds() -> None:
@@ -45,13 +47,13 @@ def test_a_model_that_has_seen_one_answer_in_five_is_found_out() -> None:
         users, truth, labels = world(seed)
         peeked = np.where(np.arange(len(users)) % 5 == 0, 4 * (2 * labels - 1), logit(truth))
         with pytest.raises(RecastError, match="click is predicted better than by its true probability p_click") as e:
-            require_no_leak(scored(users, peeked, labels), truth[:, None], ["click"])
+            require_no_leak(scored(users, peeked, labels, truth), ["click"])
         assert (e.value.termination.reason, e.value.termination.retryable) == ("LabelLeak", False)
 
 
 def test_a_model_that_is_far_worse_than_the_truth_is_no_leak() -> None:
     users, truth, labels = world(1)
-    require_no_leak(scored(users, -3 * logit(truth), labels), truth[:, None], ["click"])
+    require_no_leak(scored(users, -3 * logit(truth), labels, truth), ["click"])
 
 
 @pytest.mark.parametrize("why", ["no truth", "no labels", "no finite prediction"])
@@ -61,14 +63,14 @@ def test_rows_of_which_something_is_not_known_are_not_judged(why: str) -> None:
     mask = np.zeros(len(users), bool) if why == "no labels" else None
     known = np.full_like(truth, np.nan) if why == "no truth" else truth
     logits = np.full_like(peeked, np.inf) if why == "no finite prediction" else peeked
-    require_no_leak(scored(users, logits, labels, mask), known[:, None], ["click"])
+    require_no_leak(scored(users, logits, labels, known, mask), ["click"])
 
 
 def test_a_truth_that_is_certain_is_taken_as_nearly_so() -> None:
     users, _, labels = world(3)
     certain = labels.astype(np.float32)
     assert abs(sigmas_below_truth(users, 20 * (2 * labels - 1), certain, labels)) < 20
-    require_no_leak(scored(users, 12 * (2 * labels - 1), labels), certain[:, None], ["click"])
+    require_no_leak(scored(users, 12 * (2 * labels - 1), labels, certain), ["click"])
 
 
 def test_a_few_users_tell_nothing_and_one_more_does() -> None:

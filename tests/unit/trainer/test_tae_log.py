@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from recast_api.run import RecastError
 from recast_trainer.evaluation.burnin import first_usable, similarity
-from recast_trainer.tae.log import TaeIndex, TaeRows, concatenate, guard, read, write_segment
+from recast_trainer.tae.log import TaeIndex, TaeRows, files, guard, write_segment
 
 
 def rows(ids: range, cursor: int = 100, available: int = 200) -> TaeRows:
@@ -30,21 +31,35 @@ def names(count: int) -> np.ndarray:
 
 def test_a_surface_gets_its_own_rows_back_by_segment_bit_for_bit(tmp_path: Path) -> None:
     first, second = rows(range(6)), rows(range(6, 10))
-    write_segment(tmp_path, 0, "prequential", first, names(6))
-    write_segment(tmp_path, 1, "prequential", second, names(4))
-    write_segment(tmp_path, 2, "tail", rows(range(10, 12)), names(2))
-    found = read(tmp_path, "reels", "prequential")
-    assert [segment for segment, _ in found] == [0, 1]
-    assert found[0][1].row_ids.tolist() == [1, 3, 5]
-    assert found[0][1].tae.tobytes() == first.tae[1::2].tobytes()
-    assert read(tmp_path, "push", "tail")[0][1].tae.shape == (0, 4)
+    write_segment(tmp_path, 0, "prequential", first, names(6), "2026-01-01T00")
+    write_segment(tmp_path, 1, "prequential", second, names(4), "2026-01-01T00")
+    write_segment(tmp_path, 2, "tail", rows(range(10, 12)), names(2), "2026-01-01T00")
+    found = files(tmp_path, "prequential")
+    assert [(file.path.name, file.phase) for file in found] == [
+        ("00000-prequential.parquet", "prequential"), ("00001-prequential.parquet", "prequential"),
+    ]  # fmt: skip
+    assert found[0].read("reels").row_ids.tolist() == [1, 3, 5]
+    assert found[0].read("reels").tae.tobytes() == first.tae[1::2].tobytes()
+    assert found[1].read("feed").row_ids.tolist() == [6, 8]
+    assert files(tmp_path, "tail")[0].read("push").tae.shape == (0, 4)
+    assert found[1].count() == {"feed": 2, "reels": 2}
+
+
+def test_a_file_names_the_segment_of_the_data_that_it_is_of(tmp_path: Path) -> None:
+    write_segment(tmp_path, 7, "tail", rows(range(2)), names(2), "2026-01-01T05")
+    assert [file.segment for file in files(tmp_path, "tail")] == ["2026-01-01T05"]
+    path = tmp_path / "00007-tail.parquet"
+    pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
+    with pytest.raises(RecastError, match=r"00007-tail\.parquet cannot be read as a TAE log") as caught:
+        files(tmp_path, "tail")
+    assert caught.value.termination.reason == "TaeLogCorrupt"
 
 
 def test_writing_a_segment_again_replaces_it_so_that_no_row_is_doubled(tmp_path: Path) -> None:
     for _ in range(2):
-        write_segment(tmp_path, 0, "prequential", rows(range(6)), names(6))
-    (only,) = read(tmp_path, "feed", "prequential")
-    assert only[1].row_ids.tolist() == [0, 2, 4]
+        write_segment(tmp_path, 0, "prequential", rows(range(6)), names(6), "2026-01-01T00")
+    (only,) = files(tmp_path, "prequential")
+    assert only.read("feed").row_ids.tolist() == [0, 2, 4]
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -71,13 +86,13 @@ def test_one_leaking_row_among_good_ones_is_found_and_named() -> None:
 def test_a_leaking_row_can_neither_be_written_nor_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leaking = rows(range(2), cursor=200)
     with pytest.raises(RecastError, match="TAE rows were made after"):
-        write_segment(tmp_path, 0, "prequential", leaking, names(2))
+        write_segment(tmp_path, 0, "prequential", leaking, names(2), "2026-01-01T00")
     assert list(tmp_path.iterdir()) == []
     with monkeypatch.context() as patch:  # a writer without a guard, such as another program
         patch.setattr("recast_trainer.tae.log.guard", lambda *_: None)
-        write_segment(tmp_path, 0, "prequential", leaking, names(2))
+        write_segment(tmp_path, 0, "prequential", leaking, names(2), "2026-01-01T00")
     with pytest.raises(RecastError) as caught:
-        read(tmp_path, "feed", "prequential")
+        files(tmp_path, "prequential")[0].read("feed")
     assert caught.value.termination.reason == "TaeLeak"
 
 
@@ -99,19 +114,19 @@ def test_looking_up_gives_each_rows_own_vector_and_zeros_for_unknown_rows() -> N
     assert np.array_equal(tae[0], written.tae[1])
     assert np.array_equal(tae[2], written.tae[3])
     assert not tae[1].any()
-    assert not TaeIndex(concatenate([], 4)).lookup(np.array([1]), np.array([5]))[1].any()
+    assert not TaeIndex(rows(range(0))).lookup(np.array([1]), np.array([5]))[1].any()
 
 
 def test_a_row_named_twice_is_an_error() -> None:
     with pytest.raises(RecastError, match="names a row twice"):
-        TaeIndex(concatenate([rows(range(3)), rows(range(2, 4))], 4))
+        TaeIndex(rows(range(3)).select(np.array([0, 1, 2, 1])))
 
 
 def test_a_truncated_file_is_named_and_is_not_worth_a_retry(tmp_path: Path) -> None:
-    path = write_segment(tmp_path, 0, "tail", rows(range(40)), names(40))
+    path = write_segment(tmp_path, 0, "tail", rows(range(40)), names(40), "2026-01-01T00")
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(RecastError) as caught:
-        read(tmp_path, "feed", "tail")
+        files(tmp_path, "tail")
     assert caught.value.termination.reason == "TaeLogCorrupt"
     assert path.name in caught.value.termination.message
     assert not caught.value.termination.retryable
@@ -121,7 +136,7 @@ def test_vectors_that_are_not_finite_are_never_logged(tmp_path: Path) -> None:
     bad = rows(range(2))
     bad.tae[1, 2] = np.inf
     with pytest.raises(RecastError, match="not finite"):
-        write_segment(tmp_path, 0, "tail", bad, names(2))
+        write_segment(tmp_path, 0, "tail", bad, names(2), "2026-01-01T00")
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import numpy as np
 from recast_api.run import Optimization
 from recast_model.config import ExpertConfig, ExpertTask, FoundationConfig
 from recast_model.items import ItemTable
-from recast_trainer.data.requests import RequestTable
+from recast_trainer.data.requests import Requests
 from recast_trainer.data.schema import Dataset, Rows, SurfaceInfo, segment_name
 from recast_trainer.data.segments import Segment
-from recast_trainer.training.stream import Stream, event_log
+from recast_trainer.training.stream import Stream
 
 START, HOUR = 1_767_225_600_000, 3_600_000
 DATASET = Dataset(
@@ -54,15 +54,22 @@ def hand_rows(hours: int, per_hour: int, delay_ms: int = 1000) -> Rows:
     )
 
 
-def stream_of(rows: Rows, hours: int, *, by_surface: bool = False) -> Stream:
+def stream_of(rows: Rows, hours: int) -> Stream:
     segments = [
         Segment(Path("unread"), segment_name(start), start, start + HOUR)
         for start in (START + hour * HOUR for hour in range(hours))
     ]
-    log = event_log(DATASET, ITEMS, by_surface=by_surface)
-    log.add(rows)
-    table = RequestTable(rows, ITEMS)
-    return Stream(DATASET, segments, ITEMS, table, log, np.maximum.reduceat(table.rows.available_at, table.starts))
+
+    def read(segment: Segment) -> Rows:
+        return rows.take((rows.event_times >= segment.start) & (rows.event_times < segment.end))
+
+    return Stream(DATASET, segments, ITEMS, read)
+
+
+def requests_of(stream: Stream, *segments: int, surface: int | None = None, limit: int = 6) -> Requests:
+    """The requests of some segments, or of all, with their histories."""
+    parts = dict(iter(stream.walk(limit, surface=surface)))
+    return Requests.concatenate([parts[segment] for segment in segments or parts])
 
 
 def delayed(rows: Rows, delays: dict[int, int]) -> Rows:

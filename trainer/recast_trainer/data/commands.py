@@ -6,16 +6,17 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recast_api.run import RecastError
 from recast_model.items import ItemTable
 from recast_trainer.clock import to_rfc3339
 from recast_trainer.data import movielens, segments
-from recast_trainer.data.requests import RequestTable
+from recast_trainer.data.requests import Slates
 from recast_trainer.data.schema import Dataset, Rows
 from recast_trainer.data.synthetic import SyntheticConfig, SyntheticStream
 from recast_trainer.data.writing import DatasetWriter
@@ -111,41 +112,76 @@ def _describe(options: argparse.Namespace) -> None:
     dataset = segments.load_dataset(options.folder)
     items = segments.load_items(options.folder, dataset)
     listed = segments.list_segments(options.folder, dataset)
-    rows = segments.read_all(listed, dataset)
-    print(f"{dataset.name}: {len(rows):,} rows, {len(np.unique(rows.users)):,} users, {len(items):,} items")
+    found = Description(dataset)
+    for segment in listed:
+        found.add(segments.read_segment(segment, dataset))
+    print(f"{dataset.name}: {found.rows:,} rows, {len(found.users):,} users, {len(items):,} items")
     print(f"{to_rfc3339(listed[0].start)} to {to_rfc3339(listed[-1].end)} in {len(listed)} segments")
-    delay = (rows.available_at - rows.event_times) / 1000
-    print(f"label delay: median {np.median(delay):.0f} s, 99 % within {np.quantile(delay, 0.99):.0f} s")
-    if at_once := int((delay == 0).sum()):
-        print(
-            f"WARNING: {at_once:,} rows have labels that were known at once (available_at = event_time). Is that so? A "
-            "label that waits for what the user does is known when the wait is over, and learning it earlier is a leak"
+    print("\n".join(found.lines()))
+
+
+class Description:
+    """What a data set holds, added up a segment at a time."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset, self.rows, self.at_once = dataset, 0, 0
+        self.users = np.empty(0, np.int64)
+        self._delays: list[NDArray[np.float32]] = []
+        shape = (len(dataset.surfaces), len(dataset.tasks))
+        self._requests, self._by_surface = np.zeros(shape[0], np.int64), np.zeros(shape[0], np.int64)
+        self._labels, self._positives, self._loss = (
+            np.zeros(shape, np.int64),
+            np.zeros(shape, np.int64),
+            np.zeros(shape),
         )
-    for index, name in enumerate(dataset.surface_names):
-        own = rows.take(rows.surfaces == index)
-        print(f"  {name}: {len(own):,} rows, {len(np.unique(own.request_ids)):,} requests")
-        for task in dataset.tasks_of(name):
-            print(f"    {task}: {_task_line(own, dataset.tasks.index(task))}")
 
+    def add(self, rows: Rows) -> None:
+        """Count a segment's rows."""
+        delay = rows.available_at - rows.event_times
+        self.rows, self.at_once = self.rows + len(rows), self.at_once + int((delay == 0).sum())
+        self.users = np.union1d(self.users, rows.users)
+        self._delays.append((delay / 1000).astype(np.float32))
+        for index in range(len(self.dataset.surfaces)):
+            own = rows.take(rows.surfaces == index)
+            self._by_surface[index] += len(own)
+            self._requests[index] += len(np.unique(own.request_ids))
+            for column in range(len(self.dataset.tasks)):
+                mask = own.label_mask[:, column]
+                labels, truth = own.labels[mask, column] > 0, own.oracle[mask, column].astype(np.float64)
+                truth = np.clip(truth, 1e-7, 1 - 1e-7)  # float32 holds no more, and 0 * log(0) is no number
+                self._labels[index, column] += len(labels)
+                self._positives[index, column] += labels.sum()
+                self._loss[index, column] -= np.log(np.where(labels, truth, 1 - truth)).sum()
 
-def _task_line(rows: Rows, column: int) -> str:
-    mask = rows.label_mask[:, column]
-    labels, truth = rows.labels[mask, column].astype(np.float64), rows.oracle[mask, column].astype(np.float64)
-    if not len(labels):
-        return "no labels"
-    rate = labels.mean()
-    text = f"base rate {rate:.4f} of {len(labels):,}"
-    if 0 < rate < 1 and np.isfinite(truth).all():
-        truth = np.clip(truth, 1e-7, 1 - 1e-7)  # float32 holds no more, and 0 * log(0) is no number
-        loss = -(labels * np.log(truth) + (1 - labels) * np.log1p(-truth)).mean()
-        entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
-        text += f", NE of the true probability {loss / entropy:.4f}"
-    return text
+    def lines(self) -> Iterator[str]:
+        """For people: delays, then each surface and its tasks."""
+        delay = np.concatenate(self._delays) if self.rows else np.zeros(1, np.float32)
+        yield f"label delay: median {np.median(delay):.0f} s, 99 % within {np.quantile(delay, 0.99):.0f} s"
+        if self.at_once:
+            yield (
+                f"WARNING: {self.at_once:,} rows have labels that were known at once (available_at = event_time). Is "
+                "that so? A label that waits for what the user does is known when the wait is over, and learning it "
+                "earlier is a leak"
+            )
+        for index, name in enumerate(self.dataset.surface_names):
+            yield f"  {name}: {self._by_surface[index]:,} rows, {self._requests[index]:,} requests"
+            for task in self.dataset.tasks_of(name):
+                yield f"    {task}: {self._task(index, self.dataset.tasks.index(task))}"
+
+    def _task(self, surface: int, column: int) -> str:
+        labels, loss = int(self._labels[surface, column]), float(self._loss[surface, column])
+        if not labels:
+            return "no labels"
+        rate = self._positives[surface, column] / labels
+        text = f"base rate {rate:.4f} of {labels:,}"
+        if 0 < rate < 1 and np.isfinite(loss):
+            entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
+            text += f", NE of the true probability {loss / labels / entropy:.4f}"
+        return text
 
 
 def _export(options: argparse.Namespace) -> None:
     dataset = segments.load_dataset(options.folder)
-    items = segments.load_items(options.folder, dataset)
     parts: list[Rows] = []
     found = 0
     for segment in reversed(segments.list_segments(options.folder, dataset)):
@@ -153,17 +189,18 @@ def _export(options: argparse.Namespace) -> None:
         found += len(np.unique(parts[0].request_ids))
         if found >= options.count:
             break
-    table = RequestTable(Rows.concatenate(parts), items)
+    slates = Slates.of(Rows.concatenate(parts))
+    ends = np.append(slates.starts, len(slates.rows))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    chosen = range(max(0, len(table) - options.count), len(table))
+    chosen = range(max(0, len(slates) - options.count), len(slates))
     with options.out.open("w", encoding="utf-8") as stream:
         for index in chosen:
-            start, count = int(table.starts[index]), int(table.counts[index])
+            start, end = int(ends[index]), int(ends[index + 1])
             line = {
-                "surface": dataset.surface_names[int(table.rows.surfaces[start])],
-                "user": int(table.rows.users[start]),
-                "candidates": [int(item) for item in table.rows.items[start : start + count]],
-                "time": to_rfc3339(int(table.rows.event_times[start])),
+                "surface": dataset.surface_names[int(slates.rows.surfaces[start])],
+                "user": int(slates.rows.users[start]),
+                "candidates": [int(item) for item in slates.rows.items[start:end]],
+                "time": to_rfc3339(int(slates.rows.event_times[start])),
             }
             stream.write(json.dumps(line) + "\n")
     print(f"{options.out}: {len(chosen):,} requests")

@@ -1,4 +1,4 @@
-"""From impressions to requests, and from requests to batches: what a server saw at once stays together.
+"""Requests as training reads them: what a server saw at once stays together, with the history that it saw.
 
 A request is one user on one surface at one instant with its slate of candidates, so history is computed once for the
 slate. Shapes come from :mod:`recast_model.features`, the code that servers use.
@@ -6,64 +6,190 @@ slate. Shapes come from :mod:`recast_model.features`, the code that servers use.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from recast_model.features import BatchArrays, pad_rows
-from recast_model.history import pad_histories
+from recast_model.history import History, pad_histories
 from recast_model.items import ItemTable
-from recast_trainer.data.histories import EventLog
+from recast_trainer.data.histories import GrowingHistories
 from recast_trainer.data.schema import Rows
 
 Ints = NDArray[np.int64]
 
 
-class RequestTable:
-    """The requests among some rows, in time order. ``len`` counts requests.
+@dataclass(frozen=True)
+class Requests:
+    """Q requests with their R rows and what each saw of the past; ``len`` counts requests."""
 
-    Rows of one request must agree in user, surface and time; a request id that does not counts as several requests.
-    """
-
-    def __init__(self, rows: Rows, items: ItemTable) -> None:
-        order = np.lexsort((rows.row_ids, rows.surfaces, rows.users, rows.request_ids, rows.event_times))
-        self.rows = rows.take(order)
-        self.item_index = items.index(self.rows.items)
-        keys = (self.rows.event_times, self.rows.request_ids, self.rows.users, self.rows.surfaces)
-        changed = np.ones(len(rows), np.bool_)
-        changed[1:] = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])
-        self.starts: Ints = np.flatnonzero(changed)
-        self.counts: Ints = np.diff(np.append(self.starts, len(rows)))
+    rows: Rows  # request after request
+    starts: Ints  # (Q,) first row of each
+    history: History  # window after window; items are raw ids
+    history_lengths: Ints  # (Q,)
 
     def __len__(self) -> int:
         return len(self.starts)
 
-    def on_surface(self, surface: int) -> Ints:
-        """Indices of the requests on one surface."""
-        return np.flatnonzero(self.rows.surfaces[self.starts] == surface)
+    @classmethod
+    def of(cls, slates: Slates, histories: GrowingHistories) -> Requests:
+        """Slates with the windows that the histories have for them now."""
+        history, lengths = histories.windows(slates.users, slates.times)
+        return cls(slates.rows, slates.starts, history, lengths)
 
-    def batch(self, index: Ints, log: EventLog, history_length: int) -> BatchArrays:
-        """The requests at ``index`` (B,) with the histories that ``log`` shows at their times."""
-        starts, counts = self.starts[index], self.counts[index]
-        users, surfaces = self.rows.users[starts], self.rows.surfaces[starts]
-        times = self.rows.event_times[starts]
-        seen = log.histories
-        history, lengths = pad_histories(seen.events, *seen.window(users, surfaces, times, history_length))
-        candidates, mask = pad_rows(self.item_index, starts, counts)
+    @cached_property
+    def counts(self) -> Ints:
+        """(Q,) rows of each."""
+        return np.diff(np.append(self.starts, len(self.rows)))
+
+    @property
+    def times(self) -> Ints:
+        """(Q,) ms at which each was made."""
+        return self.rows.event_times[self.starts]
+
+    @property
+    def surfaces(self) -> Ints:
+        """(Q,) index of each one's surface."""
+        return self.rows.surfaces[self.starts]
+
+    @property
+    def matured(self) -> Ints:
+        """(Q,) ms at which the last label of each was known."""
+        return np.maximum.reduceat(self.rows.available_at, self.starts) if len(self) else self.starts
+
+    def take(self, index: Ints | NDArray[np.bool_] | slice) -> Requests:
+        """The requests that an index, a mask or a slice names, in its order."""
+        chosen = np.arange(len(self))[index]
+        counts, lengths = self.counts[chosen], self.history_lengths[chosen]
+        windows = np.cumsum(self.history_lengths) - self.history_lengths
+        return Requests(
+            self.rows.take(_ranges(self.starts[chosen], counts)),
+            np.cumsum(counts) - counts,
+            self.history.take(_ranges(windows[chosen], lengths)),
+            lengths,
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Requests]) -> Requests:
+        """The requests of several parts, in order; at least one part."""
+        offsets = np.cumsum([0, *(len(part.rows) for part in parts)])
+        return cls(
+            Rows.concatenate([part.rows for part in parts]),
+            np.concatenate([part.starts + offset for part, offset in zip(parts, offsets, strict=False)]),
+            History.concatenate([part.history for part in parts]),
+            np.concatenate([part.history_lengths for part in parts]),
+        )
+
+    def batch(self, items: ItemTable) -> BatchArrays:
+        """All of them as a model reads them that knows these items."""
+        starts, counts = self.starts, self.counts
+        windows = np.cumsum(self.history_lengths) - self.history_lengths
+        history, lengths = pad_histories(self.history, windows, self.history_lengths)
+        real = np.arange(history.items.shape[1]) < lengths[:, None]
+        candidates, mask = pad_rows(items.index(self.rows.items), starts, counts)
         place = np.where(mask, starts[:, None] + np.arange(mask.shape[1]), 0)  # (B, M) into rows
-        real = mask[..., None]
         return BatchArrays(
-            users=users,
-            surfaces=surfaces,
-            request_times=times,
+            users=self.rows.users[starts],
+            surfaces=self.surfaces,
+            request_times=self.times,
             candidates=candidates,
             candidate_mask=mask,
-            history_items=history.items,
+            history_items=np.where(real, items.index(history.items), 0),
             history_surfaces=history.surfaces,
             history_actions=history.actions,
             history_times=history.times,
             history_lengths=lengths,
-            labels=np.where(real, self.rows.labels[place], np.float32(0)),
-            label_mask=self.rows.label_mask[place] & real,
+            labels=np.where(mask[..., None], self.rows.labels[place], np.float32(0)),
+            label_mask=self.rows.label_mask[place] & mask[..., None],
             row_ids=np.where(mask, self.rows.row_ids[place], 0),
             available_at=np.where(mask, self.rows.available_at[place], 0),
         )
+
+    def base_rates(self, surfaces: int) -> torch.Tensor:
+        """(surfaces, tasks) share of positive labels; NaN where there is no label.
+
+        Counted with half a positive and half a negative more, so that it is never 0 or 1.
+        """
+        shape = (surfaces, self.rows.labels.shape[1])
+        counts, positives = np.zeros(shape), np.zeros(shape)
+        np.add.at(counts, self.rows.surfaces, self.rows.label_mask)
+        np.add.at(positives, self.rows.surfaces, self.rows.labels * self.rows.label_mask)
+        return torch.from_numpy(np.where(counts > 0, (positives + 0.5) / (counts + 1), np.nan))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All of it by name, for a file; :meth:`from_arrays` reads it."""
+        found = {f"rows.{entry.name}": getattr(self.rows, entry.name) for entry in fields(Rows)}
+        found |= {f"history.{entry.name}": getattr(self.history, entry.name) for entry in fields(History)}
+        found |= {"starts": self.starts, "history_lengths": self.history_lengths}
+        return {name: np.ascontiguousarray(array) for name, array in found.items()}
+
+    @classmethod
+    def from_arrays(cls, found: Mapping[str, NDArray[Any]]) -> Requests:
+        """What :meth:`arrays` gave. Raises ``KeyError`` where something is missing."""
+        return cls(
+            Rows(**{entry.name: found[f"rows.{entry.name}"] for entry in fields(Rows)}),
+            found["starts"],
+            History(**{entry.name: found[f"history.{entry.name}"] for entry in fields(History)}),
+            found["history_lengths"],
+        )
+
+
+@dataclass(frozen=True)
+class Slates:
+    """The requests among some rows, in time order, without their histories."""
+
+    rows: Rows
+    starts: Ints
+
+    @classmethod
+    def of(cls, rows: Rows) -> Slates:
+        """Rows of one request must agree in user, surface and time; an id that does not counts as several requests."""
+        order = np.lexsort((rows.row_ids, rows.surfaces, rows.users, rows.request_ids, rows.event_times))
+        rows = rows.take(order)
+        changed = np.ones(len(rows), np.bool_)
+        for key in (rows.event_times, rows.request_ids, rows.users, rows.surfaces):
+            changed[1:] &= key[1:] == key[:-1]
+        changed[1:] = ~changed[1:]
+        return cls(rows, np.flatnonzero(changed))
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def users(self) -> Ints:
+        """(Q,) raw ids."""
+        return self.rows.users[self.starts]
+
+    @property
+    def times(self) -> Ints:
+        """(Q,) ms."""
+        return self.rows.event_times[self.starts]
+
+    @property
+    def surfaces(self) -> Ints:
+        """(Q,) indices."""
+        return self.rows.surfaces[self.starts]
+
+    @property
+    def known(self) -> tuple[Ints, Ints]:
+        """(Q,) and (Q,) ms at which the first and the last label of each was known."""
+        if not len(self):
+            return self.starts, self.starts
+        available = self.rows.available_at
+        return np.minimum.reduceat(available, self.starts), np.maximum.reduceat(available, self.starts)
+
+    def take(self, keep: NDArray[np.bool_]) -> Slates:
+        """The slates where ``keep`` (Q,) holds."""
+        counts = np.diff(np.append(self.starts, len(self.rows)))
+        left = counts[keep]
+        return Slates(self.rows.take(np.repeat(keep, counts)), np.cumsum(left) - left)
+
+
+def _ranges(starts: Ints, lengths: Ints) -> Ints:
+    """The numbers of ranges, one after the other."""
+    return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +36,8 @@ STILL_WRITTEN_SECONDS = 600
 _MAGIC = b"PAR1"
 """What a Parquet file begins and ends with."""
 _SHOWN = 5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -124,9 +128,8 @@ def read_segment(segment: Segment, dataset: Dataset) -> Rows:
 
     Raises ``CorruptSegment`` naming the file, the column and what to do, and ``SegmentIncomplete``, which may pass.
     """
-    optional = {"position"} | {f"p_{task}" for task in dataset.tasks}
     labels = [f"label_{task}" for task in dataset.tasks]
-    table = _read_table(segment.path, [*COLUMNS, *labels], optional)
+    table = _reading(segment.path, lambda file: _columns(file, dataset), dataset)
     columns = {name: _integers(table, name, segment.path) for name in COLUMNS if name != "surface"}
     there = "position" in table.column_names
     positions = _integers(table, "position", segment.path) if there else np.full(len(table), UNKNOWN_POSITION)
@@ -143,6 +146,7 @@ def read_segment(segment: Segment, dataset: Dataset) -> Rows:
         raise _corrupt(segment.path, "event_time holds instants outside the hour in the file's name")
     if (columns["available_at"] < times).any():
         raise _corrupt(segment.path, "available_at is before event_time: a label cannot be known before its event")
+    _require_distinct(columns["row_id"], segment.path)
     order = np.lexsort((columns["row_id"], columns["request_id"], times))
     shape = (len(table), len(labels))
     return Rows(
@@ -160,22 +164,12 @@ def read_segment(segment: Segment, dataset: Dataset) -> Rows:
     ).take(order)
 
 
-def read_all(segments: list[Segment], dataset: Dataset) -> Rows:
-    """The rows of several segments. Raises as :func:`read_segment`, and ``CorruptDataset`` where a row id repeats."""
-    parts = [read_segment(segment, dataset) for segment in segments]
-    rows = Rows.concatenate(parts)
-    ids, counts = np.unique(rows.row_ids, return_counts=True)
-    if len(ids) < len(rows):
-        twice = int(ids[counts > 1][0])
-        names = [segment.name for segment, part in zip(segments, parts, strict=True) if (part.row_ids == twice).any()]
-        others = int((counts > 1).sum()) - 1
-        raise RecastError(
-            "CorruptDataset",
-            f"row_id {twice} stands in more than one row ({' and '.join(names)})"
-            + (f", and {others:,} other ids too" if others else "")
-            + "; embeddings are joined to labels by it: give every row of the data set an id of its own",
-        )
-    return rows
+def require_readable(segments: list[Segment], dataset: Dataset) -> int:
+    """Check what each file says of itself, and return the number of rows that all of them hold.
+
+    A run that is to fail for its data fails so at its start. Raises as :func:`read_segment`.
+    """
+    return sum(_reading(segment.path, lambda file: int(file.metadata.num_rows), dataset) for segment in segments)
 
 
 def load_items(folder: Path, dataset: Dataset) -> ItemTable:
@@ -199,18 +193,19 @@ def load_items(folder: Path, dataset: Dataset) -> ItemTable:
     return ItemTable(ids[order], content[order])
 
 
-def _read_table(path: Path, required: list[str], optional: set[str]) -> pa.Table:
+def _reading(path: Path, use: Callable[[pq.ParquetFile], T], dataset: Dataset) -> T:
+    """What ``use`` makes of a file that has the columns of a segment, and no more rows than one may have."""
     try:
         if path.stat().st_size > MAX_SEGMENT_BYTES:
             raise _corrupt(path, f"the file is larger than {MAX_SEGMENT_BYTES >> 30} GiB; split it by shorter segments")
         with pq.ParquetFile(path) as file:
             there = set(file.schema_arrow.names)
-            missing = [name for name in required if name not in there]
+            missing = [name for name in _required(dataset) if name not in there]
             if missing:
                 raise _corrupt(path, f"column {missing[0]} is missing")
             if file.metadata.num_rows > MAX_SEGMENT_ROWS:
                 raise _corrupt(path, f"more than {MAX_SEGMENT_ROWS} rows; split it by shorter segments")
-            return file.read(columns=[*required, *sorted(optional & there)])
+            return use(file)
     except (pa.ArrowException, OSError) as error:
         if _lacks_its_end(path) and (age := _seconds_since_change(path)) < STILL_WRITTEN_SECONDS:
             raise RecastError(
@@ -220,6 +215,15 @@ def _read_table(path: Path, required: list[str], optional: set[str]) -> pa.Table
                 retryable=True,
             ) from error
         raise _corrupt(path, f"it cannot be read as Parquet ({str(error)[:200]})") from error
+
+
+def _required(dataset: Dataset) -> list[str]:
+    return [*COLUMNS, *(f"label_{task}" for task in dataset.tasks)]
+
+
+def _columns(file: pq.ParquetFile, dataset: Dataset) -> pa.Table:
+    optional = {"position"} | {f"p_{task}" for task in dataset.tasks}
+    return file.read(columns=[*_required(dataset), *sorted(optional & set(file.schema_arrow.names))], use_threads=False)
 
 
 def _lacks_its_end(path: Path) -> bool:
@@ -252,6 +256,15 @@ def _integers(table: pa.Table, name: str, path: Path) -> NDArray[np.int64]:
     if column.null_count:
         raise _corrupt(path, f"column {name} holds {column.null_count} nulls")
     return np.ascontiguousarray(column.to_numpy(), dtype=np.int64)
+
+
+def _require_distinct(row_ids: NDArray[np.int64], path: Path) -> None:
+    """TAE are joined to rows by id, segment by segment."""
+    ids = np.sort(row_ids)
+    twice = np.unique(ids[1:][ids[1:] == ids[:-1]])
+    if len(twice):
+        others = f", and {len(twice) - 1:,} other ids too" if len(twice) > 1 else ""
+        raise _corrupt(path, f"row_id {twice[0]} stands in more than one row{others}")
 
 
 def _surfaces(table: pa.Table, dataset: Dataset, path: Path) -> NDArray[np.int64]:

@@ -37,13 +37,13 @@ def sigmas_below_truth(users: Ints, logits: Floats, truth: NDArray[np.float32], 
     return float(by_user.sum()) / error if error > 0 else 0.0
 
 
-def require_no_leak(scored: ScoredRows, truth: NDArray[np.float32], tasks: Sequence[str]) -> None:
-    """Raise ``LabelLeak`` where a task of the scored rows is predicted better than by its true probability (R, T).
+def require_no_leak(scored: ScoredRows, tasks: Sequence[str]) -> None:
+    """Raise ``LabelLeak`` where a task of the scored rows is predicted better than by its true probability.
 
     Rows whose truth is not known (NaN) are left out, so nothing is checked where a data set has none.
     """
     for column, task in enumerate(tasks):
-        logits, p = scored.logits[:, column], truth[:, column]
+        logits, p = scored.logits[:, column], scored.truth[:, column]
         keep = scored.mask[:, column] & np.isfinite(p) & np.isfinite(logits)
         found = sigmas_below_truth(scored.users[keep], logits[keep], p[keep], scored.labels[keep, column])
         if found > SIGMAS:

@@ -33,6 +33,7 @@ class ScoredRows:
     labels: Floats  # (R, T)
     mask: NDArray[np.bool_]  # (R, T) whether the label is known
     logits: Floats  # (R, T)
+    truth: NDArray[np.float32]  # (R, T) the labels' true probabilities, NaN where the data set has none
 
     def select(self, keep: NDArray[np.bool_]) -> ScoredRows:
         """The rows where ``keep`` (R,) holds."""

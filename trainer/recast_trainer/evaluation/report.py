@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,11 @@ from recast_model.config import ExpertConfig, ExpertTask
 from recast_trainer import clock
 from recast_trainer.data.schema import ALL_SURFACES
 from recast_trainer.evaluation.measure import ScoredRows, aggregate, measurements
-from recast_trainer.evaluation.scoring import absent, computed, score_expert, score_foundation
+from recast_trainer.evaluation.scoring import RequestTae, absent, score_expert, score_foundation, score_pair
 from recast_trainer.tae import log as tae_log
-from recast_trainer.training.expert import ExpertTrainer, find_examples
+from recast_trainer.training.expert import Example, Examples, ExpertTrainer
 from recast_trainer.training.process_group import ProcessGroup
-from recast_trainer.training.stream import Ints, Stream, open_stream
+from recast_trainer.training.stream import Choice, open_stream
 
 SINGLE_PROCESS = ProcessGroup()
 WHOLE_DATA_SET = DataRef(path="x")  # the window of a data set that is given by its folder
@@ -65,8 +67,10 @@ def predictions(artifact: Path, foundation: Path | None, data: Path) -> Scored:
     manifest, stream = open_manifest(artifact), open_stream(data, WHOLE_DATA_SET)
     if manifest.kind == "FoundationModel":
         bundle = load_foundation(artifact, manifest)
-        requests = _after(stream, clock.from_rfc3339(manifest.watermark))
-        scored, _ = score_foundation(bundle.model, stream.with_items(bundle.items), requests, SINGLE_PROCESS)
+        walk = stream.walk(bundle.config.history_length, choose=_after(clock.from_rfc3339(manifest.watermark)))
+        scored = _some(
+            [score_foundation(bundle.model, requests, bundle.items, SINGLE_PROCESS)[0] for _, requests in walk]
+        )
         config = bundle.config
         return Scored(scored, config.surfaces, config.tasks, (1.0,) * len(config.tasks))
     if foundation is None:
@@ -76,12 +80,9 @@ def predictions(artifact: Path, foundation: Path | None, data: Path) -> Scored:
     if manifest.foundation is None or manifest.foundation.digest != foundation_manifest.digest:
         raise RecastError("PairMismatch", f"{artifact} was trained with another foundation than {foundation}")
     source = load_foundation(foundation, foundation_manifest)
-    tae = computed(source.model, stream.with_items(source.items), SINGLE_PROCESS)
     watermark = max(clock.from_rfc3339(m.watermark) for m in (manifest, foundation_manifest))
-    own = stream.table.on_surface(expert.config.surface_index)
-    requests = np.intersect1d(own, _after(stream, watermark))
-    read = stream.with_items(expert.items, by_surface=True)
-    return _of_one_surface(score_expert(expert.model, read, requests, tae, SINGLE_PROCESS), expert.config)
+    scored = _some(score_pair(expert, source, stream, _after(watermark), SINGLE_PROCESS))
+    return _of_one_surface(scored, expert.config)
 
 
 def evaluate(artifact: Path, foundation: Path | None, data: Path) -> list[Measurement]:
@@ -104,9 +105,8 @@ def compare(foundation: Path, data: Path, *, epochs: int, batch_size: int, seed:
 
     Both have the same architecture, data, order and seed. The base rate has NE 1 by definition.
     """
-    manifest, data_stream = open_manifest(foundation), open_stream(data, WHOLE_DATA_SET)
+    manifest, stream = open_manifest(foundation), open_stream(data, WHOLE_DATA_SET)
     bundle = load_foundation(foundation, manifest)
-    stream = data_stream.with_items(bundle.items, by_surface=True)
     settings = Optimization(batch_size=batch_size, learning_rate="0.003", epochs=epochs, seed=seed)
     rows = []
     for surface in bundle.config.surfaces:
@@ -117,12 +117,17 @@ def compare(foundation: Path, data: Path, *, epochs: int, batch_size: int, seed:
             surfaces=bundle.config.surfaces, event_tasks=bundle.config.tasks,
             tasks=tuple(ExpertTask(task) for task in tasks),
         )  # fmt: skip
-        found = find_examples(stream, foundation / tae_log.FOLDER, surface, config.tae_dim, SINGLE_PROCESS.device)
+        found = Examples(stream, foundation / tae_log.FOLDER, surface, config.history_length)
         results: list[ScoredRows] = []
-        for source in (found.tae, absent(config.tae_dim)):
+        for instead in (None, partial(_without, config.tae_dim)):
             print(f"{surface}: {'with' if not results else 'without'} TAE", flush=True)
-            model = ExpertTrainer(stream, config, settings, SINGLE_PROCESS, replace(found, tae=source)).train()
-            results.append(score_expert(model, stream, found.held_out, source, SINGLE_PROCESS))
+            arm = replace(found, instead=instead)
+            model = ExpertTrainer(bundle.items, config, settings, SINGLE_PROCESS, arm).train()
+            parts = [
+                score_expert(model, example.requests, example.tae, bundle.items, SINGLE_PROCESS)
+                for example in arm.over(arm.held_out)
+            ]
+            results.append(ScoredRows.concatenate(parts))
         ours, without = (_of_one_surface(result, config) for result in results)
         rows += ours.measured(without.logits())
     print(f"\n{'surface':12}{'task':12}{'rows':>8}{'base rate':>11}{'without':>9}{'with TAE':>9}  change [95 % bounds]")
@@ -136,13 +141,20 @@ def compare(foundation: Path, data: Path, *, epochs: int, batch_size: int, seed:
         )
 
 
-def _after(stream: Stream, watermark: int) -> Ints:
+def _without(size: int, example: Example) -> RequestTae:
+    return absent(example.requests, size)
+
+
+def _after(watermark: int) -> Choice:
     """Requests none of whose labels were known at the watermark."""
-    first = np.minimum.reduceat(stream.table.rows.available_at, stream.table.starts)
-    found = np.flatnonzero(first > watermark)
-    if not len(found):
+    return lambda _, slates: slates.known[0] > watermark
+
+
+def _some(parts: Sequence[ScoredRows]) -> ScoredRows:
+    scored = ScoredRows.concatenate(parts)
+    if not len(scored.row_ids):
         raise RecastError("NothingToMeasure", "the version has learned all of this data; give newer data")
-    return found
+    return scored
 
 
 def _of_one_surface(scored: ScoredRows, config: ExpertConfig) -> Scored:

@@ -2,29 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recast_model.artifact import ExpertBundle, FoundationBundle
 from recast_model.batch import RequestBatch
 from recast_model.expert import ExpertModel
 from recast_model.foundation import FoundationModel
 from recast_model.inference import TAE_DTYPE, embed, embed_and_predict, score
+from recast_model.items import ItemTable
+from recast_trainer.data.requests import Requests
 from recast_trainer.evaluation.measure import ScoredRows
 from recast_trainer.tae.log import TaeIndex
 from recast_trainer.training.process_group import ProcessGroup
-from recast_trainer.training.stream import Ints, Stream
+from recast_trainer.training.stream import Choice, Ints, Stream, on_device
 
 MICRO_BATCH = 64
 
-TaeSource = Callable[[RequestBatch, Ints], tuple[torch.Tensor, torch.Tensor]]
-"""A batch and its request indices to TAE (B, M, D) and whether each request has them (B,)."""
+
+@dataclass(frozen=True)
+class RequestTae:
+    """What an expert reads beside its requests."""
+
+    values: NDArray[np.float16]  # (R, D), of the requests' rows
+    present: NDArray[np.bool_]  # (Q,); where it is False the learned absent vector stands in
+
+    def take(self, requests: Requests, index: Ints | slice) -> RequestTae:
+        """Of some of the requests that these are of."""
+        chosen = np.arange(len(requests))[index]
+        counts = requests.counts[chosen]
+        rows = np.repeat(requests.starts[chosen] - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+        return RequestTae(self.values[rows], self.present[chosen])
+
+    def on_device(self, batch: RequestBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, M, D) float16 and (B,) bool for a batch of the same requests."""
+        mask = batch.candidate_mask
+        padded = torch.zeros(*mask.shape, self.values.shape[1], dtype=TAE_DTYPE, device=mask.device)
+        padded[mask] = torch.from_numpy(np.ascontiguousarray(self.values)).to(mask.device)
+        return padded, torch.from_numpy(self.present).to(mask.device)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[RequestTae]) -> RequestTae:
+        """Of several requests, in order; at least one part."""
+        return cls(np.concatenate([part.values for part in parts]), np.concatenate([part.present for part in parts]))
 
 
 def score_foundation(
-    model: FoundationModel, stream: Stream, requests: Ints, group: ProcessGroup
+    model: FoundationModel, requests: Requests, items: ItemTable, group: ProcessGroup
 ) -> tuple[ScoredRows, NDArray[np.float16]]:
     """Predictions and TAE (R, D) of the requests' rows, the work shared by the group, the result on every process."""
 
@@ -32,87 +60,88 @@ def score_foundation(
         tae, logits = embed_and_predict(model, batch)
         return torch.cat([tae.float(), logits], dim=-1)  # float16 survives the way through float32 exactly
 
-    found = _rows(predict, stream, requests, model.config.history_length, group)
     size = model.config.tae_dim
-    return _scored(stream, requests, found[:, size:]), found[:, :size].astype(np.float16)
+    found = _rows(predict, requests, items, group, size + len(model.config.tasks))
+    return _scored(requests, found[:, size:]), found[:, :size].astype(np.float16)
 
 
-def score_expert(model: ExpertModel, stream: Stream, requests: Ints, tae: TaeSource, group: ProcessGroup) -> ScoredRows:
-    """Predictions of an expert's tasks; ``stream`` is read by the expert's items and surface histories."""
+def score_expert(
+    model: ExpertModel, requests: Requests, tae: RequestTae, items: ItemTable, group: ProcessGroup
+) -> ScoredRows:
+    """Predictions of an expert's tasks, for requests with the histories of its surface."""
 
     def predict(batch: RequestBatch, index: Ints) -> torch.Tensor:
-        vectors, present = tae(batch, index)
-        return score(model, batch, vectors, present)
+        return score(model, batch, *tae.take(requests, index).on_device(batch))
 
-    found = _rows(predict, stream, requests, model.config.history_length, group)
-    return _scored(stream, requests, found, list(model.config.task_columns))
-
-
-def logged(index: TaeIndex, device: torch.device) -> TaeSource:
-    """TAE out of the log; a request lacks them unless every one of its rows is there."""
-
-    def source(batch: RequestBatch, _: Ints) -> tuple[torch.Tensor, torch.Tensor]:
-        assert batch.row_ids is not None
-        assert batch.available_at is not None
-        mask = batch.candidate_mask.cpu().numpy()
-        ids = np.where(mask, batch.row_ids.cpu().numpy(), -1)  # padding is no row
-        tae, found = index.lookup(ids, batch.available_at.cpu().numpy())
-        return torch.from_numpy(tae).to(device), torch.from_numpy((found | ~mask).all(axis=1)).to(device)
-
-    return source
+    found = _rows(predict, requests, items, group, len(model.config.tasks))
+    return _scored(requests, found, list(model.config.task_columns))
 
 
-def computed(model: FoundationModel, stream: Stream, group: ProcessGroup) -> TaeSource:
-    """TAE made now by a foundation, for rows that it never learned; ``stream`` is read by the foundation's items."""
+def logged(index: TaeIndex, requests: Requests) -> RequestTae:
+    """TAE out of the log; a request lacks them unless every one of its rows is there.
 
-    def source(_: RequestBatch, index: Ints) -> tuple[torch.Tensor, torch.Tensor]:
-        tae = embed(model, stream.batch(index, model.config.history_length, group))
-        return tae, torch.ones(len(tae), dtype=torch.bool, device=tae.device)
+    Raises ``TaeLeak`` for a row whose TAE were made after its label was learned.
+    """
+    tae, found = index.lookup(requests.rows.row_ids, requests.rows.available_at)
+    return RequestTae(tae, np.logical_and.reduceat(found, requests.starts) if len(requests) else found[:0])
 
-    return source
+
+def computed(model: FoundationModel, requests: Requests, items: ItemTable, group: ProcessGroup) -> RequestTae:
+    """TAE made now by a foundation, for rows that it never learned; the requests have its histories."""
+
+    def predict(batch: RequestBatch, _: Ints) -> torch.Tensor:
+        return embed(model, batch).float()
+
+    found = _rows(predict, requests, items, group, model.config.tae_dim)
+    return RequestTae(found.astype(np.float16), np.ones(len(requests), np.bool_))
 
 
-def absent(size: int) -> TaeSource:
-    """No TAE at all: the learned absent vector answers."""
+def absent(requests: Requests, size: int) -> RequestTae:
+    """No TAE at all."""
+    return RequestTae(np.zeros((len(requests.rows), size), np.float16), np.zeros(len(requests), np.bool_))
 
-    def source(batch: RequestBatch, _: Ints) -> tuple[torch.Tensor, torch.Tensor]:
-        shape, device = batch.candidates.shape, batch.candidates.device
-        return (
-            torch.zeros(*shape, size, dtype=TAE_DTYPE, device=device),
-            torch.zeros(shape[0], dtype=torch.bool, device=device),
-        )
 
-    return source
+def score_pair(
+    expert: ExpertBundle, foundation: FoundationBundle, stream: Stream, wanted: Choice, group: ProcessGroup
+) -> list[ScoredRows]:
+    """An expert with the TAE that its foundation makes now, on the wanted requests of its surface, by segment.
+
+    Both read the stream as they learned to: the foundation whole histories, the expert those of its surface.
+    """
+    surface = expert.config.surface_index
+    own = stream.walk(expert.config.history_length, surface=surface, choose=wanted)
+    whole = stream.walk(
+        foundation.config.history_length,
+        choose=lambda index, slates: (slates.surfaces == surface) & wanted(index, slates),
+    )
+    found = []
+    for (_, requests), (_, seen) in zip(own, whole, strict=True):
+        tae = computed(foundation.model, seen, foundation.items, group)
+        found.append(score_expert(expert.model, requests, tae, expert.items, group))
+    return found
 
 
 def _rows(
     predict: Callable[[RequestBatch, Ints], torch.Tensor],
-    stream: Stream,
-    requests: Ints,
-    history_length: int,
+    requests: Requests,
+    items: ItemTable,
     group: ProcessGroup,
+    width: int,
 ) -> NDArray[np.float32]:
     """``predict`` (B, M, K) over micro-batches of this process's share, then all shares joined: (R, K)."""
-    share = group.shard(requests)
-    parts = []
+    share = group.shard(np.arange(len(requests)))
+    parts = [torch.empty(0, width)]
     for start in range(0, len(share), MICRO_BATCH):
         index = share[start : start + MICRO_BATCH]
-        batch = stream.batch(index, history_length, group)
+        batch = on_device(requests.take(index), items, group)
         parts.append(predict(batch, index)[batch.candidate_mask].cpu())
-    width = torch.zeros(1, dtype=torch.int64)
-    if parts:
-        width[0] = parts[0].shape[1]
-    width = group.maximum(width)
-    mine = torch.cat(parts) if parts else torch.empty(0, int(width))
+    mine = torch.cat(parts)
     _, joined = group.gather(torch.zeros(len(mine), dtype=torch.int64), mine)
     return joined.numpy()
 
 
-def _scored(
-    stream: Stream, requests: Ints, logits: NDArray[np.float32], columns: list[int] | None = None
-) -> ScoredRows:
-    rows = stream.table.rows.take(stream.rows_of(requests))
-    chosen = slice(None) if columns is None else columns
+def _scored(requests: Requests, logits: NDArray[np.float32], columns: list[int] | None = None) -> ScoredRows:
+    rows, chosen = requests.rows, slice(None) if columns is None else columns
     return ScoredRows(
         row_ids=rows.row_ids,
         users=rows.users,
@@ -120,5 +149,6 @@ def _scored(
         available_at=rows.available_at,
         labels=rows.labels[:, chosen].astype(np.float64),
         mask=rows.label_mask[:, chosen],
+        truth=rows.oracle[:, chosen],
         logits=logits.astype(np.float64),
     )

@@ -10,9 +10,10 @@ the same bytes: no row is lost, none doubled.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +25,11 @@ from recast_trainer.files import replace, sync_file
 
 Phase = Literal["prequential", "tail"]
 FOLDER = "tae"
+_SEGMENT = b"recast.segment"
+"""Key of a file's metadata that names the data's segment."""
 
 Ints = NDArray[np.int64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,13 @@ def file_name(index: int, phase: Phase) -> str:
     return f"{index:05d}-{phase}.parquet"
 
 
-def write_segment(folder: Path, index: int, phase: Phase, rows: TaeRows, surfaces: NDArray[np.str_]) -> Path:
-    """Write one segment's rows whole; ``surfaces`` (R,) are names. Rows that break the guard are never written."""
+def write_segment(
+    folder: Path, index: int, phase: Phase, rows: TaeRows, surfaces: NDArray[np.str_], segment: str
+) -> Path:
+    """Write the rows of the data's ``segment`` whole; ``surfaces`` (R,) are names.
+
+    Rows that break the guard are never written.
+    """
     guard(rows.cursor, rows.available_at, rows.row_ids, f"segment {index}")
     if not np.isfinite(rows.tae).all():
         raise RecastError("NotFinite", f"segment {index}: the foundation's TAE is not finite; lower the learning rate")
@@ -78,6 +87,7 @@ def write_segment(folder: Path, index: int, phase: Phase, rows: TaeRows, surface
             "tae": pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows.tae).reshape(-1)), size),
         }
     )
+    table = table.replace_schema_metadata({_SEGMENT: segment.encode()})
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name(index, phase)
     temporary = path.with_suffix(".tmp")
@@ -87,48 +97,55 @@ def write_segment(folder: Path, index: int, phase: Phase, rows: TaeRows, surface
     return path
 
 
-def read(folder: Path, surface: str, phase: Phase) -> list[tuple[int, TaeRows]]:
-    """One surface's rows by segment, oldest first, each checked by the guard.
+@dataclass(frozen=True)
+class LogFile:
+    """The log of one segment of the data."""
 
-    Raises ``TaeLogCorrupt`` for a file that is no log and ``TaeLeak`` for a row that may hold its label.
-    """
-    result = []
-    for path in sorted(folder.glob(f"*-{phase}.parquet")):
-        rows = _read_file(path, surface)
-        guard(rows.cursor, rows.available_at, rows.row_ids, str(path))
-        result.append((int(path.name.split("-")[0]), rows))
-    return result
+    path: Path
+    segment: str
+    phase: Phase
+
+    def read(self, surface: str) -> TaeRows:
+        """One surface's rows. Raises ``TaeLogCorrupt``, and ``TaeLeak`` for a row that may hold its label."""
+        rows = _reading(self.path, lambda: _rows_of(self.path, surface))
+        guard(rows.cursor, rows.available_at, rows.row_ids, str(self.path))
+        return rows
+
+    def count(self) -> dict[str, int]:
+        """Rows by surface."""
+        found = _reading(self.path, lambda: pq.read_table(self.path, columns=["surface"]).column("surface"))
+        return {entry["values"]: entry["counts"] for entry in found.value_counts().to_pylist()}
 
 
-def _read_file(path: Path, surface: str) -> TaeRows:
+def files(folder: Path, phase: Phase) -> list[LogFile]:
+    """The log's files, oldest first. Raises ``TaeLogCorrupt`` for one that is no log."""
+    return [_open(path, phase) for path in sorted(folder.glob(f"*-{phase}.parquet"))]
+
+
+def _open(path: Path, phase: Phase) -> LogFile:
+    return LogFile(path, _reading(path, lambda: pq.read_schema(path).metadata[_SEGMENT]).decode(), phase)
+
+
+def _rows_of(path: Path, surface: str) -> TaeRows:
+    table = pq.read_table(path, filters=[("surface", "=", surface)])
+    column = table.column("tae").combine_chunks()
+    size = column.type.list_size
+    values = column.flatten().to_numpy(zero_copy_only=False) if len(column) else np.empty(0, np.float16)
+    return TaeRows(
+        table.column("row_id").to_numpy(),
+        table.column("label_available_at").to_numpy(),
+        table.column("model_cursor").to_numpy(),
+        np.asarray(values, dtype=np.float16).reshape(-1, size),
+    )
+
+
+def _reading(path: Path, read: Callable[[], T]) -> T:
     try:
-        table = pq.read_table(path, filters=[("surface", "=", surface)])
-        column = table.column("tae").combine_chunks()
-        size = column.type.list_size
-        values = column.flatten().to_numpy(zero_copy_only=False) if len(column) else np.empty(0, np.float16)
-        return TaeRows(
-            table.column("row_id").to_numpy(),
-            table.column("label_available_at").to_numpy(),
-            table.column("model_cursor").to_numpy(),
-            np.asarray(values, dtype=np.float16).reshape(-1, size),
-        )
-    except (pa.ArrowException, KeyError, AttributeError) as error:
+        return read()
+    except (pa.ArrowException, KeyError, AttributeError, TypeError) as error:
         raise RecastError(
             "TaeLogCorrupt", f"{path} cannot be read as a TAE log ({error}); train the foundation again"
         ) from error
-
-
-def concatenate(parts: list[TaeRows], size: int) -> TaeRows:
-    """All rows of several segments; ``size`` is D where there are none."""
-    if not parts:
-        empty = np.empty(0, np.int64)
-        return TaeRows(empty, empty, empty, np.empty((0, size), np.float16))
-    return TaeRows(
-        np.concatenate([part.row_ids for part in parts]),
-        np.concatenate([part.available_at for part in parts]),
-        np.concatenate([part.cursor for part in parts]),
-        np.concatenate([part.tae for part in parts]),
-    )
 
 
 class TaeIndex:

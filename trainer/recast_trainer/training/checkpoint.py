@@ -38,8 +38,6 @@ class Progress:
     """Global batches done."""
     watermark: int = 0
     """Availability time in ms up to which labels were learned."""
-    pending: list[int] = field(default_factory=list)
-    """Requests seen whose labels are not mature yet, by index in the data."""
     metrics: list[list[float]] = field(default_factory=list)
 
 

@@ -7,8 +7,9 @@ embeddings of a foundation in motion to those it will really be given. The tail'
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,16 @@ from recast_model.batch import RequestBatch
 from recast_model.config import ExpertConfig
 from recast_model.embeddings import TableOptimizer
 from recast_model.expert import ExpertModel
+from recast_model.items import ItemTable
 from recast_model.losses import expert_loss
-from recast_trainer.evaluation.scoring import TaeSource, logged
+from recast_model.snapshot import HistorySnapshot
+from recast_trainer.data.requests import Requests, Slates
+from recast_trainer.evaluation.scoring import RequestTae, logged
 from recast_trainer.tae import log as tae_log
 from recast_trainer.training.checkpoint import Checkpoints, Progress, resume
-from recast_trainer.training.loop import global_batches
 from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.step import Learner
-from recast_trainer.training.stream import Ints, Stream
+from recast_trainer.training.stream import Ints, Stream, shard
 
 MIN_USABLE_ROWS = 200
 WARM_UP_STEPS = 20
@@ -38,76 +41,181 @@ CHECKPOINT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class Examples:
-    """A surface's requests that the log covers, as indices into the stream, in time order."""
+class Example:
+    """Requests of one segment with their logged TAE."""
 
-    prequential: Ints
-    last_phase: Ints
-    held_out: Ints
-    watermark: int
-    """ms; labels available up to here may be learned. Held-out requests are all later."""
-    tae: TaeSource
+    segment: int
+    requests: Requests
+    tae: RequestTae
 
+    def __len__(self) -> int:
+        return len(self.requests)
 
-def find_examples(stream: Stream, folder: Path, surface: str, tae_dim: int, device: torch.device) -> Examples:
-    """Join a foundation's TAE log with the data. Raises ``TooFewRows``, ``TaeLeak`` or ``TaeLogCorrupt``."""
-    prequential = tae_log.read(folder, surface, "prequential")
-    tail = tae_log.read(folder, surface, "tail")
-    older, newer = tail[: (len(tail) + 1) // 2], tail[(len(tail) + 1) // 2 :]
-    index = tae_log.TaeIndex(tae_log.concatenate([rows for _, rows in [*prequential, *tail]], tae_dim))
-    own = stream.table.on_surface(stream.dataset.surface_names.index(surface))
-    held_out = _covered(stream, own, newer)
-    watermark = int(stream.table.rows.event_times[stream.table.starts[held_out]].min()) - 1 if len(held_out) else 0
-    mature = own[stream.matured[own] <= watermark]
-    found = Examples(
-        _covered(stream, mature, prequential), _covered(stream, mature, older), held_out, watermark,
-        logged(index, device),
-    )  # fmt: skip
-    learnable = int(stream.table.counts[np.concatenate([found.prequential, found.last_phase])].sum())
-    if learnable < MIN_USABLE_ROWS or not len(held_out):
-        raise RecastError(
-            "TooFewRows",
-            f'the foundation\'s log holds {learnable} usable rows of surface "{surface}" to learn from and '
-            f"{int(stream.table.counts[held_out].sum())} to measure on; at least {MIN_USABLE_ROWS} and 1 are needed: "
-            "train the foundation on more data, or let spec.data cover what it learned",
+    def take(self, index: Ints | slice) -> Example:
+        """Some of the requests."""
+        return Example(self.segment, self.requests.take(index), self.tae.take(self.requests, index))
+
+    def and_these(self, other: Example) -> Example:
+        """The requests of both, of which ``other`` come later."""
+        return Example(
+            other.segment,
+            Requests.concatenate([self.requests, other.requests]),
+            RequestTae.concatenate([self.tae, other.tae]),
         )
-    return found
 
 
-def _covered(stream: Stream, requests: Ints, parts: list[tuple[int, tae_log.TaeRows]]) -> Ints:
-    """The requests all of whose rows are in these parts of the log."""
+@dataclass(frozen=True)
+class Examples:
+    """A surface's requests that a foundation's log covers, read a segment at a time in time order, as often as needed.
+
+    Learned are the rows of the log's prequential part, then those of the tail's older half; the newer half is held out.
+    Every request is given the history of its surface.
+    """
+
+    stream: Stream
+    folder: Path
+    """The foundation's TAE log."""
+    surface: str
+    history_length: int
+    instead: Callable[[Example], RequestTae] | None = None
+    """What an arm of a comparison reads in the place of the logged TAE."""
+
+    @cached_property
+    def prequential(self) -> list[tae_log.LogFile]:
+        """The first phase's part of the log: of those segments that the stream has."""
+        return self._of_this_stream(tae_log.files(self.folder, "prequential"))
+
+    @cached_property
+    def last_phase(self) -> list[tae_log.LogFile]:
+        """The tail's older half."""
+        return self._of_this_stream(self._tail[: (len(self._tail) + 1) // 2])
+
+    @cached_property
+    def held_out(self) -> list[tae_log.LogFile]:
+        """The tail's newer half."""
+        return self._of_this_stream(self._tail[(len(self._tail) + 1) // 2 :])
+
+    @cached_property
+    def watermark(self) -> int:
+        """ms; labels available up to here may be learned. Held-out requests are all later. 0 where none is held out."""
+        for file in self.held_out:
+            segment = next(each for each in self.stream.segments if each.name == file.segment)
+            rows = self.stream.read(segment)
+            slates = Slates.of(rows.take(rows.surfaces == self.surface_index))
+            covered = _covered(slates, file.read(self.surface).row_ids)
+            if covered.any():
+                return int(slates.times[covered].min()) - 1
+        return 0
+
+    def over(self, phase: list[tae_log.LogFile]) -> Pass:
+        """One pass, in time order, over the requests of a phase that the log covers whole."""
+        return Pass(self, phase)
+
+    def learned(self, phase: list[tae_log.LogFile]) -> Iterator[Example]:
+        """The examples of a phase of which all labels were known at the watermark."""
+        for example in self.over(phase):
+            known = np.flatnonzero(example.requests.matured <= self.watermark)
+            if len(known):
+                yield example.take(known)
+
+    def require_enough(self, learned: int, measured: int) -> None:
+        """Raise ``TooFewRows`` unless there were rows enough to learn from, and any to measure on."""
+        if learned < MIN_USABLE_ROWS or not measured:
+            raise RecastError(
+                "TooFewRows",
+                f'the foundation\'s log holds {learned} usable rows of surface "{self.surface}" to learn from and '
+                f"{measured} to measure on; at least {MIN_USABLE_ROWS} and 1 are needed: "
+                "train the foundation on more data, or let spec.data cover what it learned",
+            )
+
+    @cached_property
+    def _tail(self) -> list[tae_log.LogFile]:
+        return tae_log.files(self.folder, "tail")
+
+    @property
+    def surface_index(self) -> int:
+        """The surface's place in the data set."""
+        return self.stream.dataset.surface_names.index(self.surface)
+
+    def _of_this_stream(self, files: list[tae_log.LogFile]) -> list[tae_log.LogFile]:
+        names = {segment.name for segment in self.stream.segments}
+        return [file for file in files if file.segment in names]
+
+
+class Pass:
+    """One pass over the stream for the examples of a phase."""
+
+    def __init__(self, examples: Examples, phase: list[tae_log.LogFile]) -> None:
+        self._segments, self._surface = examples.stream.segments, examples.surface
+        self._files, self._instead = {file.segment: file for file in phase}, examples.instead
+        self._walk = examples.stream.walk(
+            examples.history_length, surface=examples.surface_index, choose=self._is_of_the_phase
+        )
+
+    def __iter__(self) -> Iterator[Example]:
+        for index, requests in self._walk:
+            if len(requests):
+                rows = self._files[self._segments[index].name].read(self._surface)
+                covered = requests.take(_covered(requests, rows.row_ids))
+                if len(covered):
+                    found = Example(index, covered, logged(tae_log.TaeIndex(rows), covered))
+                    yield found if self._instead is None else replace(found, tae=self._instead(found))
+
+    def snapshot(self, items: ItemTable) -> HistorySnapshot:
+        """What servers are given of the surface's histories; once the pass is over."""
+        return self._walk.snapshot(items)
+
+    def _is_of_the_phase(self, index: int, slates: Slates) -> NDArray[np.bool_]:
+        return np.full(len(slates), self._segments[index].name in self._files)
+
+
+def _covered(requests: Slates | Requests, row_ids: Ints) -> NDArray[np.bool_]:
+    """(Q,) which requests have all of their rows among these."""
     if not len(requests):
-        return requests
-    known = np.unique(np.concatenate([rows.row_ids for _, rows in parts])) if parts else np.empty(0, np.int64)
-    there = np.isin(stream.table.rows.row_ids[stream.rows_of(requests)], known)
-    counts = stream.table.counts[requests]
-    whole: NDArray[np.bool_] = np.logical_and.reduceat(there, np.cumsum(counts) - counts)
-    return requests[whole]
+        return np.zeros(0, np.bool_)
+    there = np.isin(requests.rows.row_ids, row_ids)
+    whole: NDArray[np.bool_] = np.logical_and.reduceat(there, requests.starts)
+    return whole
+
+
+def global_batches(examples: Iterator[Example], size: int) -> Iterator[Example]:
+    """The requests of all examples in order, ``size`` at a time; the last batch has what is left."""
+    rest: Example | None = None
+    for example in examples:
+        rest = example if rest is None else rest.and_these(example)
+        whole = len(rest) - len(rest) % size
+        for start in range(0, whole, size):
+            yield rest.take(slice(start, start + size))
+        rest = rest.take(slice(whole, None))
+    if rest is not None and len(rest):
+        yield rest
 
 
 class ExpertTrainer:
-    """One expert from its examples. ``stream`` is read by the foundation's items, with per-surface histories.
+    """One expert from its examples, which are read by the foundation's items.
 
     Without ``checkpoints`` a run that is cut off begins anew.
     """
 
     def __init__(
         self,
-        stream: Stream,
+        items: ItemTable,
         config: ExpertConfig,
         optimization: Optimization,
         group: ProcessGroup,
         examples: Examples,
         checkpoints: Checkpoints | None = None,
     ) -> None:
-        self.stream, self.config, self.group = stream, config, group
+        self.items, self.config, self.group = items, config, group
         self.optimization, self.examples = optimization, examples
-        self.checkpoints, self._saved, self._total = checkpoints, 0.0, 1
+        self.checkpoints, self._saved = checkpoints, 0.0
+        self.rows = 0
+        """Rows that were learned, each counted once."""
         torch.manual_seed(optimization.seed)
         rate = float(optimization.learning_rate)
         self.model = ExpertModel(
             config,
-            torch.from_numpy(stream.items.content_matrix()),
+            torch.from_numpy(items.content_matrix()),
             TableOptimizer(learning_rate=rate),
             group.device,
         )
@@ -116,35 +224,50 @@ class ExpertTrainer:
     def train(self) -> ExpertModel:
         """All epochs over the prequential rows, then the last phase once; or what an earlier attempt left of them."""
         begun = self._saved = time.monotonic()
-        done = self._resume()
+        left = self._resume()
         if not self.learner.steps:
-            first = np.concatenate([self.examples.prequential, self.examples.last_phase])[:BASE_RATE_REQUESTS]
-            rates = self.stream.base_rates(first)[self.config.surface_index]
+            rates = self._first_requests().base_rates(len(self.config.surfaces))[self.config.surface_index]
             self.model.set_base_rates(rates[list(self.config.task_columns)])
-        phases = self._phases()
-        self._total = sum(len(chunks) for _, chunks in phases)
-        for what, chunks in phases:
-            left, done = chunks[done:], max(0, done - len(chunks))
-            if left or not chunks:
-                loss = self._learn(left)
-                self._progress(what, loss, time.monotonic() - begun)
+        for phase in self._phases():
+            loss, steps = torch.zeros(2, dtype=torch.float64), self.learner.steps
+            for batch in global_batches(self.examples.learned(phase.files), self.optimization.batch_size):
+                self.rows += len(batch.requests.rows) if phase.counts else 0
+                if left:  # an earlier attempt has learned it
+                    left -= 1
+                else:
+                    self._learn(batch, phase.done(self.examples.stream.segments[batch.segment].name), loss)
+            if self.learner.steps > steps:
+                self._progress(phase.name, float(loss[0] / loss[1].clamp(min=1)), time.monotonic() - begun)
         return self.model
 
-    def _learn(self, chunks: list[Ints]) -> float:
-        """Mean log loss over the labels of these global batches, each before it was learned."""
-        sums = torch.zeros(2, dtype=torch.float64)  # log loss, labels
-        for chunk in chunks:
-            index, batch = self.stream.shard(chunk, self.config.history_length, self.group)
-            self.learner.step(partial(self._loss, batch, index, sums), self.learner.steps / self._total)
-            self._save_at_times()
-        return float(sums[0] / sums[1].clamp(min=1))
+    def _learn(self, example: Example, done: float, sums: torch.Tensor) -> None:
+        """One step; ``sums`` (2,) takes up the log loss and the number of the labels, each before it was learned."""
+        index, batch = shard(example.requests, self.items, self.group)
+        tae = example.tae.take(example.requests, index)
+        self.learner.step(partial(self._loss, batch, tae, sums), done)
+        self._save_at_times()
 
-    def _phases(self) -> list[tuple[str, list[Ints]]]:
-        """What is learned, in order: a phase's name and its global batches of requests."""
-        epochs, size = self.optimization.epochs, self.optimization.batch_size
-        often = list(global_batches(self.examples.prequential, size))
-        phases = [(f"epoch {epoch + 1}/{epochs}", often) for epoch in range(epochs)]
-        return [*phases, ("last phase", list(global_batches(self.examples.last_phase, size)))]
+    def _phases(self) -> list[Phase]:
+        """What is learned, in order."""
+        epochs, often, last = self.optimization.epochs, self.examples.prequential, self.examples.last_phase
+        total = epochs * len(often) + len(last)
+        found = [
+            Phase(f"epoch {epoch + 1}/{epochs}", often, epoch * len(often), total, counts=not epoch)
+            for epoch in range(epochs)
+        ]
+        return [*found, Phase("last phase", last, epochs * len(often), total, counts=True)]
+
+    def _first_requests(self) -> Requests:
+        found: list[Requests] = []
+        for files in (self.examples.prequential, self.examples.last_phase):
+            for example in self.examples.learned(files):
+                left = BASE_RATE_REQUESTS - sum(map(len, found))
+                found.append(example.requests.take(slice(left)))
+                if len(example) >= left:
+                    return Requests.concatenate(found)
+        if not found:
+            self.examples.require_enough(0, 0)
+        return Requests.concatenate(found)
 
     def _save_at_times(self) -> None:
         if self.checkpoints is None or time.monotonic() - self._saved < CHECKPOINT_SECONDS:
@@ -163,11 +286,30 @@ class ExpertTrainer:
         self.group.log(f"resumed after {progress.step} steps")
         return progress.position
 
-    def _loss(self, batch: RequestBatch, index: Ints, sums: torch.Tensor) -> torch.Tensor:
-        tae, present = self.examples.tae(batch, index)
-        found = expert_loss(self.model(batch, tae.float(), present), batch, self.config.task_columns)
+    def _loss(self, batch: RequestBatch, tae: RequestTae, sums: torch.Tensor) -> torch.Tensor:
+        values, present = tae.on_device(batch)
+        found = expert_loss(self.model(batch, values.float(), present), batch, self.config.task_columns)
         sums += torch.stack([found.main_sum, found.valid]).to(sums)
         return found.total
 
     def _progress(self, what: str, loss: float, seconds: float) -> None:
         self.group.log(f"{what}  log loss {loss:.4f}  {self.learner.steps} steps  {seconds:.0f} s")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of an expert's run: the log's files that it goes through once."""
+
+    name: str
+    files: list[tae_log.LogFile]
+    before: int
+    """Files that the run has gone through before it."""
+    total: int
+    """Files that the whole run goes through."""
+    counts: bool
+    """Whether its rows are learned for the first time."""
+
+    def done(self, segment: str) -> float:
+        """Share of the run that is over at a segment of this phase."""
+        place = next(place for place, file in enumerate(self.files) if file.segment == segment)
+        return (self.before + place) / self.total

@@ -1,7 +1,8 @@
 """The foundation's loop: for each hour of data embed, log, then learn; at the end score the tail, never learned.
 
 Two times rule it. A segment is embedded by a model that has learned only labels available before the segment began
-(the *cursor*), and a request is learned only once its last label is mature. What is not mature waits in ``pending``.
+(the *cursor*), and a request is learned only once its last label is mature. What is not mature waits in ``pending``,
+whole, since its segment is dropped.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from recast_model.config import FoundationConfig
 from recast_model.embeddings import TableOptimizer
 from recast_model.foundation import FoundationModel
 from recast_model.losses import foundation_loss
-from recast_trainer.evaluation.burnin import similarity
+from recast_model.snapshot import HistorySnapshot
+from recast_trainer.data.requests import Requests, Slates
 from recast_trainer.evaluation.measure import ScoredRows
 from recast_trainer.evaluation.metrics import RunningNE
 from recast_trainer.evaluation.scoring import score_foundation
 from recast_trainer.tae import log as tae_log
+from recast_trainer.training import probes
 from recast_trainer.training.checkpoint import CHECKPOINTS, Checkpoints, Progress, resume
+from recast_trainer.training.probes import Probes
 from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.split import Split, split
 from recast_trainer.training.step import Learner
-from recast_trainer.training.stream import Ints, Stream
-
-PROBES = 64
-"""Requests whose TAE tell when the embedding has settled."""
+from recast_trainer.training.stream import Ints, Stream, shard
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,11 @@ class TrainedFoundation:
     tail: ScoredRows
     finite: bool
     split: Split
+    histories: HistorySnapshot
 
 
 class FoundationTrainer:
-    """One run over a stream; ``folder`` holds its checkpoints and, until it lands, its TAE log."""
+    """One run over a stream; ``folder`` holds its checkpoints and probes and, until it lands, its TAE log."""
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class FoundationTrainer:
         self.stream, self.config, self.group, self.optimization = stream, config, group, optimization
         self.split = split(len(stream.segments))
         self.logs, self.checkpoints = folder / tae_log.FOLDER, Checkpoints(folder / CHECKPOINTS, fingerprint)
+        self.probes = Probes(folder / probes.FOLDER, group)
         torch.manual_seed(optimization.seed)
         rate = float(optimization.learning_rate)
         self.model = FoundationModel(
@@ -77,84 +80,89 @@ class FoundationTrainer:
         self.learner = Learner(self.model, group, rate, optimization.seed)
         self.entropy = RunningNE(len(config.tasks))
         self.segment, self.watermark = 0, stream.segments[0].start - 1
-        self.pending: Ints = np.empty(0, np.int64)
-        self.probes = np.zeros((self.split.learn, *self._probe().shape), np.float32)
+        self.pending: Requests | None = None
 
     def train(self) -> TrainedFoundation:
         """Run, or go on from the newest checkpoint, to the end of the stream."""
         self._resume()
         begun, first = time.monotonic(), self.segment
         learned = 0
-        while self.segment < self.split.learn:
-            requests = self.stream.requests(self.segment)
-            self.probes[self.segment] = self._probe()
-            scored = self._log(self.segment, requests, "prequential")
-            self.entropy.add(scored.logits, scored.labels, scored.mask)
-            learned += len(scored.row_ids)
-            self.watermark = self.stream.segments[self.segment].end - 1
-            self.learn(requests)
-            self.segment += 1
-            self._save()
-            self._progress(learned, time.monotonic() - begun, self.segment - first)
-        tail = [self._log(index, self.stream.requests(index), "tail") for index in self._tail()]
-        final = self._probe()
-        similarities = [similarity(probe, final) for probe in self.probes]
-        whole = ScoredRows.concatenate(tail)
-        return TrainedFoundation(self.model, self.watermark, similarities, whole, self.learner.finite(), self.split)
+        tail = []
+        walk = self.stream.walk(self.config.history_length, choose=self._wanted)
+        for index, requests in walk:
+            if index < first:  # what an earlier attempt left to wait
+                self._wait_for(requests)
+            elif index < self.split.learn:
+                scored = self._log(index, requests, "prequential")
+                self.entropy.add(scored.logits, scored.labels, scored.mask)
+                learned += len(scored.row_ids)
+                self.watermark = self.stream.segments[index].end - 1
+                self.learn(requests)
+                self.segment += 1
+                self._save()
+                self._progress(learned, time.monotonic() - begun, self.segment - first)
+            else:
+                tail.append(self._log(index, requests, "tail"))
+        return TrainedFoundation(
+            self.model,
+            self.watermark,
+            self.probes.similarities(self.model, self.stream.items, self.split.learn),
+            ScoredRows.concatenate(tail),
+            self.learner.finite(),
+            self.split,
+            walk.snapshot(self.stream.items),
+        )
 
-    def learn(self, requests: Ints) -> None:
+    def learn(self, requests: Requests) -> None:
         """Learn from ``requests`` and from those that waited, as far as their labels are mature at the watermark."""
-        waiting = np.concatenate([self.pending, requests])
-        mature = self.stream.matured[waiting] <= self.watermark
-        ready, self.pending = waiting[mature], waiting[~mature]
+        waiting = self._wait_for(requests)
+        mature = waiting.matured <= self.watermark
+        ready, self.pending = waiting.take(mature), waiting.take(~mature)
         if not self.learner.steps and len(ready):
-            self.model.set_base_rates(self.stream.base_rates(ready))
-        for chunk in global_batches(ready, self.optimization.batch_size):
-            _, batch = self.stream.shard(chunk, self.config.history_length, self.group)
+            self.model.set_base_rates(ready.base_rates(len(self.config.surfaces)))
+        for chunk in global_batches(np.arange(len(ready)), self.optimization.batch_size):
+            _, batch = shard(ready.take(chunk), self.stream.items, self.group)
             self.learner.step(partial(self._loss, batch), self.segment / self.split.learn)
+
+    def _wait_for(self, requests: Requests) -> Requests:
+        self.pending = requests if self.pending is None else Requests.concatenate([self.pending, requests])
+        return self.pending
+
+    def _wanted(self, index: int, slates: Slates) -> NDArray[np.bool_]:
+        """Of segments that an earlier attempt has learned, what had not matured; all of the others."""
+        return (slates.known[1] > self._resumed_at) | (index >= self._resumed_from)
 
     def _loss(self, batch: RequestBatch) -> torch.Tensor:
         return foundation_loss(self.model(batch), batch).total
 
-    def _log(self, index: int, requests: Ints, phase: tae_log.Phase) -> ScoredRows:
-        scored, tae = score_foundation(self.model, self.stream, requests, self.group)
+    def _log(self, index: int, requests: Requests, phase: tae_log.Phase) -> ScoredRows:
+        scored, tae = score_foundation(self.model, requests, self.stream.items, self.group)
         if self.group.is_leader:
             names = np.array(self.config.surfaces)[scored.surfaces]
             cursor = np.full(len(tae), self.watermark, np.int64)
             rows = tae_log.TaeRows(scored.row_ids, scored.available_at, cursor, tae)
-            tae_log.write_segment(self.logs, index, phase, rows, names)
+            tae_log.write_segment(self.logs, index, phase, rows, names, self.stream.segments[index].name)
+        if phase == "prequential":
+            self.probes.keep(index, requests, tae)
         return scored
-
-    def _tail(self) -> range:
-        return range(self.split.learn, self.split.end)
-
-    def _probe(self) -> NDArray[np.float32]:
-        """TAE (P, D) of requests from all over the tail; their inputs alone, no label."""
-        tail = self.stream.requests_from(self.split.learn)
-        requests = tail[:: max(1, len(tail) // PROBES)][:PROBES]
-        return score_foundation(self.model, self.stream, requests, self.group)[1].astype(np.float32)
 
     def _save(self) -> None:
         if self.group.is_leader:
-            progress = Progress(
-                self.segment,
-                self.learner.steps,
-                self.watermark,
-                self.pending.tolist(),
-                self.entropy.sums.tolist(),
-            )
-            self.checkpoints.save(progress, self.learner.state() | {"probes": torch.from_numpy(self.probes)})
+            progress = Progress(self.segment, self.learner.steps, self.watermark, self.entropy.sums.tolist())
+            self.checkpoints.save(progress, self.learner.state())
         self.group.barrier()
 
     def _resume(self) -> None:
+        self._resumed_from, self._resumed_at = 0, self.watermark
         found = resume(self.checkpoints, self.group)
         if found is None:
+            self.probes.clear()
+            self.group.barrier()  # before the first is kept
             return
         progress, tensors = found
-        self.probes = tensors.pop("probes").numpy().copy()
         self.learner.restore(tensors, progress.step)
         self.segment, self.watermark = progress.position, progress.watermark
-        self.pending = np.array(progress.pending, np.int64)
+        self._resumed_from, self._resumed_at = self.segment, self.watermark
         self.entropy.sums = np.array(progress.metrics, np.float64)
         self.group.log(f"resumed after segment {self.segment}/{self.split.learn}")
 

@@ -49,14 +49,6 @@ class ProcessGroup:
         joined = gather_rows(index.to(self.device), rows.to(self.device))
         return joined[0].cpu(), joined[1].cpu()
 
-    def maximum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The elementwise maximum over all processes, on the CPU."""
-        if self.size > 1:
-            moved = tensor.to(self.device)
-            dist.all_reduce(moved, op=dist.ReduceOp.MAX)
-            return moved.cpu()
-        return tensor
-
     def broadcast(self, data: bytes) -> bytes:
         """The leader's bytes, on every process; what others give does not count."""
         if self.size == 1:

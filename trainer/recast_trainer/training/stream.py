@@ -1,10 +1,11 @@
-"""The run's data in time order: which requests each segment holds, when their labels mature, and batches of them."""
+"""The run's data in time order, a segment at a time: which requests it holds, and what each saw of the past."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,102 +17,107 @@ from recast_model.batch import RequestBatch
 from recast_model.items import ItemTable
 from recast_model.snapshot import HistorySnapshot
 from recast_trainer.clock import duration_ms, from_rfc3339
-from recast_trainer.data.histories import EventLog
+from recast_trainer.data.ahead import ahead
+from recast_trainer.data.histories import Events, GrowingHistories, events_of
 from recast_trainer.data.pinning import PinnedData
-from recast_trainer.data.requests import RequestTable
-from recast_trainer.data.schema import Dataset
-from recast_trainer.data.segments import Segment, list_segments, load_dataset, load_items, read_all
+from recast_trainer.data.requests import Requests, Slates
+from recast_trainer.data.schema import Dataset, Rows
+from recast_trainer.data.segments import (
+    Segment,
+    list_segments,
+    load_dataset,
+    load_items,
+    read_segment,
+    require_readable,
+)
 from recast_trainer.training.process_group import ProcessGroup
 
 Ints = NDArray[np.int64]
+Choice = Callable[[int, Slates], NDArray[np.bool_]]
+"""The number of a segment and its Q requests to the (Q,) that are wanted."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """All requests of the run's window. ``matured`` (Q,) is when a request's last label was known.
-
-    Histories hide what was not available at a request's time, however early it was read.
-    """
+    """The segments of the run's window, and how one is read."""
 
     dataset: Dataset
     segments: list[Segment]
     items: ItemTable
-    table: RequestTable
-    log: EventLog
-    matured: Ints
+    read: Callable[[Segment], Rows]
 
     @property
     def end(self) -> int:
         """End of the last segment, ms."""
         return self.segments[-1].end
 
-    def requests(self, segment: int) -> Ints:
-        """Indices of the requests shown within a segment, in time order."""
-        times = self.table.rows.event_times[self.table.starts]
-        first, last = np.searchsorted(times, [self.segments[segment].start, self.segments[segment].end])
-        return np.arange(first, last)
-
-    def requests_from(self, segment: int) -> Ints:
-        """Indices of all requests from a segment's start on."""
-        times = self.table.rows.event_times[self.table.starts]
-        return np.arange(np.searchsorted(times, self.segments[segment].start), len(self.table))
-
-    def rows_of(self, requests: Ints) -> Ints:
-        """Positions in ``table.rows`` of the requests' rows, request after request: the order of a batch's mask."""
-        counts = self.table.counts[requests]
-        offsets = np.cumsum(counts) - counts
-        return np.repeat(self.table.starts[requests] - offsets, counts) + np.arange(counts.sum())
-
-    def truth(self, requests: Ints, tasks: Sequence[str]) -> NDArray[np.float32]:
-        """(R, T) true probabilities of the requests' rows for these tasks; NaN where the data set has none."""
-        columns = [self.dataset.tasks.index(task) for task in tasks]
-        return self.table.rows.oracle[self.rows_of(requests)][:, columns]
-
-    def base_rates(self, requests: Ints) -> torch.Tensor:
-        """(surfaces, tasks) share of positive labels among the requests' rows; NaN where there is none.
-
-        Counted with half a positive and half a negative more, so that it is never 0 or 1.
-        """
-        rows = self.table.rows.take(self.rows_of(requests))
-        shape = (len(self.dataset.surfaces), len(self.dataset.tasks))
-        counts, positives = np.zeros(shape), np.zeros(shape)
-        np.add.at(counts, rows.surfaces, rows.label_mask)
-        np.add.at(positives, rows.surfaces, rows.labels * rows.label_mask)
-        return torch.from_numpy(np.where(counts > 0, (positives + 0.5) / (counts + 1), np.nan))
-
-    def batch(self, requests: Ints, history_length: int, group: ProcessGroup) -> RequestBatch:
-        """The requests as tensors on the group's device."""
-        return RequestBatch.from_arrays(self.table.batch(requests, self.log, history_length)).to(group.device)
-
-    def shard(self, requests: Ints, history_length: int, group: ProcessGroup) -> tuple[Ints, RequestBatch]:
-        """This process's part of a global batch: which requests, and their tensors.
-
-        A process for which none is left takes the first one with no label counted, since every process must take part
-        in the exchange of gradients.
-        """
-        index = group.shard(requests)
-        if len(index):
-            return index, self.batch(index, history_length, group)
-        batch = self.batch(requests[:1], history_length, group)
-        assert batch.label_mask is not None
-        return requests[:1], replace(batch, label_mask=torch.zeros_like(batch.label_mask))
-
-    def with_items(self, items: ItemTable, *, by_surface: bool = False) -> Stream:
-        """The same requests as a model with its own item table sees them, with whole or per-surface histories."""
-        log = event_log(self.dataset, items, by_surface=by_surface)
-        log.add(self.table.rows)
-        return Stream(self.dataset, self.segments, items, RequestTable(self.table.rows, items), log, self.matured)
-
-    def snapshot(self, history_length: int, surface: int | None = None) -> HistorySnapshot:
-        """What each user's request at the end of the data would read, for servers: of one surface where histories are
-        kept by surface, as an expert reads them.
-        """
-        return HistorySnapshot.of(self.log.histories, history_length, self.end, surface)
+    def walk(self, history_length: int, *, surface: int | None = None, choose: Choice | None = None) -> Walk:
+        """One pass over all segments; of one surface alone, whose histories are then of that surface too."""
+        return Walk(self, history_length, surface, choose)
 
 
-def event_log(dataset: Dataset, items: ItemTable, *, by_surface: bool = False) -> EventLog:
-    """An empty log that takes up what this data set counts as history."""
-    return EventLog(items, by_surface=by_surface, engagements_only=dataset.history == "Engagements")
+class Walk:
+    """One pass over a stream, in time order; yields the number of each segment and its requests.
+
+    In memory are the segment that is used, the one that is made ready meanwhile and the one after it. Histories hold
+    what was known, and hide what was not available at a request's time. ``choose`` is asked which requests are wanted
+    before their windows are cut; events are those of all requests.
+    """
+
+    def __init__(self, stream: Stream, history_length: int, surface: int | None, choose: Choice | None) -> None:
+        self.stream, self.surface, self.choose = stream, surface, choose
+        self.histories = GrowingHistories(history_length)
+
+    def __iter__(self) -> Iterator[tuple[int, Requests]]:
+        return ahead(self._segments())
+
+    def snapshot(self, items: ItemTable) -> HistorySnapshot:
+        """What each user's request at the end of the data would read, for servers; once the pass is over."""
+        users, events, lengths = self.histories.at(self.stream.end)
+        return HistorySnapshot.of(users, replace(events, items=items.index(events.items)), lengths, self.stream.end)
+
+    def _segments(self) -> Iterator[tuple[int, Requests]]:
+        segments, waiting = self.stream.segments, Events.empty()
+        following: Rows | None = self._read(segments[0])
+        for index, segment in enumerate(segments):
+            rows = following
+            assert rows is not None
+            following = self._read(segments[index + 1]) if index + 1 < len(segments) else None
+            waiting = waiting.and_these(
+                events_of(rows, following, engagements_only=self.stream.dataset.history == "Engagements")
+            )
+            known = waiting.history.available < segment.end  # what comes later is known later
+            self.histories.append(waiting.take(known))
+            waiting = waiting.take(~known)
+            slates = Slates.of(rows)
+            if self.choose is not None:
+                slates = slates.take(self.choose(index, slates))
+            requests = Requests.of(slates, self.histories)
+            self.histories.release()
+            yield index, requests
+
+    def _read(self, segment: Segment) -> Rows:
+        rows = self.stream.read(segment)
+        return rows if self.surface is None else rows.take(rows.surfaces == self.surface)
+
+
+def on_device(requests: Requests, items: ItemTable, group: ProcessGroup) -> RequestBatch:
+    """The requests as tensors on the group's device, as a model reads them that knows these items."""
+    return RequestBatch.from_arrays(requests.batch(items)).to(group.device)
+
+
+def shard(requests: Requests, items: ItemTable, group: ProcessGroup) -> tuple[Ints, RequestBatch]:
+    """This process's part of a global batch: which of the requests, and their tensors.
+
+    A process for which none is left takes the first one with no label counted, since every process must take part in
+    the exchange of gradients.
+    """
+    index = group.shard(np.arange(len(requests)))
+    if len(index):
+        return index, on_device(requests.take(index), items, group)
+    batch = on_device(requests.take(slice(1)), items, group)
+    assert batch.label_mask is not None
+    return np.zeros(1, np.int64), replace(batch, label_mask=torch.zeros_like(batch.label_mask))
 
 
 def choose_segments(folder: Path, dataset: Dataset, data: DataRef) -> list[Segment]:
@@ -146,7 +152,7 @@ def pin_data(folder: Path, data: DataRef, work: Path, group: ProcessGroup) -> Pi
 
 
 def open_stream(folder: Path, data: DataRef, pinned: PinnedData | None = None) -> Stream:
-    """Read a data set's window, or of it what a run has pinned.
+    """A data set's window, or of it what a run has pinned. What is wrong with a segment shows when it is read.
 
     Raises the errors of :mod:`recast_trainer.data.segments`, naming file and remedy.
     """
@@ -154,10 +160,6 @@ def open_stream(folder: Path, data: DataRef, pinned: PinnedData | None = None) -
     items = load_items(folder, dataset)
     segments = choose_segments(folder, dataset, data if pinned is None else DataRef(path=data.path))
     segments = segments if pinned is None else pinned.of_these(segments)
-    rows = read_all(segments, dataset)
-    if not len(rows):
+    if not require_readable(segments, dataset):
         raise RecastError("DataNotFound", f"the {len(segments)} segments of {folder} hold no rows; fix spec.data")
-    log = event_log(dataset, items)
-    log.add(rows)
-    table = RequestTable(rows, items)
-    return Stream(dataset, segments, items, table, log, np.maximum.reduceat(table.rows.available_at, table.starts))
+    return Stream(dataset, segments, items, partial(read_segment, dataset=dataset))

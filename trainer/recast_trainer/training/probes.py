@@ -1,0 +1,62 @@
+"""Requests from all along a run, kept with the TAE that they were given, to be embedded once more at its end.
+
+How like the two are tells from when on the foundation's embedding was what it is now
+(:mod:`recast_trainer.evaluation.burnin`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from recast_model.distributed import sum_over_ranks
+from recast_model.foundation import FoundationModel
+from recast_model.items import ItemTable
+from recast_trainer.data.requests import Requests
+from recast_trainer.evaluation.burnin import similarity
+from recast_trainer.evaluation.scoring import RequestTae, computed
+from recast_trainer.training.process_group import ProcessGroup
+
+PROBES = 64
+"""Requests of each segment."""
+FOLDER = "probes"
+
+
+class Probes:
+    """One file a segment. The leader writes, every process reads its share: the folder is one that they share."""
+
+    def __init__(self, folder: Path, group: ProcessGroup) -> None:
+        self.folder, self.group = folder, group
+
+    def keep(self, index: int, requests: Requests, tae: NDArray[np.float16]) -> None:
+        """Keep some of a segment's requests, from all over it, with their TAE (R, D): inputs, no prediction."""
+        if not self.group.is_leader or not len(requests):
+            return
+        chosen = np.arange(len(requests))[:: max(1, len(requests) // PROBES)][:PROBES]
+        values = RequestTae(tae, np.ones(len(requests), np.bool_)).take(requests, chosen).values
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_file(requests.take(chosen).arrays() | {"tae": np.ascontiguousarray(values)}, self._path(index))
+
+    def similarities(self, model: FoundationModel, items: ItemTable, segments: int) -> list[float]:
+        """For each of so many segments, how like the model's TAE theirs were; the same on every process."""
+        found = torch.zeros(segments, dtype=torch.float64)
+        for index in range(self.group.rank, segments, self.group.size):
+            if self._path(index).exists():  # a segment without a request has none
+                arrays = load_file(self._path(index))
+                alone = ProcessGroup(device=self.group.device)
+                now = computed(model, Requests.from_arrays(arrays), items, alone).values
+                found[index] = similarity(arrays["tae"].astype(np.float32), now.astype(np.float32))
+        return [float(value) for value in sum_over_ranks(found.to(self.group.device))]
+
+    def clear(self) -> None:
+        """Forget those of an earlier attempt."""
+        if self.group.is_leader:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"{index:05d}.safetensors"
