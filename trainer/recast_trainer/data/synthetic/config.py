@@ -51,9 +51,9 @@ class SyntheticConfig:
     seed: int = 0
     rho: float = 0.85
     """Share that all surfaces have in common: of a taste's variance, and of the interests."""
-    latent_dim: int = 8
+    latent_dim: int = 4
     content_dim: int = 32
-    signal: float = 2.5
+    signal: float = 3.0
     """Standard deviation of the taste's part of the logit."""
     hidden: float = 0.1
     """Share of an item's vector, in variance, that its content does not show."""
