@@ -129,6 +129,13 @@ def test_an_hour_does_not_depend_on_the_hours_made_before(made: tuple[SyntheticS
         np.testing.assert_array_equal(getattr(alone, name), getattr(again, name), err_msg=name)
 
 
+def test_every_hour_brings_other_visits(made: tuple[SyntheticStream, Rows]) -> None:
+    _, rows = made
+    first, second = rows.users[:480], rows.users[480:960]
+    assert (first == second).mean() < 0.2
+    assert not np.array_equal(rows.event_times[:480] + HOUR, rows.event_times[480:960])
+
+
 def test_rows_keep_the_schemas_promises(made: tuple[SyntheticStream, Rows]) -> None:
     stream, rows = made
     assert len(rows) == 30 * 60 * 8

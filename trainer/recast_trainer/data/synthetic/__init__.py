@@ -28,8 +28,8 @@ When it is known. A label has a delay of its own: ``SyntheticTask.window_seconds
 answer stays no, and a log-normal part. A row's ``available_at`` is the latest of its labels'.
 
 Nothing is kept while the stream runs: what a user is at a time is a pure function of seed, user and time
-(:mod:`~recast_trainer.data.synthetic.hashing`), and every hour is one of seed and hour. So the cost of a row depends
-neither on the number of users nor on that of items, and the same seed gives the same bytes.
+(:mod:`~recast_trainer.data.synthetic.hashing`), and every hour is one of seed and hour. So the same seed gives the same
+bytes, and the cost of a row does not grow with the items, and with the users only as a binary search among them does.
 """
 
 from __future__ import annotations
