@@ -100,10 +100,11 @@ def evaluate(artifact: Path, foundation: Path | None, data: Path) -> list[Measur
     return found
 
 
-def compare(foundation: Path, data: Path, *, epochs: int, batch_size: int, seed: int) -> None:
+def compare(foundation: Path, data: Path, *, epochs: int, batch_size: int, seed: int) -> list[Measurement]:
     """Train each surface's expert twice, with TAE and with the absent vector alone, and print NE on the held-out tail.
 
-    Both have the same architecture, data, order and seed. The base rate has NE 1 by definition.
+    Returns what it prints: the expert with TAE, and as its baseline the one without. Both have the same architecture,
+    data, order and seed. The base rate has NE 1 by definition.
     """
     manifest, stream = open_manifest(foundation), open_stream(data, WHOLE_DATA_SET)
     bundle = load_foundation(foundation, manifest)
@@ -139,6 +140,7 @@ def compare(foundation: Path, data: Path, *, epochs: int, batch_size: int, seed:
             f"{item.surface:12}{item.task:12}{item.rows:8,}{1:11.4f}{float(item.baseline_ne or 'nan'):9.4f}"
             f"{float(item.ne):9.4f}  {change[0]:+.2f} % [{change[1]:+.2f}, {change[2]:+.2f}]"
         )
+    return rows
 
 
 def _without(size: int, example: Example) -> RequestTae:
