@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from recast_api.manifest import Manifest
 from recast_api.resources.version import Measurement
 from recast_api.run import DataRef, TrainingRun
+from recast_trainer.data.schema import Rows
 from recast_trainer.data.synthetic import SyntheticConfig, SyntheticStream
 from recast_trainer.data.writing import DatasetWriter
 from recast_trainer.evaluation.measure import ScoredRows, measurements
@@ -34,8 +35,9 @@ from recast_trainer.training.split import split
 from recast_trainer.training.stream import open_stream
 
 STREAM = SyntheticConfig(
-    users=200, items=2000, hours=96, requests_per_hour=200, slate=16, latent_dim=8, categories=32, interests=8
-)
+    users=200, items=2000, hours=96, requests_per_hour=200, slate=16, latent_dim=8, signal=2.5, categories=32,
+    interests=8,
+)  # fmt: skip
 """Few users with some five hundred events each, so that there is a long past to read."""
 SHARED = replace(STREAM, users=1200)
 """More users with fewer events: an expert reads nearly all of a user's past on its own surface, and what embeddings
@@ -108,8 +110,7 @@ def oracle(data: Path, config: SyntheticConfig, *, place: bool) -> list[Measurem
     does not know the place in the slate, as no model does: its mean over all places, which are equally likely.
     """
     stream = open_stream(data, DataRef(path=data.name))
-    requests = stream.requests_from(split(len(stream.segments)).learn)
-    rows = stream.table.rows.take(stream.rows_of(requests))
+    rows = Rows.concatenate([stream.read(segment) for segment in stream.segments[split(len(stream.segments)).learn :]])
     logits = logit(np.nan_to_num(rows.oracle.astype(np.float64), nan=0.5))
     if not place:
         bias = config.position_bias * np.log1p(np.arange(config.slate))
@@ -117,7 +118,7 @@ def oracle(data: Path, config: SyntheticConfig, *, place: bool) -> list[Measurem
         logits = logit(np.mean([1 / (1 + np.exp(each - unbiased)) for each in bias], axis=0))
     truth = ScoredRows(
         rows.row_ids, rows.users, rows.surfaces, rows.available_at, rows.labels.astype(np.float64), rows.label_mask,
-        logits,
+        logits, rows.oracle,
     )  # fmt: skip
     return measurements(truth, stream.dataset.surface_names, stream.dataset.tasks)
 
