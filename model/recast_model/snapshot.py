@@ -5,6 +5,7 @@ A server answers from it where a request brings no history of its own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from recast_model.history import History, Ints
 from recast_model.items import read_tensors
 
 HISTORY_FILE = "history.safetensors"
+_TYPES = {"items": np.int32, "surfaces": np.uint8, "actions": np.uint32, "times": np.int64, "available": np.int64}
+"""Columns of events as a version ships them: a server holds all users' in memory."""
 _NAMES = ("users", "offsets", "items", "surfaces", "actions", "times", "until")
 
 
@@ -25,7 +28,7 @@ class HistorySnapshot:
 
     users: NDArray[np.int64]  # (U,) raw ids, ascending
     offsets: NDArray[np.int64]  # (U + 1,)
-    events: History  # offsets[-1] events
+    events: History  # offsets[-1] events, of any integer types
     until: int  # ms
 
     @classmethod
@@ -35,14 +38,29 @@ class HistorySnapshot:
         Users of whom nothing is known are left out.
         """
         keep = lengths > 0
-        return cls(users[keep], np.concatenate([[0], np.cumsum(lengths[keep])]).astype(np.int64), events, until_ms)
+        compact = History(*(getattr(events, name).astype(kind) for name, kind in _TYPES.items()))
+        return cls(users[keep], np.concatenate([[0], np.cumsum(lengths[keep])]).astype(np.int64), compact, until_ms)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[HistorySnapshot], until_ms: int) -> HistorySnapshot:
+        """The users of several snapshots, those of a later one above those of an earlier one."""
+        if not parts:
+            return cls(np.empty(0, np.int64), np.zeros(1, np.int64), History.empty(), until_ms)
+        begins = np.cumsum([0, *(len(part.events) for part in parts)])
+        return cls(
+            np.concatenate([part.users for part in parts]),
+            np.concatenate([[0], *(part.offsets[1:] + begin for part, begin in zip(parts, begins, strict=False))]),
+            History.concatenate([part.events for part in parts]),
+            until_ms,
+        )
 
     def lookup(self, user: int) -> History:
         """The user's window; empty for a user never seen."""
         place = int(np.searchsorted(self.users, user))
         if place == len(self.users) or self.users[place] != user:
             return History.empty()
-        return self.events.take(slice(int(self.offsets[place]), int(self.offsets[place + 1])))
+        window = self.events.take(slice(int(self.offsets[place]), int(self.offsets[place + 1])))
+        return window.map(lambda values: values.astype(np.int64))
 
     def save(self, folder: Path) -> str:
         """Write the snapshot; returns the file's name."""

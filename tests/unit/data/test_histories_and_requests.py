@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from itertools import pairwise
 from random import Random
 
@@ -11,9 +13,11 @@ from data_builders import ITEMS, START, requests_of, rows, stream_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recast_api.run import RecastError
 from recast_model.features import Request, collate
 from recast_model.history import Histories, History, anchored_start
 from recast_model.items import ItemTable
+from recast_trainer.data import histories
 from recast_trainer.data.histories import Events, GrowingHistories, events_of, known_after_the_request
 from recast_trainer.data.requests import Requests, Slates
 from recast_trainer.data.schema import Rows
@@ -111,11 +115,17 @@ def test_the_trainers_batch_is_the_servers_batch_whatever_the_labels_delays(
 
 
 @settings(max_examples=60, deadline=None)
-@given(EVENTS, CUTS, st.integers(1, 12), st.sampled_from([None, 0, 1]))
+@given(EVENTS, CUTS, st.integers(1, 12), st.sampled_from([None, 0, 1]), st.integers(1, 5))
 def test_a_snapshot_answers_as_a_request_at_the_end_of_the_data_would_be(
-    events: list[Event], cuts: list[int], limit: int, surface: int | None
+    events: list[Event], cuts: list[int], limit: int, surface: int | None, at_once: int
 ) -> None:
     made = rows(events)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(histories, "_AT_ONCE", at_once)
+        snapshot_answers(made, cuts, limit, surface)
+
+
+def snapshot_answers(made: Rows, cuts: list[int], limit: int, surface: int | None) -> None:
     walk = stream_of(made, edges(cuts)).walk(limit, surface=surface)
     for _ in walk:
         pass
@@ -147,8 +157,8 @@ def events(user: int, *known: int) -> Events:
     return Events(none + user, times, History(times, none, none, times, times))
 
 
-def seen(histories: GrowingHistories, user: int, time: int) -> list[int]:
-    found, _ = histories.windows(np.array([user]), np.array([time]))
+def seen(growing: GrowingHistories, user: int, time: int) -> list[int]:
+    found, _ = growing.windows(np.array([user]), np.array([time]))
     return [int(item) for item in found.items]
 
 
@@ -179,53 +189,53 @@ def test_histories_that_grow_show_the_windows_of_histories_that_are_given_at_onc
 
 
 def test_the_newest_window_is_kept_in_memory_that_does_not_grow_with_events() -> None:
-    histories, limit = GrowingHistories(8), 8
+    growing, limit = GrowingHistories(8), 8
     used = []
     for hour in range(200):
         for user in (1, 2):
-            histories.append(events(user, *range(10 * hour, 10 * hour + 5)))
-        used.append(histories._columns._used)
-        assert seen(histories, 1, 10 * hour + 9)[-1] == 10 * hour + 4
-        assert len(seen(histories, 2, 10 * hour + 9)) <= limit
+            growing.append(events(user, *range(10 * hour, 10 * hour + 5)))
+        used.append(growing._columns._used)
+        assert seen(growing, 1, 10 * hour + 9)[-1] == 10 * hour + 4
+        assert len(seen(growing, 2, 10 * hour + 9)) <= limit
     assert used[-1] == used[20]
-    assert histories._columns._used <= 2 * (4 + 8 + 16)
+    assert growing._columns._used <= 2 * (4 + 8 + 16)
 
 
 def test_a_block_that_was_left_is_used_again() -> None:
-    histories = GrowingHistories(64)
-    histories.append(events(1, *range(4)))
-    histories.append(events(1, *range(10, 14)))  # moves to a block of eight, and leaves one of four
-    used = histories._columns._used
-    histories.append(events(2, *range(20, 24)))
-    assert histories._columns._used == used
-    assert seen(histories, 1, 99) == [*range(4), *range(10, 14)]
-    assert seen(histories, 2, 99) == [*range(20, 24)]
+    growing = GrowingHistories(64)
+    growing.append(events(1, *range(4)))
+    growing.append(events(1, *range(10, 14)))  # moves to a block of eight, and leaves one of four
+    used = growing._columns._used
+    growing.append(events(2, *range(20, 24)))
+    assert growing._columns._used == used
+    assert seen(growing, 1, 99) == [*range(4), *range(10, 14)]
+    assert seen(growing, 2, 99) == [*range(20, 24)]
 
 
 def test_columns_grow_beyond_their_first_size_and_keep_what_they_held() -> None:
-    histories = GrowingHistories(1 << 15)
+    growing = GrowingHistories(1 << 15)
     for user in (1, 2, 3):
-        histories.append(events(user, *range(user, user + 40_000)))
+        growing.append(events(user, *range(user, user + 40_000)))
     for user in (1, 2, 3):
-        assert seen(histories, user, 10**6)[-1] == user + 39_999
-        assert len(seen(histories, user, 10**6)) > 24_000
+        assert seen(growing, user, 10**6)[-1] == user + 39_999
+        assert len(seen(growing, user, 10**6)) > 24_000
 
 
 def test_what_was_let_go_of_comes_back() -> None:
-    histories = GrowingHistories(8)
-    histories.append(events(1, 3, 5))
-    histories.release()
-    assert seen(histories, 1, 9) == [3, 5]
-    histories.append(events(1, 7))
-    histories.release()
-    assert seen(histories, 1, 9) == [3, 5, 7]
+    growing = GrowingHistories(8)
+    growing.append(events(1, 3, 5))
+    growing.release()
+    assert seen(growing, 1, 9) == [3, 5]
+    growing.append(events(1, 7))
+    growing.release()
+    assert seen(growing, 1, 9) == [3, 5, 7]
 
 
 def test_every_column_comes_back_as_it_was_given_to_its_limits() -> None:
-    histories = GrowingHistories(8)
+    growing = GrowingHistories(8)
     given_history = History(*(np.array([value]) for value in (2**62, 63, 2**32 - 1, 2**61, 2**60)))
-    histories.append(Events(np.array([-5]), np.array([1]), given_history))
-    found, lengths = histories.windows(np.array([-5]), np.array([2**61]))
+    growing.append(Events(np.array([-5]), np.array([1]), given_history))
+    found, lengths = growing.windows(np.array([-5]), np.array([2**61]))
     assert lengths.tolist() == [1]
     assert found == given_history or [int(values[0]) for values in vars(found).values()] == [
         2**62, 63, 2**32 - 1, 2**61, 2**60,
@@ -233,21 +243,44 @@ def test_every_column_comes_back_as_it_was_given_to_its_limits() -> None:
 
 
 def test_events_that_were_known_before_what_is_there_are_refused() -> None:
-    histories = GrowingHistories(8)
-    histories.append(events(1, 5))
-    histories.append(events(1, 5))  # at the same instant is not before
+    growing = GrowingHistories(8)
+    growing.append(events(1, 5))
+    growing.append(events(1, 5))  # at the same instant is not before
     with pytest.raises(ValueError, match="in the order in which they become known"):
-        histories.append(events(1, 4))
+        growing.append(events(1, 4))
 
 
 def test_a_window_of_long_ago_is_refused_when_its_events_are_gone() -> None:
-    histories = GrowingHistories(4)
-    histories.append(events(1, *range(4)))
-    assert seen(histories, 1, 2) == [0, 1]
+    growing = GrowingHistories(4)
+    growing.append(events(1, *range(4)))
+    assert seen(growing, 1, 2) == [0, 1]
     for hour in range(50, 90):
-        histories.append(events(1, hour))
+        growing.append(events(1, hour))
     with pytest.raises(ValueError, match="before the events that are kept"):
-        seen(histories, 1, 2)
+        seen(growing, 1, 2)
+
+
+def test_a_disk_that_is_full_is_said_before_anything_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    growing = GrowingHistories(1 << 15)
+    growing.append(events(1, 3, 5))
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(RecastError, match=r"has no room for .* bytes of users' histories") as caught:
+        growing.append(events(2, *range(100_000)))
+    assert (caught.value.termination.reason, caught.value.termination.retryable) == ("StorageFull", True)
+    assert seen(growing, 1, 9) == [3, 5]
+
+
+def test_another_error_of_the_disk_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "posix_fallocate", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        GrowingHistories(8)
 
 
 # What becomes history, and when

@@ -81,6 +81,27 @@ def test_a_snapshot_comes_back_with_every_column_and_every_user(tmp_path: Path) 
     assert later.lookup(3).items.tolist() == [3]
 
 
+def test_a_snapshot_is_small_and_answers_in_the_types_that_models_read(tmp_path: Path) -> None:
+    made = snapshot(*MIXED, limit=3, until=51)
+    assert sum(values.itemsize for values in vars(made.events).values()) == 25
+    made.save(tmp_path)
+    back = HistorySnapshot.load(tmp_path)
+    assert [values.dtype for values in vars(back.events).values()] == [
+        values.dtype for values in vars(made.events).values()
+    ]
+    assert {values.dtype for values in vars(back.lookup(7)).values()} == {np.dtype(np.int64)}
+
+
+def test_snapshots_of_some_users_each_are_one_of_all(tmp_path: Path) -> None:
+    parts = [snapshot((user, 0, 1, 2), (user, 1, 3, 4 + user), limit=9, until=8) for user in (2, 3, 7)]
+    whole = HistorySnapshot.concatenate(parts, 8)
+    assert (whole.users.tolist(), whole.offsets.tolist(), whole.until) == ([2, 3, 7], [0, 2, 4, 5], 8)
+    for user, part in zip((2, 3, 7), parts, strict=True):
+        assert whole.lookup(user).times.tolist() == part.lookup(user).times.tolist()
+    none = HistorySnapshot.concatenate([], 5)
+    assert (len(none.users), none.offsets.tolist(), none.until, len(none.lookup(3))) == (0, [0], 5, 0)
+
+
 def test_a_version_of_before_events_had_two_times_is_read_as_if_all_had_been_known_at_once(tmp_path: Path) -> None:
     snapshot(*MIXED, limit=3, until=41).save(tmp_path)
     tensors = load_file(tmp_path / HISTORY_FILE)

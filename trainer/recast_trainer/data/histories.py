@@ -7,14 +7,18 @@ columns of compact types, mapped from files that have no name, so that what nobo
 
 from __future__ import annotations
 
+import errno
 import mmap
+import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recast_api.run import RecastError
 from recast_model.history import History, Ints, anchored_start
 from recast_trainer.data.schema import Rows
 
@@ -27,6 +31,8 @@ _TYPES: dict[str, type[np.integer[Any]]] = {
 }
 _SMALLEST = 4
 """Events that a user's first block has room for."""
+_AT_ONCE = 50_000
+"""Users whose windows are in memory together when all are asked for."""
 
 
 @dataclass(frozen=True)
@@ -152,10 +158,12 @@ class GrowingHistories:
         number = np.repeat(skipped - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))
         return self._columns.read(self._slots(np.repeat(place, lengths), number)), lengths
 
-    def at(self, until_ms: int) -> tuple[Ints, History, Ints]:
-        """Every user's id (U,), and windows and lengths as of a request at ``until_ms``."""
-        events, lengths = self.windows(self._users, np.full(len(self._users), until_ms))
-        return self._users, events, lengths
+    def at(self, until_ms: int) -> Iterator[tuple[Ints, History, Ints]]:
+        """All users' ids, ascending, with windows and lengths as of a request at ``until_ms``: some users at a time."""
+        for start in range(0, len(self._users), _AT_ONCE):
+            users = self._users[start : start + _AT_ONCE]
+            yield users, *self.windows(users, np.full(len(users), until_ms))
+            self.release()
 
     def release(self) -> None:
         """Let go of the memory of what was read and written; it stays in its files, and comes back when it is asked."""
@@ -265,9 +273,24 @@ class _Columns:
         self._room = room
         for name, kind in _TYPES.items():
             size = room * np.dtype(kind).itemsize
-            self._files[name].truncate(size)
+            _reserve(self._files[name].fileno(), size)
             self._maps[name] = mmap.mmap(self._files[name].fileno(), size)
             self.arrays[name] = np.frombuffer(self._maps[name], kind)
+
+
+def _reserve(file: int, size: int) -> None:
+    """Make room on the disk now: where there is none, a write to a mapped page would kill the process."""
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RecastError(
+            "StorageFull",
+            f"{tempfile.gettempdir()} has no room for {size:,} bytes of users' histories ({error.strerror}): give the "
+            "pod more ephemeral storage, or set TMPDIR to a folder that has it",
+            retryable=True,
+        ) from error
 
 
 def _power_of_two(values: Ints) -> Ints:

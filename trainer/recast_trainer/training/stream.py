@@ -73,8 +73,14 @@ class Walk:
 
     def snapshot(self, items: ItemTable) -> HistorySnapshot:
         """What each user's request at the end of the data would read, for servers; once the pass is over."""
-        users, events, lengths = self.histories.at(self.stream.end)
-        return HistorySnapshot.of(users, replace(events, items=items.index(events.items)), lengths, self.stream.end)
+        end = self.stream.end
+        return HistorySnapshot.concatenate(
+            [
+                HistorySnapshot.of(users, replace(events, items=items.index(events.items)), lengths, end)
+                for users, events, lengths in self.histories.at(end)
+            ],
+            end,
+        )
 
     def _segments(self) -> Iterator[tuple[int, Requests]]:
         segments, waiting = self.stream.segments, Events.empty()
