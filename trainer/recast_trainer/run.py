@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recast_api import names
 from recast_api.manifest import Manifest, UsableRows, describe_files, load_verified
@@ -25,7 +24,6 @@ from recast_model.artifact import ExpertBundle, FoundationBundle, load_expert, l
 from recast_model.config import ExpertConfig, ExpertTask, FoundationConfig
 from recast_trainer import clock
 from recast_trainer.data.pinning import PinnedData
-from recast_trainer.data.requests import Slates
 from recast_trainer.data.segments import require_tasks
 from recast_trainer.evaluation.burnin import first_usable
 from recast_trainer.evaluation.leak import require_no_leak
@@ -246,13 +244,7 @@ def _expert_baseline(
     _require_same_vocabulary(examples.stream, foundation.config)
     foundation.model.to(group.device)
     expert.model.to(group.device)
-    held_out = {file.segment for file in examples.held_out}
-
-    def measured(index: int, slates: Slates) -> NDArray[np.bool_]:
-        there = np.isin(slates.rows.row_ids, scored.row_ids)[slates.starts]
-        return there & (examples.stream.segments[index].name in held_out)
-
-    theirs = ScoredRows.concatenate(score_pair(expert, foundation, examples.stream, measured, group))
+    theirs = ScoredRows.concatenate(score_pair(expert, foundation, examples.stream, examples.is_held_out, group))
     return {task.name: theirs.logits[:, column] for column, task in enumerate(expert.config.tasks)}
 
 
@@ -265,6 +257,8 @@ def _baseline(
     try:
         return measure()
     except RecastError as error:
+        if error.termination.retryable:  # of the data, and not of the baseline
+            raise
         group.log(f"no comparison with v{run.baseline.version}: {error}")
         return None
 

@@ -182,7 +182,7 @@ def test_a_baseline_that_has_learned_the_held_out_labels_is_no_baseline(world: W
         ({"expert": {"surface": "shorts"}}, "SurfaceNotFound", "reels"),
         ({"expert": {"tasks": [{"name": "purchase"}]}}, "TaskNotFound", "click"),
         ({"data": {"path": "nowhere"}}, "DataNotFound", "spec.data"),
-        ({"data": {"path": "set", "until": "2026-01-01T04:00:00Z"}}, "TooFewRows", "usable rows"),
+        ({"data": {"path": "set", "until": "2026-01-01T04:00:00Z"}}, "TooFewRows", "nothing to measure on"),
         ({"data": {"path": "set", "until": "2020-01-01T04:00:00Z"}}, "DataNotFound", "no segment"),
     ],
 )

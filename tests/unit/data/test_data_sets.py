@@ -119,6 +119,45 @@ def test_all_segments_are_looked_at_before_any_is_read(folder: Path) -> None:
         require_readable(listed, dataset)
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "says"),
+    [
+        ("user_id", pa.array([1.0, 2.0, 3.0]), "column user_id is double, expected int64"),
+        ("item_id", pa.array([1, 2, 2**63], pa.uint64()), "column item_id is uint64, expected int64"),
+        ("position", pa.array(["0", "1", "2"]), "column position is string, expected int64"),
+        ("label_click", pa.array([1.0, 0.0, 0.0]), "column label_click is double, expected int8"),
+        ("p_click", pa.array(["0.1", "0.2", "0.3"]), "column p_click is string, expected float32"),
+    ],
+)
+def test_a_column_of_another_type_is_found_before_anything_is_read(
+    folder: Path, column: str, values: pa.Array, says: str
+) -> None:
+    first = folder / "segments" / f"{SEGMENT}.parquet"
+    table = pq.read_table(first)
+    there = [name for name in table.column_names if name != column]
+    pq.write_table(table.select(there).append_column(column, values), first)
+    dataset = load_dataset(folder)
+    listed = list_segments(folder, dataset)
+    for check in (lambda: require_readable(listed, dataset), lambda: read_segment(listed[0], dataset)):
+        with pytest.raises(RecastError, match=says) as caught:
+            check()
+        assert caught.value.termination.reason == "CorruptSegment"
+
+
+def test_a_label_of_three_hundred_is_no_label(folder: Path) -> None:
+    change(folder, "label_click", pa.array([1, 300, 0], pa.int32()))
+    dataset = load_dataset(folder)
+    with pytest.raises(RecastError, match="holds values other than 0, 1 and null"):
+        read_segment(list_segments(folder, dataset)[0], dataset)
+
+
+def test_segments_that_overlap_are_named(folder: Path) -> None:
+    dataset = load_dataset(folder).model_copy(update={"segment_seconds": 7200})
+    with pytest.raises(RecastError, match=r"2026-01-01T01\.parquet begins before 2026-01-01T00 ends") as caught:
+        list_segments(folder, dataset)
+    assert caught.value.termination.reason == "CorruptSegment"
+
+
 def test_a_time_before_all_segments_says_what_there_is(folder: Path) -> None:
     with pytest.raises(RecastError, match="5 segments, 2026-01-01T00 to 2026-01-01T04") as caught:
         list_segments(folder, load_dataset(folder), START)

@@ -274,6 +274,19 @@ def test_a_disk_that_is_full_is_said_before_anything_is_lost(monkeypatch: pytest
     assert seen(growing, 1, 9) == [3, 5]
 
 
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL])
+def test_where_a_file_system_cannot_reserve_room_histories_are_kept_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def cannot(*_: int) -> None:
+        raise OSError(number, "not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", cannot)
+    growing = GrowingHistories(8)
+    growing.append(events(1, 3, 5))
+    assert seen(growing, 1, 9) == [3, 5]
+
+
 def test_another_error_of_the_disk_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: int) -> None:
         raise OSError(errno.EIO, "Input/output error")

@@ -207,6 +207,20 @@ def test_the_leading_process_alone_publishes_what_an_earlier_attempt_completed(w
     assert [body["spec"]["digest"] for body in published] == [world.foundation.digest]
 
 
+def test_data_that_change_under_a_comparison_end_the_attempt_and_not_the_comparison(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = order(world.root, 9, baseline=pin(world.foundation))
+
+    def fails(*, retryable: bool) -> None:
+        raise RecastError("AnyReason", "the reason", retryable=retryable)
+
+    assert runs._baseline(run, ProcessGroup(), lambda: fails(retryable=False)) is None  # type: ignore[arg-type]
+    assert "no comparison with v1: the reason" in capsys.readouterr().out
+    with pytest.raises(RecastError, match="the reason"):
+        runs._baseline(run, ProcessGroup(), lambda: fails(retryable=True))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("later", "seen"), [(0, True), (1, False)], ids=["at the watermark", "a millisecond later"])
 def test_a_label_known_at_the_baselines_watermark_was_learned_by_it(world: World, later: int, seen: bool) -> None:
     stream = open_stream(world.root / "set", order(world.root).data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -158,17 +159,64 @@ def test_segments_are_joined_by_their_name_whatever_others_the_stream_has(tmp_pa
     assert held_out(found) == on_reels(6)
 
 
-def test_too_few_rows_to_learn_from_is_an_error_with_both_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("learnable", "measured", "says"),
+    [(35, 6, '35 usable rows of surface "reels" to learn from; at least 36'), (36, 0, "nothing to measure on")],
+)
+def test_too_few_rows_are_an_error_that_says_of_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learnable: int, measured: int, says: str
 ) -> None:
     found = examples(tmp_path, whole())
     monkeypatch.setattr(expert_loop, "MIN_USABLE_ROWS", 36)
     found.require_enough(36, 6)
-    for learnable, measured in ((35, 6), (36, 0)):
-        says = f'{learnable} usable rows of surface "reels" to learn from and {measured} to measure'
-        with pytest.raises(RecastError, match=says) as caught:
-            found.require_enough(learnable, measured)
-        assert caught.value.termination.reason == "TooFewRows"
+    with pytest.raises(RecastError, match=says) as caught:
+        found.require_enough(learnable, measured)
+    assert caught.value.termination.reason == "TooFewRows"
+
+
+def test_what_is_held_out_is_told_segment_by_segment_since_row_ids_may_start_over(tmp_path: Path) -> None:
+    """Two held-out segments with the same row ids, of which the log of one lacks a request."""
+    rows = hand_rows(9, PER_HOUR)
+    again = np.where(rows.event_times >= START + 8 * HOUR, rows.row_ids - PER_SEGMENT, rows.row_ids)
+    stream = stream_of(replace(rows, row_ids=again), 9)
+    folder = log_of(tmp_path, stream, learn=5)
+    missing = 7 * PER_SEGMENT + 3
+    path = folder / tae_log.file_name(8, "tail")
+    path.unlink()
+    part = stream.read(stream.segments[8])
+    part = part.take(part.row_ids != missing)
+    tae_log.write_segment(
+        folder, 8, "tail",
+        tae_log.TaeRows(part.row_ids, part.available_at, part.event_times * 0, np.ones((len(part), 4), np.float16)),
+        np.array(stream.dataset.surface_names)[part.surfaces], stream.segments[8].name,
+    )  # fmt: skip
+    found = Examples(stream, folder, "reels", 6)
+    measured = [example.requests.rows.row_ids.tolist() for example in found.over(found.held_out)]
+    told = [
+        requests.rows.row_ids.tolist()
+        for _, requests in stream.walk(6, surface=1, choose=found.is_held_out)
+        if len(requests)
+    ]
+    assert told == measured
+    assert [len(ids) for ids in told] == [6, 4]
+
+
+def test_a_pass_that_is_over_leaves_no_file_open_and_no_memory_behind(tmp_path: Path) -> None:
+    found = examples(tmp_path, whole())
+
+    def files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    gc.collect()
+    before = files()
+    gc.disable()  # it must not take a collection of cycles
+    try:
+        for _ in range(3):
+            list(found.learned(found.prequential))
+        next(iter(found.over(found.prequential)))
+        assert files() == before
+    finally:
+        gc.enable()
 
 
 def test_nothing_to_learn_from_is_an_error_before_anything_is_learned(tmp_path: Path) -> None:
@@ -178,7 +226,7 @@ def test_nothing_to_learn_from_is_an_error_before_anything_is_learned(tmp_path: 
             path.unlink()
     found = Examples(whole(), folder, "reels", 6)
     assert (found.prequential, len(found.last_phase), found.held_out, found.watermark) == ([], 1, [], 0)
-    with pytest.raises(RecastError, match="0 usable rows"):
+    with pytest.raises(RecastError, match="nothing to measure on"):
         ExpertTrainer(ITEMS, expert_config(), optimization(), ProcessGroup(), found).train()
 
 

@@ -37,6 +37,13 @@ from recast_trainer.training.stream import Stream, on_device
 HOURS, PER_HOUR, LEARN = 7, 6, 5  # two of seven segments are the tail
 
 
+@pytest.fixture(autouse=True)
+def few_rows_tell(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments of these tests have twelve rows."""
+    if "told" not in request.fixturenames and "nothing_can_be_told" not in request.node.name:
+        monkeypatch.setattr(probes, "MIN_ROWS", 12)
+
+
 def trainer(folder: Path, stream: Stream, fingerprint: str = "f") -> FoundationTrainer:
     return FoundationTrainer(stream, foundation_config(), optimization(), ProcessGroup(), folder, fingerprint)
 
@@ -86,10 +93,14 @@ class Watched(FoundationTrainer):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Watched, TrainedFoundation, Path]:
     folder = tmp_path_factory.mktemp("run")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(probes, "MIN_ROWS", 12)
     made = Watched(
         stream_of(hand_rows(HOURS, PER_HOUR), HOURS), foundation_config(), optimization(), ProcessGroup(), folder, "f"
     )
-    return made, made.train(), folder
+    trained = made.train()
+    patch.undo()
+    return made, trained, folder
 
 
 Run = tuple[Watched, TrainedFoundation, Path]
@@ -154,6 +165,7 @@ def test_a_segments_likeness_to_the_final_version_is_that_of_the_model_which_emb
 def test_probes_are_from_all_over_a_segment_and_the_leaders_alone_to_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(probes, "MIN_ROWS", 1)
     requests = requests_of(stream_of(hand_rows(1, 12), 1))
     tae = np.repeat(requests.rows.row_ids[:, None], 4, 1).astype(np.float16)
     for count, step in ((64, 1), (6, 2), (5, 2), (1, 12)):
@@ -167,12 +179,18 @@ def test_probes_are_from_all_over_a_segment_and_the_leaders_alone_to_write(
     assert not (tmp_path / "other").exists()
 
 
-def test_a_segment_without_requests_is_like_nothing(tmp_path: Path) -> None:
-    rows = hand_rows(HOURS, PER_HOUR)
-    stream = stream_of(rows.take((rows.event_times < START + HOUR) | (rows.event_times >= START + 2 * HOUR)), HOURS)
-    similarities = trainer(tmp_path, stream).train().similarities
-    assert similarities[1] == 0.0
-    assert all(value != 0.0 for place, value in enumerate(similarities) if place != 1)
+@pytest.mark.parametrize(("left", "told"), [(0, False), (7, False), (8, True)])
+def test_a_segment_with_too_few_rows_to_tell_counts_as_the_next_one(tmp_path: Path, left: int, told: bool) -> None:
+    """Eight requests of two rows are enough. A quiet hour must not make all before it useless."""
+    rows = hand_rows(HOURS, 10)
+    ids = np.arange(1 * 10 * SLATE + left * SLATE, 2 * 10 * SLATE) + 1
+    similarities = trainer(tmp_path, stream_of(rows.take(~np.isin(rows.row_ids, ids)), HOURS)).train().similarities
+    assert (similarities[1] != similarities[2]) is told
+    assert len(set(similarities)) == LEARN - (not told)
+
+
+def test_where_nothing_can_be_told_everything_counts_as_burned_in(tmp_path: Path) -> None:
+    assert trainer(tmp_path, stream_of(hand_rows(HOURS, 2), HOURS)).train().similarities == [1.0] * LEARN
 
 
 def test_probes_of_an_attempt_that_is_not_gone_on_with_are_forgotten(tmp_path: Path) -> None:

@@ -167,3 +167,31 @@ def test_every_process_says_what_is_wrong_with_the_data(folder: Path, tmp_path: 
         with pytest.raises(RecastError, match="no segment of") as caught:
             pin_data(folder, DataRef(path="set", until="2020-01-01T00:00:00Z"), tmp_path / "work", group)
         assert caught.value.termination.reason == "DataNotFound"
+
+
+@pytest.mark.parametrize("what", ["rewritten", "gone", "damaged"])
+def test_a_file_that_changes_while_a_run_still_reads_it_ends_the_attempt_and_not_the_run(
+    folder: Path, tmp_path: Path, what: str
+) -> None:
+    """Passes that read different data would land a version of neither."""
+    stream = open_stream(folder, ALL, pin_data(folder, ALL, tmp_path / "work", ALONE))
+    victim = stream.segments[2]
+    assert len(stream.read(victim)) == 2 * PER_HOUR
+    if what == "rewritten":
+        pq.write_table(pq.read_table(victim.path).slice(0, 2), victim.path)
+    elif what == "gone":
+        victim.path.unlink()
+    else:
+        victim.path.write_bytes(victim.path.read_bytes()[:100])
+    with pytest.raises(
+        RecastError, match=rf"{victim.path.name} (was rewritten|is gone) since this run began"
+    ) as caught:
+        list(stream.walk(4))
+    assert (caught.value.termination.reason, caught.value.termination.retryable) == ("DataRewritten", True)
+    assert len(stream.read(stream.segments[1])) == 2 * PER_HOUR
+
+
+def test_without_a_pin_what_is_there_is_read(folder: Path) -> None:
+    stream = open_stream(folder, ALL)
+    pq.write_table(pq.read_table(stream.segments[2].path).slice(0, 2), stream.segments[2].path)
+    assert len(stream.read(stream.segments[2])) == 2

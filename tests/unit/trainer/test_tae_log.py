@@ -50,7 +50,7 @@ def test_a_file_names_the_segment_of_the_data_that_it_is_of(tmp_path: Path) -> N
     assert [file.segment for file in files(tmp_path, "tail")] == ["2026-01-01T05"]
     path = tmp_path / "00007-tail.parquet"
     pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
-    with pytest.raises(RecastError, match=r"00007-tail\.parquet cannot be read as a TAE log") as caught:
+    with pytest.raises(RecastError, match=r"00007-tail\.parquet does not name its segment") as caught:
         files(tmp_path, "tail")
     assert caught.value.termination.reason == "TaeLogCorrupt"
 

@@ -283,7 +283,10 @@ def _reserve(file: int, size: int) -> None:
     try:
         os.posix_fallocate(file, 0, size)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot reserve
+            os.ftruncate(file, size)
+            return
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise RecastError(
             "StorageFull",

@@ -39,6 +39,13 @@ class PinnedFile(Wire):
             file.seek(max(0, size - _END_BYTES))
             return cls(path=path, bytes=size, end_sha256=hashlib.sha256(file.read()).hexdigest())
 
+    def changed(self, folder: Path) -> str:
+        """What has become of it, in words; empty where it is as it was."""
+        try:
+            return "" if PinnedFile.of(folder, self.path) == self else f"{self.path} was rewritten"
+        except OSError:
+            return f"{self.path} is gone"
+
 
 class PinnedData(Wire):
     """What a run reads, and of which request for data that is the answer."""
@@ -74,13 +81,12 @@ class PinnedData(Wire):
         """What is not as it was, in words; empty where all is."""
         if data != self.data:
             return "spec.data was changed"
-        for pin in self.files:
-            try:
-                if PinnedFile.of(folder, pin.path) != pin:
-                    return f"{pin.path} was rewritten"
-            except OSError:
-                return f"{pin.path} is gone"
-        return ""
+        return next((found for pin in self.files if (found := pin.changed(folder))), "")
+
+    @property
+    def by_name(self) -> dict[str, PinnedFile]:
+        """The files by their names, without a folder."""
+        return {Path(pin.path).name: pin for pin in self.files}
 
     def of_these(self, segments: list[Segment]) -> list[Segment]:
         """Those segments that are pinned."""

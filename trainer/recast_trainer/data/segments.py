@@ -6,6 +6,8 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -115,6 +117,13 @@ def list_segments(
     if chosen and window_ms is not None:
         first = chosen[-1].end - window_ms
         chosen = [segment for segment in chosen if segment.start >= first]
+    for before, after in pairwise(chosen):
+        if after.start < before.end:
+            raise RecastError(
+                "CorruptSegment",
+                f"{after.path} begins before {before.name} ends: {DATASET} says that a segment has "
+                f"{dataset.segment_seconds} seconds; name the files accordingly, or correct segmentSeconds",
+            )
     if not chosen:
         there = f"{len(found)} segments, {found[0].name} to {found[-1].name}" if found else "no segments"
         raise RecastError(
@@ -130,6 +139,7 @@ def read_segment(segment: Segment, dataset: Dataset) -> Rows:
     """
     labels = [f"label_{task}" for task in dataset.tasks]
     table = _reading(segment.path, lambda file: _columns(file, dataset), dataset)
+    _require_types(table.schema, dataset, segment.path)
     columns = {name: _integers(table, name, segment.path) for name in COLUMNS if name != "surface"}
     there = "position" in table.column_names
     positions = _integers(table, "position", segment.path) if there else np.full(len(table), UNKNOWN_POSITION)
@@ -169,7 +179,12 @@ def require_readable(segments: list[Segment], dataset: Dataset) -> int:
 
     A run that is to fail for its data fails so at its start. Raises as :func:`read_segment`.
     """
-    return sum(_reading(segment.path, lambda file: int(file.metadata.num_rows), dataset) for segment in segments)
+    return sum(_reading(segment.path, partial(_rows_of, segment.path, dataset), dataset) for segment in segments)
+
+
+def _rows_of(path: Path, dataset: Dataset, file: pq.ParquetFile) -> int:
+    _require_types(file.schema_arrow, dataset, path)
+    return int(file.metadata.num_rows)
 
 
 def load_items(folder: Path, dataset: Dataset) -> ItemTable:
@@ -217,6 +232,20 @@ def _reading(path: Path, use: Callable[[pq.ParquetFile], T], dataset: Dataset) -
         raise _corrupt(path, f"it cannot be read as Parquet ({str(error)[:200]})") from error
 
 
+def _require_types(schema: pa.Schema, dataset: Dataset, path: Path) -> None:
+    for name in (*COLUMNS, "position"):
+        kind = schema.field(name).type if name in schema.names else pa.int64()
+        if name != "surface" and (not pa.types.is_integer(kind) or kind == pa.uint64()):
+            raise _corrupt(path, f"column {name} is {kind}, expected int64")
+    for task in dataset.tasks:
+        kind = schema.field(f"label_{task}").type
+        if not pa.types.is_integer(kind) and not pa.types.is_null(kind):
+            raise _corrupt(path, f"column label_{task} is {kind}, expected int8")
+        kind = schema.field(f"p_{task}").type if f"p_{task}" in schema.names else pa.float32()
+        if not pa.types.is_floating(kind) and not pa.types.is_null(kind):
+            raise _corrupt(path, f"column p_{task} is {kind}, expected float32")
+
+
 def _required(dataset: Dataset) -> list[str]:
     return [*COLUMNS, *(f"label_{task}" for task in dataset.tasks)]
 
@@ -251,8 +280,6 @@ def _seconds_since_change(path: Path) -> float:
 
 def _integers(table: pa.Table, name: str, path: Path) -> NDArray[np.int64]:
     column = table.column(name)
-    if not pa.types.is_integer(column.type):
-        raise _corrupt(path, f"column {name} is {column.type}, expected int64")
     if column.null_count:
         raise _corrupt(path, f"column {name} holds {column.null_count} nulls")
     return np.ascontiguousarray(column.to_numpy(), dtype=np.int64)
@@ -286,10 +313,8 @@ def _surfaces(table: pa.Table, dataset: Dataset, path: Path) -> NDArray[np.int64
 
 def _label(table: pa.Table, name: str, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     column = table.column(name)
-    if not pa.types.is_integer(column.type) and not pa.types.is_null(column.type):
-        raise _corrupt(path, f"column {name} is {column.type}, expected int8")
     mask = column.is_valid().to_numpy()
-    values = column.cast(pa.int8()).fill_null(0).to_numpy() if mask.any() else np.zeros(len(mask), np.int8)
+    values = column.fill_null(0).to_numpy() if mask.any() else np.zeros(len(mask), np.int8)
     if ((values != 0) & (values != 1)).any():
         raise _corrupt(path, f"column {name} holds values other than 0, 1 and null")
     return values.astype(np.float32), mask

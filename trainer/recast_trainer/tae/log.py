@@ -123,7 +123,13 @@ def files(folder: Path, phase: Phase) -> list[LogFile]:
 
 
 def _open(path: Path, phase: Phase) -> LogFile:
-    return LogFile(path, _reading(path, lambda: pq.read_schema(path).metadata[_SEGMENT]).decode(), phase)
+    about = _reading(path, lambda: pq.read_schema(path).metadata or {})
+    if _SEGMENT not in about:
+        raise RecastError(
+            "TaeLogCorrupt",
+            f"{path} does not name its segment, as logs of older releases do not; train the foundation again",
+        )
+    return LogFile(path, about[_SEGMENT].decode(), phase)
 
 
 def _rows_of(path: Path, surface: str) -> TaeRows:

@@ -7,7 +7,7 @@ embeddings of a foundation in motion to those it will really be given. The tail'
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -118,13 +118,26 @@ class Examples:
             if len(known):
                 yield example.take(known)
 
+    def is_held_out(self, index: int, slates: Slates) -> NDArray[np.bool_]:
+        """Which requests of a segment are measured on: those of the surface that the log's newer half covers whole."""
+        name = self.stream.segments[index].name
+        file = next((file for file in self.held_out if file.segment == name), None)
+        none = np.zeros(len(slates), np.bool_)
+        return none if file is None else _covered(slates, file.read(self.surface).row_ids)
+
     def require_enough(self, learned: int, measured: int) -> None:
         """Raise ``TooFewRows`` unless there were rows enough to learn from, and any to measure on."""
-        if learned < MIN_USABLE_ROWS or not measured:
+        if not measured:
             raise RecastError(
                 "TooFewRows",
-                f'the foundation\'s log holds {learned} usable rows of surface "{self.surface}" to learn from and '
-                f"{measured} to measure on; at least {MIN_USABLE_ROWS} and 1 are needed: "
+                f'nothing to measure on: the newer half of the foundation\'s tail has no row of "{self.surface}" that '
+                "spec.data has too. Train the foundation on more data, or let spec.data cover what it learned",
+            )
+        if learned < MIN_USABLE_ROWS:
+            raise RecastError(
+                "TooFewRows",
+                f'the foundation\'s log holds {learned} usable rows of surface "{self.surface}" to learn from; '
+                f"at least {MIN_USABLE_ROWS} are needed: "
                 "train the foundation on more data, or let spec.data cover what it learned",
             )
 
@@ -149,7 +162,9 @@ class Pass:
         self._segments, self._surface = examples.stream.segments, examples.surface
         self._files, self._instead = {file.segment: file for file in phase}, examples.instead
         self._walk = examples.stream.walk(
-            examples.history_length, surface=examples.surface_index, choose=self._is_of_the_phase
+            examples.history_length,
+            surface=examples.surface_index,
+            choose=partial(_in_segments, [each.name in self._files for each in self._segments]),
         )
 
     def __iter__(self) -> Iterator[Example]:
@@ -165,8 +180,10 @@ class Pass:
         """What servers are given of the surface's histories; once the pass is over."""
         return self._walk.snapshot(items)
 
-    def _is_of_the_phase(self, index: int, slates: Slates) -> NDArray[np.bool_]:
-        return np.full(len(slates), self._segments[index].name in self._files)
+
+def _in_segments(wanted: Sequence[bool], index: int, slates: Slates) -> NDArray[np.bool_]:
+    """A choice that does not hold the pass that holds it: histories go with their pass, not when memory runs short."""
+    return np.full(len(slates), wanted[index])
 
 
 def _covered(requests: Slates | Requests, row_ids: Ints) -> NDArray[np.bool_]:
@@ -266,7 +283,7 @@ class ExpertTrainer:
                 if len(example) >= left:
                     return Requests.concatenate(found)
         if not found:
-            self.examples.require_enough(0, 0)
+            self.examples.require_enough(0, int(self.examples.watermark > 0))
         return Requests.concatenate(found)
 
     def _save_at_times(self) -> None:

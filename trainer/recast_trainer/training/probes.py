@@ -20,10 +20,13 @@ from recast_model.items import ItemTable
 from recast_trainer.data.requests import Requests
 from recast_trainer.evaluation.burnin import similarity
 from recast_trainer.evaluation.scoring import RequestTae, computed
+from recast_trainer.files import replace, sync_file
 from recast_trainer.training.process_group import ProcessGroup
 
 PROBES = 64
 """Requests of each segment."""
+MIN_ROWS = 16
+"""With fewer, what rows do not have in common tells nothing of an embedding."""
 FOLDER = "probes"
 
 
@@ -35,23 +38,35 @@ class Probes:
 
     def keep(self, index: int, requests: Requests, tae: NDArray[np.float16]) -> None:
         """Keep some of a segment's requests, from all over it, with their TAE (R, D): inputs, no prediction."""
-        if not self.group.is_leader or not len(requests):
+        if not self.group.is_leader:
             return
         chosen = np.arange(len(requests))[:: max(1, len(requests) // PROBES)][:PROBES]
         values = RequestTae(tae, np.ones(len(requests), np.bool_)).take(requests, chosen).values
+        if len(values) < MIN_ROWS:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_file(requests.take(chosen).arrays() | {"tae": np.ascontiguousarray(values)}, self._path(index))
+        temporary = self._path(index).with_suffix(".tmp")
+        save_file(requests.take(chosen).arrays() | {"tae": np.ascontiguousarray(values)}, temporary)
+        sync_file(temporary)
+        replace(temporary, self._path(index))
 
     def similarities(self, model: FoundationModel, items: ItemTable, segments: int) -> list[float]:
-        """For each of so many segments, how like the model's TAE theirs were; the same on every process."""
-        found = torch.zeros(segments, dtype=torch.float64)
+        """For each of so many segments, how like the model's TAE theirs were; the same on every process.
+
+        A segment with too few rows to tell counts as the next one that has enough.
+        """
+        found = torch.full((segments,), torch.inf, dtype=torch.float64)
         for index in range(self.group.rank, segments, self.group.size):
-            if self._path(index).exists():  # a segment without a request has none
+            if self._path(index).exists():
                 arrays = load_file(self._path(index))
                 alone = ProcessGroup(device=self.group.device)
                 now = computed(model, Requests.from_arrays(arrays), items, alone).values
                 found[index] = similarity(arrays["tae"].astype(np.float32), now.astype(np.float32))
-        return [float(value) for value in sum_over_ranks(found.to(self.group.device))]
+        known = sum_over_ranks(torch.stack([found.isfinite(), found.nan_to_num(posinf=0.0)]).to(self.group.device))
+        result: list[float] = []
+        for told, value in reversed(known.T.tolist()):
+            result.append(value if told else result[-1] if result else 1.0)
+        return result[::-1]
 
     def clear(self) -> None:
         """Forget those of an earlier attempt."""

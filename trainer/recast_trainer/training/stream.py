@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from recast_model.snapshot import HistorySnapshot
 from recast_trainer.clock import duration_ms, from_rfc3339
 from recast_trainer.data.ahead import ahead
 from recast_trainer.data.histories import Events, GrowingHistories, events_of
-from recast_trainer.data.pinning import PinnedData
+from recast_trainer.data.pinning import PinnedData, PinnedFile
 from recast_trainer.data.requests import Requests, Slates
 from recast_trainer.data.schema import Dataset, Rows
 from recast_trainer.data.segments import (
@@ -168,4 +168,22 @@ def open_stream(folder: Path, data: DataRef, pinned: PinnedData | None = None) -
     segments = segments if pinned is None else pinned.of_these(segments)
     if not require_readable(segments, dataset):
         raise RecastError("DataNotFound", f"the {len(segments)} segments of {folder} hold no rows; fix spec.data")
-    return Stream(dataset, segments, items, partial(read_segment, dataset=dataset))
+    read = partial(read_segment, dataset=dataset)
+    return Stream(
+        dataset, segments, items, read if pinned is None else partial(_read_pinned, folder, pinned.by_name, read)
+    )
+
+
+def _read_pinned(
+    folder: Path, pins: Mapping[str, PinnedFile], read: Callable[[Segment], Rows], segment: Segment
+) -> Rows:
+    """A segment as it was when the run began: every pass and every process must read the same."""
+    try:
+        return read(segment)
+    finally:  # in the place of what it may have led to
+        if changed := pins[segment.path.name].changed(folder):
+            raise RecastError(
+                "DataRewritten",
+                f"{changed} since this run began; it is tried again, from the data as they are then",
+                retryable=True,
+            )
