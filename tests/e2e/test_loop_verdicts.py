@@ -16,6 +16,7 @@ import pytest
 from loop import Loop
 
 from dev.demo import facts
+from dev.demo.live import WaitError
 from recast_api.resources import ExpertModel, FailedRevision, MetricName, Verdict
 from recast_cli import words
 from recast_cli.world import World
@@ -96,16 +97,26 @@ def test_a_real_canary_is_failed_by_the_metric_that_is_bad_and_by_no_other(
 
 def test_why_reads_the_figures_of_a_running_canary_live(on_trial: tuple[Loop, dict[str, int]]) -> None:
     loop, _ = on_trial
-    loop.then("a figure is written", lambda world: counted(expert(world, OPEN)), within=240)
     address = loop.story.cluster.run(*PROMETHEUS).strip()
     kubeconfig = ["--kubeconfig", str(loop.story.cluster.kubeconfig), "-n", loop.story.cluster.namespace]
     asked = [sys.executable, "-m", "recast_cli.main", "why", OPEN, *kubeconfig]
     environment = {**os.environ, "no_proxy": address, "NO_PROXY": address}
     asked += ["--prometheus-url", f"http://{address}:9090"]
-    done = subprocess.run(asked, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "error-rate Inconclusive" in done.stdout, done.stdout
-    assert "  now   0.0000, " in done.stdout, done.stdout
+    said: list[str] = []
+
+    def tells(world: World) -> bool:
+        """A look that found fewer requests than the one before it is no answer, and the next one is."""
+        if not counted(expert(world, OPEN)):
+            return False
+        done = subprocess.run(asked, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+        return "error-rate Inconclusive" in done.stdout and "  now   0.0000, " in done.stdout
+
+    try:
+        loop.story.live.wait("why tells the figures", tells, 240)
+    except WaitError as error:
+        pytest.fail(f"{error}\n{said[-1] if said else 'nothing was counted'}")
 
 
 def counted(found: ExpertModel) -> bool:
