@@ -104,12 +104,11 @@ def rate(parts: Iterator[Requests], made: FoundationTrainer | None) -> float:
 
 
 def first_rows(stream: Stream, history: int, rows: int) -> Iterator[Requests]:
-    """The stream's first segments, as many as have so many rows."""
+    """The stream's first segments, whole, as many as have so many rows."""
     seen = 0
     for _, requests in stream.walk(history):
-        part = requests.take(slice(max(1, (rows - seen) // SLATE)))
-        seen += len(part.rows)
-        yield part
+        seen += len(requests.rows)
+        yield requests
         if seen >= rows:
             return
 
@@ -150,7 +149,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, help="(default: a hundredth of the rows)")
     parser.add_argument("--items", type=int, help="(default: a hundredth of the rows)")
     parser.add_argument("--history", type=int, default=64, help="events a request sees (default: %(default)s)")
-    parser.add_argument("--model-rows", type=int, default=40_000, help="rows for the rates (default: %(default)s)")
+    parser.add_argument("--model-rows", type=int, default=400_000, help="rows for the rates (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="read this data set instead, and leave it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
