@@ -1,8 +1,8 @@
 """Requests to padded arrays: the one place where inputs are shaped, in training and in serving alike. NumPy only.
 
-The trainer gathers a whole batch from its event log, a server has one user's events at a time; both cut windows with
-:class:`recast_model.history.Histories` and end in :class:`BatchArrays`, so that the same request gives the same tensors
-on both sides.
+The trainer gathers a whole batch from histories that grow with its stream, a server has one user's events at a time;
+both cut windows by the rule of :mod:`recast_model.history` and end in :class:`BatchArrays`, so that the same request
+gives the same tensors on both sides.
 :mod:`recast_model.batch` holds the torch form.
 """
 

@@ -32,7 +32,7 @@ from recast_api.resources import ExpertModel, FoundationModel, Gates, Measuremen
 from recast_api.resources.version import Baseline, FoundationPin
 from recast_operator.planning.versions.gates import judge
 from recast_trainer.data.synthetic import SyntheticConfig, SyntheticStream
-from recast_trainer.data.writing import DatasetWriter
+from recast_trainer.data.writing import write_dataset
 from recast_trainer.evaluation.report import Scored, predictions
 from recast_trainer.local import Models, local_run
 from recast_trainer.run import execute
@@ -66,12 +66,7 @@ class Quiet(ProcessGroup):
 def write_stream(folder: Path, hours: int, requests_per_hour: int) -> None:
     """The synthetic stream: three surfaces, 300 users."""
     stream = SyntheticStream(SyntheticConfig(hours=hours, requests_per_hour=requests_per_hour))
-    parts = list(stream.segments())
-    writer = DatasetWriter(folder, stream.dataset)
-    writer.items(stream.items)
-    for start, rows in parts:
-        writer.segment(start, rows)
-    writer.finish()
+    write_dataset(folder, stream.dataset, stream.items, stream.segments())
 
 
 def foundation(training: dict[str, Any]) -> FoundationModel:

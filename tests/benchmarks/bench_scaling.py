@@ -26,7 +26,7 @@ from recast_api.resources.version import Measurement
 from recast_api.run import DataRef, TrainingRun
 from recast_trainer.data.schema import Rows
 from recast_trainer.data.synthetic import SyntheticConfig, SyntheticStream
-from recast_trainer.data.writing import DatasetWriter
+from recast_trainer.data.writing import write_dataset
 from recast_trainer.evaluation.measure import ScoredRows, measurements
 from recast_trainer.evaluation.report import compare
 from recast_trainer.run import execute
@@ -77,11 +77,7 @@ FOR_TAE = SIZES[1]
 def write(config: SyntheticConfig, folder: Path) -> Path:
     """The stream of a configuration, on disk."""
     stream = SyntheticStream(config)
-    writer = DatasetWriter(folder, stream.dataset)
-    writer.items(stream.items)
-    for start, rows in stream.segments():
-        writer.segment(start, rows)
-    writer.finish()
+    write_dataset(folder, stream.dataset, stream.items, stream.segments())
     return folder
 
 

@@ -12,7 +12,7 @@ from recast_api.run import TrainingRun
 from recast_model.items import ItemTable
 from recast_trainer.data.schema import Dataset, Rows, SurfaceInfo
 from recast_trainer.data.synthetic import SyntheticConfig, SyntheticStream
-from recast_trainer.data.writing import DatasetWriter
+from recast_trainer.data.writing import DatasetWriter, write_dataset
 
 HOUR = 3_600_000
 START = 1_767_225_600_000
@@ -23,12 +23,7 @@ def write_synthetic(folder: Path, *, hours: int = 10, requests: int = 40, seed: 
     stream = SyntheticStream(
         SyntheticConfig(users=40, items=120, hours=hours, requests_per_hour=requests, slate=4, seed=seed)
     )
-    parts = list(stream.segments())
-    writer = DatasetWriter(folder, stream.dataset)
-    writer.items(stream.items)
-    for start, rows in parts:
-        writer.segment(start, rows)
-    writer.finish()
+    write_dataset(folder, stream.dataset, stream.items, stream.segments())
     return folder
 
 

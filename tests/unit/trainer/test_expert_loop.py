@@ -268,6 +268,15 @@ def test_every_epoch_learns_the_log_in_time_order_and_the_last_phase_comes_once_
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_a_row_counts_as_learned_once_however_many_epochs_there_are(tmp_path: Path, epochs: int) -> None:
+    trainer = ExpertTrainer(
+        ITEMS, expert_config(), optimization(epochs=epochs), ProcessGroup(), examples(tmp_path, whole())
+    )
+    trainer.train()
+    assert trainer.rows == len(on_reels(0, 1, 2, 3)) + len(on_reels(4, 5))
+
+
 @pytest.mark.parametrize(
     ("counts", "size", "sizes"),
     [([3, 3, 3], 4, [4, 4, 1]), ([9], 4, [4, 4, 1]), ([4, 4], 4, [4, 4]), ([1, 0, 1], 4, [2]), ([], 4, []),

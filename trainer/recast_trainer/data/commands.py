@@ -19,7 +19,7 @@ from recast_trainer.data import movielens, segments
 from recast_trainer.data.requests import Slates
 from recast_trainer.data.schema import Dataset, Rows
 from recast_trainer.data.synthetic import SyntheticConfig, SyntheticStream
-from recast_trainer.data.writing import DatasetWriter
+from recast_trainer.data.writing import write_dataset
 
 DESCRIPTION = "Write, describe and sample data sets."
 _PROGRESS_SECONDS = 1.0
@@ -114,18 +114,20 @@ def _movielens(options: argparse.Namespace) -> None:
 
 
 def _write(folder: Path, dataset: Dataset, items: ItemTable, parts: Iterable[tuple[int, Rows]], expected: int) -> None:
-    writer = DatasetWriter(folder, dataset)
-    writer.items(items)
     began = shown = time.monotonic()
     count = rows = 0
-    for start, part in parts:
-        writer.segment(start, part)
-        count, rows = count + 1, rows + len(part)
-        if time.monotonic() - shown >= _PROGRESS_SECONDS:
-            shown = time.monotonic()
-            left = (shown - began) / count * (expected - count)
-            print(f"  {count}/{expected} segments, {rows:,} rows, about {left:.0f} s left", flush=True)
-    writer.finish()
+
+    def watched() -> Iterator[tuple[int, Rows]]:
+        nonlocal shown, count, rows
+        for start, part in parts:
+            yield start, part  # and go on once it is written
+            count, rows = count + 1, rows + len(part)
+            if time.monotonic() - shown >= _PROGRESS_SECONDS:
+                shown = time.monotonic()
+                left = (shown - began) / count * (expected - count)
+                print(f"  {count}/{expected} segments, {rows:,} rows, about {left:.0f} s left", flush=True)
+
+    write_dataset(folder, dataset, items, watched())
     print(f"{folder}: {rows:,} rows in {count} segments, {len(items):,} items, {time.monotonic() - began:.1f} s")
 
 
@@ -211,12 +213,11 @@ def _export(options: argparse.Namespace) -> None:
         if found >= options.count:
             break
     slates = Slates.of(Rows.concatenate(parts))
-    ends = np.append(slates.starts, len(slates.rows))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     chosen = range(max(0, len(slates) - options.count), len(slates))
     with options.out.open("w", encoding="utf-8") as stream:
         for index in chosen:
-            start, end = int(ends[index]), int(ends[index + 1])
+            start, end = int(slates.starts[index]), int(slates.starts[index] + slates.counts[index])
             line = {
                 "surface": dataset.surface_names[int(slates.rows.surfaces[start])],
                 "user": int(slates.rows.users[start]),

@@ -136,8 +136,7 @@ class GrowingHistories:
         self._require_order(place, events.history.available[first])
         before = self._totals[place]
         self._make_room(place, np.minimum(before, self.limit) + counts)
-        number = np.repeat(before - first, counts) + np.arange(len(events))
-        self._columns.write(self._slots(np.repeat(place, counts), number), events.history)
+        self._columns.write(self._slots(np.repeat(place, counts), ranges(before, counts)), events.history)
         self._totals[place] += counts
         self._first[place] = np.maximum(self._first[place], self._totals[place] - self._sizes[place])
 
@@ -155,8 +154,7 @@ class GrowingHistories:
         if (skipped < self._first[place])[there & (known > 0)].any():
             raise ValueError("a window was asked for that lies before the events that are kept")
         lengths = known - skipped
-        number = np.repeat(skipped - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))
-        return self._columns.read(self._slots(np.repeat(place, lengths), number)), lengths
+        return self._columns.read(self._slots(np.repeat(place, lengths), ranges(skipped, lengths))), lengths
 
     def at(self, until_ms: int) -> Iterator[tuple[Ints, History, Ints]]:
         """All users' ids, ascending, with windows and lengths as of a request at ``until_ms``: some users at a time."""
@@ -198,8 +196,7 @@ class GrowingHistories:
             return
         held = np.minimum(self._totals[moving] - self._first[moving], self.limit)
         first = self._totals[moving] - held
-        number = np.repeat(first - (np.cumsum(held) - held), held) + np.arange(int(held.sum()))
-        owner = np.repeat(moving, held)
+        number, owner = ranges(first, held), np.repeat(moving, held)
         kept = self._columns.read(self._slots(owner, number))
         self._columns.free(self._starts[moving], self._sizes[moving])
         self._starts[moving] = self._columns.allocate(sizes)
@@ -276,6 +273,11 @@ class _Columns:
             _reserve(self._files[name].fileno(), size)
             self._maps[name] = mmap.mmap(self._files[name].fileno(), size)
             self.arrays[name] = np.frombuffer(self._maps[name], kind)
+
+
+def ranges(starts: Ints, lengths: Ints) -> Ints:
+    """The numbers of ranges (K,), each ``lengths`` numbers from its start on, one range after the other."""
+    return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))
 
 
 def _reserve(file: int, size: int) -> None:

@@ -90,5 +90,5 @@ class PinnedData(Wire):
 
     def of_these(self, segments: list[Segment]) -> list[Segment]:
         """Those segments that are pinned."""
-        paths = {Path(pin.path).name for pin in self.files}
-        return [segment for segment in segments if segment.path.name in paths]
+        pinned = self.by_name
+        return [segment for segment in segments if segment.path.name in pinned]

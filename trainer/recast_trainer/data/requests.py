@@ -18,34 +18,42 @@ from numpy.typing import NDArray
 from recast_model.features import BatchArrays, pad_rows
 from recast_model.history import History, pad_histories
 from recast_model.items import ItemTable
-from recast_trainer.data.histories import GrowingHistories
+from recast_trainer.data.histories import GrowingHistories, ranges
 from recast_trainer.data.schema import Rows
 
 Ints = NDArray[np.int64]
+Index = Ints | NDArray[np.bool_] | slice
 
 
 @dataclass(frozen=True)
-class Requests:
-    """Q requests with their R rows and what each saw of the past; ``len`` counts requests."""
+class Slates:
+    """Q requests with their R rows, in time order; ``len`` counts requests."""
 
     rows: Rows  # request after request
     starts: Ints  # (Q,) first row of each
-    history: History  # window after window; items are raw ids
-    history_lengths: Ints  # (Q,)
+
+    @classmethod
+    def of(cls, rows: Rows) -> Slates:
+        """Rows of one request must agree in user, surface and time; an id that does not counts as several requests."""
+        order = np.lexsort((rows.row_ids, rows.surfaces, rows.users, rows.request_ids, rows.event_times))
+        rows = rows.take(order)
+        keys = (rows.event_times, rows.request_ids, rows.users, rows.surfaces)
+        changed = np.ones(len(rows), np.bool_)
+        changed[1:] = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])
+        return Slates(rows, np.flatnonzero(changed))
 
     def __len__(self) -> int:
         return len(self.starts)
-
-    @classmethod
-    def of(cls, slates: Slates, histories: GrowingHistories) -> Requests:
-        """Slates with the windows that the histories have for them now."""
-        history, lengths = histories.windows(slates.users, slates.times)
-        return cls(slates.rows, slates.starts, history, lengths)
 
     @cached_property
     def counts(self) -> Ints:
         """(Q,) rows of each."""
         return np.diff(np.append(self.starts, len(self.rows)))
+
+    @property
+    def users(self) -> Ints:
+        """(Q,) raw id of each one's user."""
+        return self.rows.users[self.starts]
 
     @property
     def times(self) -> Ints:
@@ -58,21 +66,44 @@ class Requests:
         return self.rows.surfaces[self.starts]
 
     @property
+    def known(self) -> tuple[Ints, Ints]:
+        """(Q,) and (Q,) ms at which the first and the last label of each was known."""
+        if not len(self):
+            return self.starts, self.starts
+        available = self.rows.available_at
+        return np.minimum.reduceat(available, self.starts), np.maximum.reduceat(available, self.starts)
+
+    @property
     def matured(self) -> Ints:
         """(Q,) ms at which the last label of each was known."""
-        return np.maximum.reduceat(self.rows.available_at, self.starts) if len(self) else self.starts
+        return self.known[1]
 
-    def take(self, index: Ints | NDArray[np.bool_] | slice) -> Requests:
+    def rows_of(self, index: Index) -> Ints:
+        """Where the rows of some of the requests lie, request after request in the order of the index."""
+        return ranges(self.starts[index], self.counts[index])
+
+    def take(self, index: Index) -> Slates:
         """The requests that an index, a mask or a slice names, in its order."""
-        chosen = np.arange(len(self))[index]
-        counts, lengths = self.counts[chosen], self.history_lengths[chosen]
+        counts = self.counts[index]
+        return Slates(self.rows.take(self.rows_of(index)), np.cumsum(counts) - counts)
+
+    def seeing(self, histories: GrowingHistories) -> Requests:
+        """The same with the windows that the histories have for them now."""
+        return Requests(self.rows, self.starts, *histories.windows(self.users, self.times))
+
+
+@dataclass(frozen=True)
+class Requests(Slates):
+    """Requests with what each saw of the past."""
+
+    history: History  # window after window; items are raw ids
+    history_lengths: Ints  # (Q,)
+
+    def take(self, index: Index) -> Requests:
+        """The requests that an index, a mask or a slice names, in its order."""
+        some, lengths = super().take(index), self.history_lengths[index]
         windows = np.cumsum(self.history_lengths) - self.history_lengths
-        return Requests(
-            self.rows.take(_ranges(self.starts[chosen], counts)),
-            np.cumsum(counts) - counts,
-            self.history.take(_ranges(windows[chosen], lengths)),
-            lengths,
-        )
+        return Requests(some.rows, some.starts, self.history.take(ranges(windows[index], lengths)), lengths)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Requests]) -> Requests:
@@ -94,7 +125,7 @@ class Requests:
         candidates, mask = pad_rows(items.index(self.rows.items), starts, counts)
         place = np.where(mask, starts[:, None] + np.arange(mask.shape[1]), 0)  # (B, M) into rows
         return BatchArrays(
-            users=self.rows.users[starts],
+            users=self.users,
             surfaces=self.surfaces,
             request_times=self.times,
             candidates=candidates,
@@ -137,59 +168,3 @@ class Requests:
             History(**{entry.name: found[f"history.{entry.name}"] for entry in fields(History)}),
             found["history_lengths"],
         )
-
-
-@dataclass(frozen=True)
-class Slates:
-    """The requests among some rows, in time order, without their histories."""
-
-    rows: Rows
-    starts: Ints
-
-    @classmethod
-    def of(cls, rows: Rows) -> Slates:
-        """Rows of one request must agree in user, surface and time; an id that does not counts as several requests."""
-        order = np.lexsort((rows.row_ids, rows.surfaces, rows.users, rows.request_ids, rows.event_times))
-        rows = rows.take(order)
-        changed = np.ones(len(rows), np.bool_)
-        for key in (rows.event_times, rows.request_ids, rows.users, rows.surfaces):
-            changed[1:] &= key[1:] == key[:-1]
-        changed[1:] = ~changed[1:]
-        return cls(rows, np.flatnonzero(changed))
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    @property
-    def users(self) -> Ints:
-        """(Q,) raw ids."""
-        return self.rows.users[self.starts]
-
-    @property
-    def times(self) -> Ints:
-        """(Q,) ms."""
-        return self.rows.event_times[self.starts]
-
-    @property
-    def surfaces(self) -> Ints:
-        """(Q,) indices."""
-        return self.rows.surfaces[self.starts]
-
-    @property
-    def known(self) -> tuple[Ints, Ints]:
-        """(Q,) and (Q,) ms at which the first and the last label of each was known."""
-        if not len(self):
-            return self.starts, self.starts
-        available = self.rows.available_at
-        return np.minimum.reduceat(available, self.starts), np.maximum.reduceat(available, self.starts)
-
-    def take(self, keep: NDArray[np.bool_]) -> Slates:
-        """The slates where ``keep`` (Q,) holds."""
-        counts = np.diff(np.append(self.starts, len(self.rows)))
-        left = counts[keep]
-        return Slates(self.rows.take(np.repeat(keep, counts)), np.cumsum(left) - left)
-
-
-def _ranges(starts: Ints, lengths: Ints) -> Ints:
-    """The numbers of ranges, one after the other."""
-    return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))

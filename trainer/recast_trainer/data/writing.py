@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +60,12 @@ class DatasetWriter:
         """Declare the data set whole."""
         text = json.dumps(self._dataset.wire(), indent=2) + "\n"
         write_bytes(self._folder / DATASET, text.encode())
+
+
+def write_dataset(folder: Path, dataset: Dataset, items: ItemTable, parts: Iterable[tuple[int, Rows]]) -> None:
+    """Write a whole data set: its items, and of each segment its start in ms and its rows."""
+    writer = DatasetWriter(folder, dataset)
+    writer.items(items)
+    for start, rows in parts:
+        writer.segment(start, rows)
+    writer.finish()

@@ -1,8 +1,8 @@
 """Which early segments of the TAE log an expert must not learn from.
 
 Early in a run the foundation's embeddings still turn; an expert that learns from them learns a space that is never
-served. A fixed set of probe rows is embedded before each segment and once by the final weights. A segment counts as
-burned in from the first one on after which the mean cosine between then and final never falls below the threshold.
+served. Rows of each segment are embedded once more by the final weights. A segment counts as burned in from the first
+one on after which the mean cosine between then and final never falls below the threshold.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from recast_model.expert import ExpertModel
 from recast_model.foundation import FoundationModel
 from recast_model.inference import TAE_DTYPE, embed, embed_and_predict, score
 from recast_model.items import ItemTable
-from recast_trainer.data.requests import Requests
+from recast_trainer.data.requests import Index, Requests
 from recast_trainer.evaluation.measure import ScoredRows
 from recast_trainer.tae.log import TaeIndex
 from recast_trainer.training.process_group import ProcessGroup
@@ -31,12 +31,9 @@ class RequestTae:
     values: NDArray[np.float16]  # (R, D), of the requests' rows
     present: NDArray[np.bool_]  # (Q,); where it is False the learned absent vector stands in
 
-    def take(self, requests: Requests, index: Ints | slice) -> RequestTae:
+    def take(self, requests: Requests, index: Index) -> RequestTae:
         """Of some of the requests that these are of."""
-        chosen = np.arange(len(requests))[index]
-        counts = requests.counts[chosen]
-        rows = np.repeat(requests.starts[chosen] - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
-        return RequestTae(self.values[rows], self.present[chosen])
+        return RequestTae(self.values[requests.rows_of(index)], self.present[index])
 
     def on_device(self, batch: RequestBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, M, D) float16 and (B,) bool for a batch of the same requests."""

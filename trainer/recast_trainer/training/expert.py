@@ -24,7 +24,7 @@ from recast_model.expert import ExpertModel
 from recast_model.items import ItemTable
 from recast_model.losses import expert_loss
 from recast_model.snapshot import HistorySnapshot
-from recast_trainer.data.requests import Requests, Slates
+from recast_trainer.data.requests import Index, Requests, Slates
 from recast_trainer.evaluation.scoring import RequestTae, logged
 from recast_trainer.tae import log as tae_log
 from recast_trainer.training.checkpoint import Checkpoints, Progress, resume
@@ -51,7 +51,7 @@ class Example:
     def __len__(self) -> int:
         return len(self.requests)
 
-    def take(self, index: Ints | slice) -> Example:
+    def take(self, index: Index) -> Example:
         """Some of the requests."""
         return Example(self.segment, self.requests.take(index), self.tae.take(self.requests, index))
 
@@ -186,7 +186,7 @@ def _in_segments(wanted: Sequence[bool], index: int, slates: Slates) -> NDArray[
     return np.full(len(slates), wanted[index])
 
 
-def _covered(requests: Slates | Requests, row_ids: Ints) -> NDArray[np.bool_]:
+def _covered(requests: Slates, row_ids: Ints) -> NDArray[np.bool_]:
     """(Q,) which requests have all of their rows among these."""
     if not len(requests):
         return np.zeros(0, np.bool_)

@@ -130,7 +130,7 @@ class FoundationTrainer:
 
     def _wanted(self, index: int, slates: Slates) -> NDArray[np.bool_]:
         """Of segments that an earlier attempt has learned, what had not matured; all of the others."""
-        return (slates.known[1] > self._resumed_at) | (index >= self._resumed_from)
+        return (slates.matured > self._resumed_at) | (index >= self._resumed_from)
 
     def _loss(self, batch: RequestBatch) -> torch.Tensor:
         return foundation_loss(self.model(batch), batch).total

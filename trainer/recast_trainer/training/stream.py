@@ -98,7 +98,7 @@ class Walk:
             slates = Slates.of(rows)
             if self.choose is not None:
                 slates = slates.take(self.choose(index, slates))
-            requests = Requests.of(slates, self.histories)
+            requests = slates.seeing(self.histories)
             self.histories.release()
             yield index, requests
 
