@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from dev.cluster.paths import cache
 from recast_operator.adapters import prometheus
 from recast_operator.adapters.prometheus import ANSWER_BYTES, Prometheus, parse
 from recast_operator.adapters.promql import promql
+from recast_operator.planning.clock import elapsed, stamp
 from recast_operator.planning.rollout.questions import Answer, Count, Question
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -110,13 +111,13 @@ def test_an_answer_is_one_count_or_none_with_a_reason(body: Any, count: float | 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-async def asked_of(handler: Handler, *questions: Question) -> dict[Question, Answer]:
+async def asked_of(handler: Handler, *questions: Question, now: datetime = NOW) -> dict[Question, Answer]:
     application = web.Application()
     application.router.add_get("/api/v1/query", handler)
     async with TestServer(application) as server:
         prometheus = Prometheus(f"http://127.0.0.1:{server.port}/")
         try:
-            return dict(await prometheus.answers(questions, NOW))
+            return dict(await prometheus.answers(questions, now))
         finally:
             await prometheus.close()
 
@@ -132,9 +133,25 @@ async def test_each_question_is_asked_once_at_the_plans_time_and_its_text_comes_
 
     good, bad = question(), question(Count.ERRORS)
     answers = await asked_of(handler, good, bad, good)
-    assert sorted(seen) == sorted((promql(entry), f"{NOW.timestamp():.3f}", "5s") for entry in (good, bad))
+    assert sorted(seen) == sorted((promql(entry), f"{NOW.timestamp():.0f}", "5s") for entry in (good, bad))
     assert answers[good] == Answer(7, "", promql(good))
     assert answers[bad] == Answer(None, "HTTP 400: parse error", promql(bad))
+
+
+async def test_whenever_a_pass_comes_the_window_begins_where_it_began_at_the_pass_before() -> None:
+    """A canary of weight since 23:59:00: its window is so many whole seconds long, and ends in a whole second."""
+    began = datetime(2026, 11, 20, 23, 59, tzinfo=UTC)
+    ends: list[float] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        ends.append(float(request.query["time"]))
+        return web.json_response({"status": "success", **vector("7")})
+
+    passes = [NOW + timedelta(seconds=seconds) for seconds in (0, 0.001, 0.7, 0.999, 5.4)]
+    windows = [int(elapsed(stamp(began), now)) for now in passes]
+    for now, window in zip(passes, windows, strict=True):
+        await asked_of(handler, question(window=window), now=now)
+    assert {end - window for end, window in zip(ends, windows, strict=True)} == {began.timestamp()}
 
 
 @pytest.mark.parametrize(
