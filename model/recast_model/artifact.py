@@ -6,13 +6,14 @@ Writing the manifest, and making the folder whole at once, is the trainer's publ
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from recast_api.manifest import WEIGHTS, Manifest
 from recast_api.run import RecastError
@@ -52,12 +53,10 @@ class ExpertBundle:
         return self.model.config
 
 
-def save_model(
-    folder: Path, model: FoundationModel | ExpertModel, items: ItemTable, history: HistorySnapshot
-) -> list[str]:
-    """Write weights, items and histories; returns the names of the files, for the manifest."""
+def save_model(folder: Path, weights: Mapping[str, Tensor], items: ItemTable, history: HistorySnapshot) -> list[str]:
+    """Write weights (a model's ``state_dict()``), items and histories; returns the files' names, for the manifest."""
     # Copies: live table storage is shared with the optimiser, and safetensors refuses views.
-    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
     save_file(state, folder / WEIGHTS)
     return sorted([WEIGHTS, items.save(folder), history.save(folder)])
 

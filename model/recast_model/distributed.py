@@ -1,17 +1,25 @@
-"""Sums and exchanges over ranks. Without a process group all of these are the identity: one code path for both."""
+"""Sums and exchanges over ranks. Without a process group they are the identity: one code path for both."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+CHUNK_ROWS = 65_536
+"""Rows that travel in one message where a whole table does."""
+
 
 def world_size() -> int:
     """Ranks of the process group; 1 without one."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def own_rank() -> int:
+    """This process's place in the process group; 0 without one."""
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
@@ -36,7 +44,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def gather_rows(ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Every rank's ids (K,) int64 and rows (K, D), one rank after the other; K may differ by rank.
 
-    All ranks get the same tensors in the same order, so that equal replicas stay bitwise equal.
+    All ranks get the same tensors in the same order.
     """
     world = world_size()
     if world == 1:
@@ -60,3 +68,36 @@ def gather_rows(ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         torch.cat([part[:count] for part, count in zip(all_ids, counts, strict=True)]),
         torch.cat([part[:count] for part, count in zip(all_rows, counts, strict=True)]),
     )
+
+
+def exchange_counts(sent: list[int], device: torch.device) -> list[int]:
+    """From how much each rank gets of this one, how much this one gets of each."""
+    if len(sent) == 1:
+        return sent
+    counts = torch.tensor(sent, device=device)
+    received = torch.empty_like(counts)
+    dist.all_to_all_single(received, counts)
+    found: list[int] = received.tolist()
+    return found
+
+
+def exchange(rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
+    """Send ``rows`` (sum of sent, ...), which lie by the rank that gets them; gives those that came, by rank too."""
+    if len(sent) == 1:
+        return rows
+    found = rows.new_empty(sum(received), *rows.shape[1:])
+    dist.all_to_all_single(found, rows.contiguous(), received, sent)
+    return found
+
+
+def collect(rows: Tensor) -> Iterator[tuple[int, list[Tensor]]]:
+    """Each rank's ``rows`` (N, ...), of one shape, on the first rank: a place, and from there some rows of each rank.
+
+    It needs a process group. Every rank must go through it; nothing is yielded on the others.
+    """
+    for start in range(0, len(rows), CHUNK_ROWS):
+        part = rows[start : start + CHUNK_ROWS].contiguous()
+        parts = [torch.empty_like(part) for _ in range(world_size())] if own_rank() == 0 else None
+        dist.gather(part, parts)
+        if parts is not None:
+            yield start, parts

@@ -1,11 +1,12 @@
 """Embedding tables: FBGEMM's fused optimiser behind one wrapper, with one update for a global batch.
 
-A forward pass looks rows up and remembers them; backward leaves their gradients; :meth:`EmbeddingTable.step` then
-exchanges (ids, gradients) between ranks and applies them all in a single fused update, the same on every replica.
-Fused updates on each rank's own rows would be off by half where ranks share a row (measured). A gradient that is
-not finite is found before the update, on every rank alike: a fused update cannot be undone.
+The rows of a table that trains lie spread over the ranks (:mod:`recast_model.sharding`). A forward pass asks the rows'
+owners for them and remembers the way; backward leaves gradients; :meth:`EmbeddingTable.step` sends their sums to the
+owners, each of which applies those of all ranks in a single fused update. An update for each rank's gradients would be
+off by half where ranks share a row (measured). A gradient that is not finite is found before the update, on every rank
+alike: a fused update cannot be undone.
 
-A table made without an optimiser only looks up, and needs no FBGEMM: that is what servers load.
+A table made without an optimiser is whole on every rank, only looks up, and needs no FBGEMM: that is what servers load.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recast_api.run import RecastError
-from recast_model.distributed import gather_rows
+from recast_model.distributed import own_rank, sum_over_ranks, world_size
+from recast_model.sharding import Route, collect_rows, rows_held, rows_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class EmbeddingTable(nn.Module):
     The weight is part of ``state_dict()`` but not of ``parameters()``: no dense optimiser ever sees it. Rows start at
     zero, so that an item that was never trained adds nothing to its content. A table that only looks up moves with its
     model; one with an optimiser is made where it trains and stays there, since FBGEMM holds its storage.
+
+    With an optimiser and several ranks each holds some of the rows: every rank must then take part in each lookup, with
+    as many ids as it likes, and in ``state_dict()`` and :meth:`optimizer_state`, which give the first rank the whole
+    table and the others none of it. Whole tables are what is loaded, by any number of ranks.
     """
 
     _weight: Tensor
@@ -54,11 +60,12 @@ class EmbeddingTable(nn.Module):
         self.name, self.rows, self.dim, self.optimizer = name, rows, dim, optimizer
         # Held outside the module tree, which would offer the fused weights to a dense optimiser.
         self._fused: list[Any] = []
-        self._pending: list[tuple[Tensor, Tensor]] = []
+        self._pending: list[tuple[Route, Tensor]] = []
+        self.rank, self.ranks = (0, 1) if optimizer is None else (own_rank(), world_size())
         if optimizer is None:
             weight = torch.zeros(rows, dim, device=device)
         else:
-            fused = _fused_table(rows, dim, optimizer, torch.device(device))
+            fused = _fused_table(rows_held(rows, self.ranks), dim, optimizer, torch.device(device))
             self._fused.append(fused)
             weight = fused.split_embedding_weights()[0].detach()  # the live storage still
             weight.zero_()
@@ -66,7 +73,7 @@ class EmbeddingTable(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """(rows, dim) float32, the live storage."""
+        """(rows, dim) float32, the live storage; of several ranks, the rows that this one holds."""
         return self._weight.detach()
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -74,11 +81,16 @@ class EmbeddingTable(nn.Module):
         flat = ids.reshape(-1)
         if flat.numel() and not 0 <= int(flat.min()) <= int(flat.max()) < self.rows:
             raise IndexError(f'table "{self.name}" has rows 0..{self.rows - 1}, asked for {int(flat.max())}')
-        out = F.embedding(flat, self._weight.detach())
-        if self._fused and self.training and torch.is_grad_enabled():
-            out.requires_grad_()
-            self._pending.append((flat, out))
-        return out.view(*ids.shape, self.dim)
+        learning = bool(self._fused) and self.training and torch.is_grad_enabled()
+        if self.ranks == 1 and not learning:
+            return F.embedding(flat, self._weight.detach()).view(*ids.shape, self.dim)
+        distinct, place = torch.unique(F.pad(flat, (1, 0)), return_inverse=True)  # with padding, in any case the first
+        route = Route.of(distinct[1:], self.ranks)
+        rows = route.answer(self._weight.detach()[route.asked])
+        if learning:
+            rows.requires_grad_()
+            self._pending.append((route, rows))
+        return F.embedding(place[1:], F.pad(rows, (0, 0, 1, 0))).view(*ids.shape, self.dim)
 
     def step(self, rate_factor: float = 1.0, max_norm: float = math.inf) -> None:
         """Apply the gradients of all lookups since the last step, of all ranks, in one update.
@@ -89,45 +101,48 @@ class EmbeddingTable(nn.Module):
         """
         if not self._fused:
             raise RuntimeError(f'table "{self.name}" was made without an optimiser')
-        ids, gradients = self._take_pending()
-        ids, gradients = gather_rows(ids, gradients)
-        if not torch.isfinite(gradients).all():
+        places, gradients = self._take_pending()
+        # In float64 the square of no finite gradient overflows: the sum is finite just where all gradients are.
+        norm = sum_over_ranks(torch.linalg.vector_norm(gradients, dtype=torch.float64) ** 2).sqrt()
+        if not torch.isfinite(norm):
             raise RecastError(
                 "NotFinite",
                 f'the gradient of table "{self.name}" is not finite; the table was left as it was. '
                 "Lower spec.training.learningRate",
             )
-        norm = torch.linalg.vector_norm(gradients)
         if norm > max_norm:
             gradients = gradients * (max_norm / norm)
         assert self.optimizer is not None
         self._fused[0].set_learning_rate(self.optimizer.learning_rate * rate_factor)
-        self._update(ids, gradients)
+        self._update(places, gradients)
 
-    def _update(self, ids: Tensor, gradients: Tensor) -> None:
-        if not ids.numel():
+    def _update(self, places: Tensor, gradients: Tensor) -> None:
+        if not places.numel():
             return
-        offsets = torch.tensor([0, ids.numel()], device=ids.device)
+        offsets = torch.tensor([0, places.numel()], device=places.device)
         # FBGEMM on CPU reads wrong rows, silently, from a strided view.
-        self._fused[0](ids.contiguous(), offsets).backward(gradients.contiguous())
+        self._fused[0](places.contiguous(), offsets).backward(gradients.contiguous())
 
     def discard(self) -> None:
         """Forget lookups whose gradients are not wanted."""
         self._pending.clear()
 
     def _take_pending(self) -> tuple[Tensor, Tensor]:
-        """This rank's distinct ids (K,) and the sums of their gradients (K, dim), without the padding row."""
-        pending = [(ids, out.grad) for ids, out in self._pending if out.grad is not None]
-        self._pending.clear()
-        if not pending:
+        """Distinct places (L,) of rows held here that any rank looked up, and their gradients (L, dim), summed."""
+        pending, self._pending = self._pending, []
+        parts: list[tuple[Tensor, Tensor]] = []
+        for route, rows in pending:
+            parts += route.to_owners(torch.zeros_like(rows) if rows.grad is None else rows.grad)
+        if not parts:
             device = self._weight.device
             return torch.empty(0, dtype=torch.int64, device=device), torch.empty(0, self.dim, device=device)
-        ids = torch.cat([ids for ids, _ in pending])
-        gradients = torch.cat([gradient for _, gradient in pending])
-        unique, place = torch.unique(ids, return_inverse=True)
-        sums = torch.zeros(len(unique), self.dim, device=ids.device).index_add_(0, place, gradients)
-        keep = int(unique[0] == 0)
-        return unique[keep:], sums[keep:]
+        distinct, inverse = torch.unique(torch.cat([places for places, _ in parts]), return_inverse=True)
+        sums = torch.zeros(len(distinct), self.dim, device=distinct.device)
+        lengths = [len(places) for places, _ in parts]
+        for place, (_, gradients) in zip(torch.split(inverse, lengths), parts, strict=True):
+            # Of one rank after the other, and of each no place twice: a GPU too adds in this order.
+            sums.index_add_(0, place, gradients)
+        return distinct, sums
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EmbeddingTable:
         """What ``.to()`` and its like call. Raises ``RuntimeError`` where it would part a table from its optimiser."""
@@ -141,33 +156,45 @@ class EmbeddingTable(nn.Module):
         return self
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """The optimiser's live tensors, by name; empty for SGD."""
+        """The optimiser's tensors of the whole table, by name; none for SGD, nor on any but the first rank."""
+        return self._whole(self._optimizer_rows())
+
+    def load_optimizer_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what :meth:`optimizer_state` gave. Raises ``ValueError`` where names or shapes differ."""
+        own = self._optimizer_rows()
+        if own.keys() != state.keys() or any(state[key].shape != (self.rows, *own[key].shape[1:]) for key in own):
+            raise ValueError(f'optimiser state of table "{self.name}" does not fit')
+        for key, tensor in own.items():
+            self._take_rows(tensor, state[key])
+
+    def _optimizer_rows(self) -> dict[str, Tensor]:
+        """The optimiser's live tensors of the rows held here."""
         if not self._fused or self.optimizer is None or self.optimizer.kind == "SGD":
             return {}
         state = self._fused[0].split_optimizer_states()[0]
         return {"momentum1": state[0] if isinstance(state, (list, tuple)) else next(iter(state.values()))}
 
-    def load_optimizer_state(self, state: dict[str, Tensor]) -> None:
-        """Restore what :meth:`optimizer_state` gave. Raises ``ValueError`` where names or shapes differ."""
-        own = self.optimizer_state()
-        if own.keys() != state.keys() or any(own[key].shape != state[key].shape for key in own):
-            raise ValueError(f'optimiser state of table "{self.name}" does not fit')
-        for key, tensor in own.items():
-            tensor.data.copy_(state[key])
+    def _whole(self, held: dict[str, Tensor]) -> dict[str, Tensor]:
+        found = {name: collect_rows(tensor, self.rows, self.ranks) for name, tensor in held.items()}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    def _take_rows(self, held: Tensor, whole: Tensor) -> None:
+        own = rows_of(whole, self.rank, self.ranks)
+        held.data[: len(own)].copy_(own)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + "weight"] = self.weight
+        destination.update(self._whole({prefix + "weight": self.weight}))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         weight = state_dict.pop(prefix + "weight", None)
         missing, errors = rest[2], rest[4]
         if weight is None:
             missing.append(prefix + "weight")
-        elif weight.shape != self._weight.shape:
-            errors.append(f"{prefix}weight is {tuple(weight.shape)}, expected {tuple(self._weight.shape)}")
+        elif weight.shape != (self.rows, self.dim):
+            errors.append(f"{prefix}weight is {tuple(weight.shape)}, expected {(self.rows, self.dim)}")
         else:
-            self._weight.data.copy_(weight)
+            self._take_rows(self._weight, weight)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 

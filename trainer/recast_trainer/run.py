@@ -157,8 +157,10 @@ def _foundation(run: TrainingRun, group: ProcessGroup, work: Path, pinned: Pinne
     for entry in usable:
         group.log(f"TAE rows an expert may learn from on {entry.surface}: {entry.prequential} + {entry.tail} tail")
 
+    weights = trained.model.state_dict()  # of every process a part
+
     def write(folder: Path) -> None:
-        save_model(folder, trained.model, stream.items, trained.histories)
+        save_model(folder, weights, stream.items, trained.histories)
         target = folder / tae_log.FOLDER
         target.mkdir()
         for file in kept:
@@ -199,8 +201,10 @@ def _expert(run: TrainingRun, group: ProcessGroup, work: Path, pinned: PinnedDat
     baseline = _baseline(run, group, lambda: _expert_baseline(run, examples, scored, group))
     alone = replace(scored, surfaces=np.zeros_like(scored.surfaces))  # of one surface: index 0 of one name
 
+    weights = model.state_dict()  # of every process a part
+
     def write(target: Path) -> None:
-        save_model(target, model, items, held_out.snapshot(items))
+        save_model(target, weights, items, held_out.snapshot(items))
 
     return TrainingResult(
         config=config,

@@ -102,7 +102,7 @@ def land_foundation(root: Path, number: int) -> Landed:
     )  # fmt: skip
     model = FoundationModel(config, torch.from_numpy(items().content_matrix()))
     _randomize(model, number)
-    files = save_model(folder, model, items(), histories())
+    files = save_model(folder, model.state_dict(), items(), histories())
     return _land(
         folder, files, kind="FoundationModel", model="home-fm", number=number, lineage=number, config=config.to_dict()
     )
@@ -118,7 +118,7 @@ def land_expert(root: Path, number: int, foundation: Landed) -> Landed:
     )  # fmt: skip
     model = ExpertModel(config, torch.from_numpy(items().content_matrix()))
     _randomize(model, 100 + number)
-    files = save_model(folder, model, items(), histories())
+    files = save_model(folder, model.state_dict(), items(), histories())
     return _land(
         folder, files, kind="ExpertModel", model="reels", number=number, lineage=number, config=config.to_dict(),
         foundation=foundation.pin,

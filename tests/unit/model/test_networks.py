@@ -242,7 +242,7 @@ def artefact_parts() -> tuple[ItemTable, HistorySnapshot]:
 @torch.no_grad()
 def test_a_saved_foundation_answers_as_before(tmp_path: Path) -> None:
     model, (items, history) = foundation(optimizer=TableOptimizer()), artefact_parts()
-    assert save_model(tmp_path, model, items, history) == [
+    assert save_model(tmp_path, model.state_dict(), items, history) == [
         "history.safetensors",
         "items.safetensors",
         "model.safetensors",
@@ -259,7 +259,7 @@ def test_a_saved_foundation_answers_as_before(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_a_saved_expert_answers_as_before(tmp_path: Path) -> None:
     model, (items, history) = expert(), artefact_parts()
-    save_model(tmp_path, model, items, history)
+    save_model(tmp_path, model.state_dict(), items, history)
     loaded = load_expert(tmp_path, manifest("ExpertModel", model.config.to_dict()))
     tae, present = torch.randn(5, 4, 8), torch.ones(5, dtype=torch.bool)
     assert torch.equal(loaded.model(batch(), tae, present), model(batch(), tae, present))
@@ -267,7 +267,7 @@ def test_a_saved_expert_answers_as_before(tmp_path: Path) -> None:
 
 def test_damaged_artefacts_say_what_is_damaged(tmp_path: Path) -> None:
     model, (items, history) = foundation(), artefact_parts()
-    save_model(tmp_path, model, items, history)
+    save_model(tmp_path, model.state_dict(), items, history)
     good = manifest("FoundationModel", model.config.to_dict())
     wider = manifest("FoundationModel", foundation_config(tae_dim=16).to_dict())
     with pytest.raises(RecastError, match="does not fit its manifest"):

@@ -95,7 +95,7 @@ def land_pair(root: Path) -> LandedPair:
         content,
     )
     _randomize(foundation, 1)
-    files = save_model(folders[0], foundation, ITEMS, HISTORIES)
+    files = save_model(folders[0], foundation.state_dict(), ITEMS, HISTORIES)
     first = _manifest(
         folders[0], files, kind="FoundationModel", model="home-fm", number=3, lineage=2,
         config=foundation.config.to_dict(),
@@ -109,7 +109,7 @@ def land_pair(root: Path) -> LandedPair:
         content,
     )  # fmt: skip
     _randomize(expert, 2)
-    files = save_model(folders[1], expert, ITEMS, HISTORIES)
+    files = save_model(folders[1], expert.state_dict(), ITEMS, HISTORIES)
     second = _manifest(
         folders[1], files, kind="ExpertModel", model="reels", number=7, lineage=7, config=expert.config.to_dict(),
         foundation=pin,

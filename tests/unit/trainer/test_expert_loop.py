@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -397,6 +397,16 @@ def test_an_expert_cools_down_over_all_of_its_phases(tmp_path: Path, monkeypatch
     assert done == [0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.9, 0.9]
 
 
+@dataclass(frozen=True)
+class Follower(ProcessGroup):
+    """A process whose leader answers this."""
+
+    said: bool = False
+
+    def broadcast(self, data: bytes) -> bytes:
+        return bytes([self.said])
+
+
 def test_a_checkpoint_is_written_when_its_time_has_come_and_by_the_leader_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -412,7 +422,15 @@ def test_a_checkpoint_is_written_when_its_time_has_come_and_by_the_leader_alone(
     trainer.learner.steps = 5
     trainer._save_at_times()  # just saved
     assert len(list(tmp_path.glob("store/f/*"))) == 1
-    trainer.group = ProcessGroup(rank=1, size=2)
-    seconds[0] *= 3
-    trainer._save_at_times()
+
+    taken: list[int] = []
+    monkeypatch.setattr(trainer.learner, "state", lambda: taken.append(trainer.learner.steps) or {})
+    for said, count in (
+        (False, 0),
+        (True, 1),
+    ):  # tables are put together when the leader's clock says so, not one's own
+        trainer.group = Follower(rank=1, size=2, said=said)
+        seconds[0] *= 1 if said else 3
+        trainer._save_at_times()
+        assert len(taken) == count
     assert len(list(tmp_path.glob("store/f/*"))) == 1

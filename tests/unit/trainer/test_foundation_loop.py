@@ -28,6 +28,8 @@ from trainer_builders import (
 from recast_model.inference import embed
 from recast_trainer.data.requests import Requests
 from recast_trainer.data.schema import segment_name
+from recast_trainer.evaluation import scoring
+from recast_trainer.evaluation.scoring import RequestTae
 from recast_trainer.tae import log as tae_log
 from recast_trainer.training import loop, probes
 from recast_trainer.training.loop import FoundationTrainer, TrainedFoundation, global_batches
@@ -177,6 +179,28 @@ def test_probes_are_from_all_over_a_segment_and_the_leaders_alone_to_write(
         assert kept["tae"][:, 0].tolist() == found.rows.row_ids.tolist()
     probes.Probes(tmp_path / "other", ProcessGroup(rank=1, size=2)).keep(3, requests, tae)
     assert not (tmp_path / "other").exists()
+
+
+def test_probes_are_the_leaders_alone_to_read_and_every_process_embeds_some(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that passes over a file that it alone does not see yet would leave the others waiting for its rows."""
+    watched, trained, _ = run
+    group = ProcessGroup(rank=1, size=2)
+    leaders = watched.probes
+    sent = [leaders._read(index) for index in reversed(range(LEARN))]
+    assert all(sent)
+    monkeypatch.setattr(ProcessGroup, "broadcast", lambda _, data: pytest.fail("it read") if data else sent.pop(0))
+    shared: list[ProcessGroup] = []
+
+    def computed(model: Any, requests: Requests, items: Any, by: ProcessGroup) -> RequestTae:
+        shared.append(by)
+        return scoring.computed(model, requests, items, ProcessGroup())
+
+    monkeypatch.setattr(probes, "computed", computed)
+    theirs = probes.Probes(leaders.folder, group).similarities(watched.model, ITEMS, LEARN)
+    assert theirs == trained.similarities
+    assert shared == [group] * LEARN
 
 
 @pytest.mark.parametrize(("left", "told"), [(0, False), (7, False), (8, True)])

@@ -58,7 +58,14 @@ def test_what_the_leader_says_reaches_everybody(rank: int, monkeypatch: pytest.M
             tensor.copy_(expected)
 
     monkeypatch.setattr(dist, "broadcast", broadcast)
-    assert ProcessGroup(rank=rank, size=2).broadcast(said if rank == 0 else b"mine") == said
+    group = ProcessGroup(rank=rank, size=2)
+    assert group.broadcast(said if rank == 0 else b"mine") == said
+    assert sent == []
+    sent.append(torch.tensor([0]))
+    assert group.broadcast(b"" if rank == 0 else b"mine") == b""
+    for answer in (True, False):
+        sent += [torch.tensor([1]), torch.tensor([answer], dtype=torch.uint8)]
+        assert group.leaders(answer if rank == 0 else not answer) is answer
     assert sent == []
 
 

@@ -190,6 +190,28 @@ def test_scored_rows_are_the_requests_rows_in_order_however_they_are_batched(
     assert tae.dtype == np.float16
 
 
+@pytest.mark.parametrize(
+    ("count", "size", "rounds"), [(0, 2, 0), (1, 2, 1), (2, 3, 1), (9, 2, 2), (8, 2, 1), (13, 3, 2)]
+)
+def test_every_process_predicts_equally_often_and_gives_its_own_rows_alone(
+    requests: Requests, monkeypatch: pytest.MonkeyPatch, count: int, size: int, rounds: int
+) -> None:
+    """Rows of tables are asked of all processes: one that has nothing left to score must still answer."""
+    monkeypatch.setattr(scoring, "MICRO_BATCH", 4)
+    monkeypatch.setattr(ProcessGroup, "gather", lambda _, index, rows: (index, rows))
+    model, some = foundation(), requests.take(slice(count))
+    whole = scoring.computed(model, some, ITEMS, ALONE).values
+    asked: list[int] = []
+    embed = scoring.embed
+    monkeypatch.setattr(scoring, "embed", lambda *given: asked.append(1) or embed(*given))
+    parts = []
+    for rank in range(size):
+        asked.clear()
+        parts.append(scoring.computed(model, some, ITEMS, ProcessGroup(rank, size)).values)
+        assert len(asked) == rounds
+    np.testing.assert_allclose(np.concatenate(parts), whole, atol=2e-3)
+
+
 def test_slates_of_different_lengths_give_their_own_rows_and_no_padding() -> None:
     rows = hand_rows(HOURS, PER_HOUR)
     requests = requests_of(stream_of(rows.take(~np.isin(rows.row_ids, (2, 8))), HOURS))

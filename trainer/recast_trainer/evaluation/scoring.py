@@ -125,13 +125,19 @@ def _rows(
     group: ProcessGroup,
     width: int,
 ) -> NDArray[np.float32]:
-    """``predict`` (B, M, K) over micro-batches of this process's share, then all shares joined: (R, K)."""
-    share = group.shard(np.arange(len(requests)))
+    """``predict`` (B, M, K) over micro-batches of this process's share, then all shares joined: (R, K).
+
+    Tables of a model that trains are spread over the processes, so each must predict as often as any other: one for
+    which nothing is left takes the first request, for nobody.
+    """
+    share, longest = group.shard(np.arange(len(requests))), -(-len(requests) // group.size)
     parts = [torch.empty(0, width)]
-    for start in range(0, len(share), MICRO_BATCH):
+    for start in range(0, longest, MICRO_BATCH):
         index = share[start : start + MICRO_BATCH]
-        batch = on_device(requests.take(index), items, group)
-        parts.append(predict(batch, index)[batch.candidate_mask].cpu())
+        taken = index if len(index) else np.zeros(1, np.int64)
+        batch = on_device(requests.take(taken), items, group)
+        found = predict(batch, taken)[batch.candidate_mask].cpu()
+        parts.append(found if len(index) else parts[0])
     mine = torch.cat(parts)
     _, joined = group.gather(torch.zeros(len(mine), dtype=torch.int64), mine)
     return joined.numpy()

@@ -287,10 +287,13 @@ class ExpertTrainer:
         return Requests.concatenate(found)
 
     def _save_at_times(self) -> None:
-        if self.checkpoints is None or time.monotonic() - self._saved < CHECKPOINT_SECONDS:
+        if self.checkpoints is None:
             return
+        if not self.group.leaders(time.monotonic() - self._saved >= CHECKPOINT_SECONDS):
+            return
+        state = self.learner.state()
         if self.group.is_leader:
-            self.checkpoints.save(Progress(self.learner.steps, self.learner.steps), self.learner.state())
+            self.checkpoints.save(Progress(self.learner.steps, self.learner.steps), state)
         self._saved = time.monotonic()
 
     def _resume(self) -> int:

@@ -147,9 +147,10 @@ class FoundationTrainer:
         return scored
 
     def _save(self) -> None:
+        state = self.learner.state()
         if self.group.is_leader:
             progress = Progress(self.segment, self.learner.steps, self.watermark, self.entropy.sums.tolist())
-            self.checkpoints.save(progress, self.learner.state())
+            self.checkpoints.save(progress, state)
         self.group.barrier()
 
     def _resume(self) -> None:

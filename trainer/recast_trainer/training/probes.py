@@ -10,11 +10,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
-from recast_model.distributed import sum_over_ranks
 from recast_model.foundation import FoundationModel
 from recast_model.items import ItemTable
 from recast_trainer.data.requests import Requests
@@ -31,7 +29,7 @@ FOLDER = "probes"
 
 
 class Probes:
-    """One file a segment. The leader writes, every process reads its share: the folder is one that they share."""
+    """One file a segment, which the leader writes and reads."""
 
     def __init__(self, folder: Path, group: ProcessGroup) -> None:
         self.folder, self.group = folder, group
@@ -55,18 +53,19 @@ class Probes:
 
         A segment with too few rows to tell counts as the next one that has enough.
         """
-        found = torch.full((segments,), torch.inf, dtype=torch.float64)
-        for index in range(self.group.rank, segments, self.group.size):
-            if self._path(index).exists():
-                arrays = load_file(self._path(index))
-                alone = ProcessGroup(device=self.group.device)
-                now = computed(model, Requests.from_arrays(arrays), items, alone).values
-                found[index] = similarity(arrays["tae"].astype(np.float32), now.astype(np.float32))
-        known = sum_over_ranks(torch.stack([found.isfinite(), found.nan_to_num(posinf=0.0)]).to(self.group.device))
         result: list[float] = []
-        for told, value in reversed(known.T.tolist()):
-            result.append(value if told else result[-1] if result else 1.0)
+        for index in reversed(range(segments)):
+            kept = self.group.broadcast(self._read(index))
+            if kept:
+                arrays = load(kept)
+                now = computed(model, Requests.from_arrays(arrays), items, self.group).values
+                result.append(similarity(arrays["tae"].astype(np.float32), now.astype(np.float32)))
+            else:
+                result.append(result[-1] if result else 1.0)
         return result[::-1]
+
+    def _read(self, index: int) -> bytes:
+        return self._path(index).read_bytes() if self.group.is_leader and self._path(index).exists() else b""
 
     def clear(self) -> None:
         """Forget those of an earlier attempt."""

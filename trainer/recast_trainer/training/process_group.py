@@ -55,11 +55,17 @@ class ProcessGroup:
             return data
         size = torch.tensor([len(data)], device=self.device)
         dist.broadcast(size, src=0)
+        if not size:
+            return b""
         message = torch.zeros(int(size), dtype=torch.uint8, device=self.device)
         if self.is_leader:
             message.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
         dist.broadcast(message, src=0)
         return message.cpu().numpy().tobytes()
+
+    def leaders(self, answer: bool) -> bool:
+        """What the leader answers, on every process: no two clocks agree."""
+        return self.broadcast(bytes([answer])) == bytes([True])
 
     def barrier(self) -> None:
         """Wait until every process is here."""

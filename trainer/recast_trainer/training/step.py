@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from recast_api.run import RecastError
-from recast_model.distributed import sum_gradients
+from recast_model.distributed import sum_gradients, sum_over_ranks
 from recast_model.embeddings import EmbeddingTable
 from recast_trainer.training.process_group import ProcessGroup
 
@@ -98,7 +98,10 @@ class Learner:
         self.steps += 1
 
     def state(self) -> dict[str, Tensor]:
-        """Weights, tables and both optimisers' state, by name: all that the next step depends on beside the data."""
+        """Weights, tables and both optimisers' state, by name: all that the next step depends on beside the data.
+
+        Every process must call it; the leader alone is given the tables, whole.
+        """
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for index, table in enumerate(self.tables):
             tensors |= {f"table.{index}.{name}": value for name, value in table.optimizer_state().items()}
@@ -107,7 +110,7 @@ class Learner:
         return tensors
 
     def restore(self, tensors: dict[str, Tensor], steps: int) -> None:
-        """Continue from what :meth:`state` gave."""
+        """Continue from what :meth:`state` gave the leader, of as many processes or of another number."""
         self.model.load_state_dict(_below("model.", tensors))
         for index, table in enumerate(self.tables):
             table.load_optimizer_state(_below(f"table.{index}.", tensors))
@@ -121,8 +124,10 @@ class Learner:
         self.steps = steps
 
     def finite(self) -> bool:
-        """Whether every weight is finite."""
-        return all(bool(torch.isfinite(tensor).all()) for tensor in self.model.state_dict().values())
+        """Whether every weight is finite, on whichever process it is; every process must call it."""
+        held = [*self.model.parameters(), *(table.weight for table in self.tables)]
+        bad = sum(not torch.isfinite(tensor).all() for tensor in held)
+        return not sum_over_ranks(torch.tensor(bad, device=self.group.device))
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
