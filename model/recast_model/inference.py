@@ -32,8 +32,9 @@ def embed(model: FoundationModel, batch: RequestBatch) -> Tensor:
 def embed_and_predict(model: FoundationModel, batch: RequestBatch) -> tuple[Tensor, Tensor]:
     """As :func:`embed`, the same bytes, with the main heads' logits (B, M, T) float32 beside them."""
     with _evaluating(model):
-        output = model(batch)
-    return output.tae.to(TAE_DTYPE), output.logits.float()
+        tae = model.tae(batch)
+        logits: Tensor = model.heads(tae)
+    return tae.to(TAE_DTYPE), logits.float()
 
 
 @torch.inference_mode()

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from recast_model.batch import RequestBatch
 from recast_model.embeddings import EmbeddingTable, TableOptimizer
-from recast_model.hstu import TIME_BUCKETS, TokenRows, time_bucket
+from recast_model.hstu import TokenRows
 from recast_model.ops.jagged import JaggedLayout
+from recast_model.ops.relative_terms import TIME_BUCKETS, time_bucket
 
 _HOUR_MS = 3_600_000
 
@@ -69,7 +70,6 @@ class TokenEncoder(nn.Module):
             self.dropout(history),
             self.dropout(candidates),
             layout,
-            batch.history_lengths,
             times,
             batch.request_times,
         )

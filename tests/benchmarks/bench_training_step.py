@@ -1,25 +1,36 @@
-"""A foundation's training step against a naive one, interleaved in one run: prints times and their ratio.
+"""A foundation's training step and inference against naive ones, interleaved in one run: medians and their ratio.
 
-The naive step is the same block in its textbook form: history and candidates as one padded sequence of the full length,
-the whole attention matrix under a mask, every layer computed for every row. Ours packs rows, never builds the mask and
-computes only keys and values of history in the last layer. Run: ``python tests/benchmarks/bench_training_step.py``.
+The naive network is the same block in its textbook form: history and candidates as one padded sequence of the full
+length, the whole attention matrix under a mask, every layer computed for every row, no terms of place and time. Ours
+packs rows, computes blocks of scores up to the diagonal for the requests that reach them, and of a last layer's history
+keys and values alone. With ``--against TREE`` another checkout of this repository, older or newer, takes its turns too,
+in a process of its own. Times are the process's own on a CPU, so that a busy machine disturbs less; on a GPU, of the
+clock. Run: ``python tests/benchmarks/bench_training_step.py --json figures.json``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import os
+import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from recast_model.batch import RequestBatch
-from recast_model.config import FoundationConfig
+from recast_model.config import Block, FoundationConfig
 from recast_model.embeddings import TableOptimizer
 from recast_model.foundation import FoundationModel
+from recast_model.inference import embed
 from recast_model.losses import foundation_loss
 from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.step import Learner
@@ -27,10 +38,14 @@ from recast_trainer.training.step import Learner
 CONTENT = 16
 
 
-def make_batch(size: int, history: int, slate: int, items: int, surfaces: int, tasks: int) -> RequestBatch:
-    """Requests whose history lengths are lognormal, about 40 % of the longest in the mean."""
+def make_batch(
+    size: int, history: int, slate: int, items: int, surfaces: int, tasks: int, *, full: bool = False
+) -> RequestBatch:
+    """Requests whose history lengths are full, or lognormal: about 40 % of the longest in the mean."""
     random = torch.Generator().manual_seed(0)
     lengths = torch.exp(torch.randn(size, generator=random) * 0.7 + math.log(0.33 * history)).long().clamp(1, history)
+    if full:
+        lengths = torch.full_like(lengths, history)
     valid = torch.arange(history) < lengths[:, None]
 
     def draw(high: int, *shape: int) -> Tensor:
@@ -84,60 +99,132 @@ class Naive(nn.Module):
         past = self.items(batch.history_items) + self.surface(batch.history_surfaces)
         past = past + self.action(batch.history_actions)
         rows = torch.cat([past, self.items(batch.candidates) + self.surface(batch.surfaces)[:, None]], 1)
-        valid = torch.arange(history) < batch.history_lengths[:, None]
-        mask = torch.zeros(size, history + slate, history + slate)
+        valid = torch.arange(history, device=rows.device) < batch.history_lengths[:, None]
+        mask = torch.zeros(size, history + slate, history + slate, device=rows.device)
         mask[:, :, :history] = valid[:, None, :]
         mask[:, :history, :history] = mask[:, :history, :history].tril()
-        mask[:, history:, history:] = torch.eye(slate)
+        mask[:, history:, history:] = torch.eye(slate, device=rows.device)
         for layer in self.layers:
             rows = layer(rows, mask[:, None])
         logits: Tensor = self.heads(rows[:, history:])
         return logits
 
 
-def best(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Shortest seconds of each, interleaved so that a busy machine disturbs all alike."""
-    shortest = dict.fromkeys(runs, math.inf)
-    for _ in range(rounds):
-        for name, run in runs.items():
-            begun = time.perf_counter()
-            run()
-            shortest[name] = min(shortest[name], time.perf_counter() - begun)
-    return shortest
+Runs = dict[str, Callable[[], object]]
+
+
+def ours(options: argparse.Namespace) -> tuple[Runs, RequestBatch, FoundationConfig]:
+    """This tree's training step and inference on the options' batch."""
+    torch.manual_seed(0)
+    items, surfaces, tasks = 5000, ("feed", "reels", "ads"), ("click", "like")
+    config = FoundationConfig(
+        options.block, options.layers, options.dim, 4, options.history, options.history, 32, CONTENT, items, surfaces,
+        tasks,
+    )  # fmt: skip
+    shape = options.batch, options.history, options.slate, items, len(surfaces), len(tasks)
+    batch = make_batch(*shape, full=options.full).to(options.device)
+    model = FoundationModel(config, torch.randn(items + 1, CONTENT), TableOptimizer(), options.device)
+    learner = Learner(model, ProcessGroup(device=torch.device(options.device)), 0.001, 0)
+    runs: Runs = {
+        "training": lambda: learner.step(lambda: foundation_loss(model(batch), batch).total),
+        "inference": lambda: embed(model, batch),
+    }
+    return runs, batch, config
+
+
+def naive(config: FoundationConfig, batch: RequestBatch) -> Runs:
+    """The textbook network's on the same batch."""
+    model = Naive(config).to(batch.candidates.device)
+    optimizer = torch.optim.AdamW(model.parameters(), 0.001)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        assert batch.labels is not None
+        functional.binary_cross_entropy_with_logits(model(batch), batch.labels).backward()
+        optimizer.step()
+
+    return {"training": step, "inference": torch.inference_mode()(lambda: model(batch))}
+
+
+def seconds(run: Callable[[], object], device: str) -> float:
+    """Of one call."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    begun = clock()
+    run()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return clock() - begun
+
+
+def answer(runs: Runs, device: str) -> None:
+    """Be the other checkout: a kind of run a line in, its seconds out."""
+    for line in sys.stdin:
+        print(seconds(runs[line.strip()], device), flush=True)
+
+
+def other(tree: Path) -> subprocess.Popen[str]:
+    """This file with another checkout's packages."""
+    paths = os.pathsep.join(str(tree / part) for part in ("", "api", "model", "trainer"))
+    return subprocess.Popen(
+        [sys.executable, __file__, *sys.argv[1:], "--answer"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths},
+    )  # fmt: skip
 
 
 def main() -> None:
-    """Build both, run them in turn, print."""
+    """Build all, run them in turn, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     for name, value in (("batch", 16), ("history", 256), ("slate", 16), ("dim", 128), ("layers", 3), ("rounds", 8)):
         parser.add_argument(f"--{name}", type=int, default=value, help=f"default: {value}")
+    parser.add_argument("--block", choices=get_args(Block), default="DLRMv3", help="default: DLRMv3")
+    parser.add_argument("--full", action="store_true", help="histories of the full length, not of lognormal ones")
+    parser.add_argument("--device", default="cpu", help="default: cpu")
+    parser.add_argument("--against", type=Path, metavar="TREE", help="another checkout to measure beside")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    items, surfaces, tasks = 5000, ("feed", "reels", "ads"), ("click", "like")
-    config = FoundationConfig(
-        "DLRMv3", options.layers, options.dim, 4, options.history, options.history, 32, CONTENT, items, surfaces, tasks
-    )
-    batch = make_batch(options.batch, options.history, options.slate, items, len(surfaces), len(tasks))
-    ours = FoundationModel(config, torch.randn(items + 1, CONTENT), TableOptimizer())
-    learner, naive = Learner(ours, ProcessGroup(), 0.001, 0), Naive(config)
-    optimizer = torch.optim.AdamW(naive.parameters(), 0.001)
+    runs, batch, config = ours(options)
+    if options.answer:
+        answer(runs, options.device)
+        return
+    textbook = naive(config, batch)
+    timed: dict[str, Callable[[str], float]] = {
+        "naive": lambda kind: seconds(textbook[kind], options.device),
+        "ours": lambda kind: seconds(runs[kind], options.device),
+    }
+    process = other(options.against) if options.against else None
 
-    def naive_step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        assert batch.labels is not None
-        functional.binary_cross_entropy_with_logits(naive(batch), batch.labels).backward()
-        optimizer.step()
+    def ask(kind: str) -> float:
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{kind}\n")
+        process.stdin.flush()
+        return float(process.stdout.readline())
 
-    times = best(
-        {
-            "naive": naive_step,
-            "ours": lambda: learner.step(lambda: foundation_loss(ours(batch), batch).total),
-        },
-        options.rounds,
-    )
+    if process is not None:
+        timed["against"] = ask
     tokens = int(batch.history_lengths.sum()) + options.batch * options.slate
-    for name, seconds in times.items():
-        print(f"{name:8}{seconds * 1000:9.1f} ms a step{tokens / seconds:12,.0f} real tokens/s")
-    print(f"ratio naive / ours: {times['naive'] / times['ours']:.2f}")
+    figures: dict[str, float] = {}
+    for kind in ("training", "inference"):
+        found = {name: statistics.median(times) for name, times in interleaved(timed, kind, options.rounds).items()}
+        for name, median in found.items():
+            print(f"{kind:10}{name:8}{median * 1000:9.1f} ms{tokens / median:12,.0f} real tokens/s", flush=True)
+            figures[f"{kind}_{name}_ms"] = round(median * 1000, 2)
+            if name != "ours":
+                figures[f"{kind}_{name}_over_ours"] = round(median / found["ours"], 3)
+                print(f"{kind:10}ratio {name} / ours: {median / found['ours']:.2f}")
+    if process is not None and process.stdin is not None:
+        process.stdin.close()
+        process.wait()
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def interleaved(timed: dict[str, Callable[[str], float]], kind: str, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each by round, taken in turn after one round to warm up."""
+    taken = [{name: run(kind) for name, run in timed.items()} for _ in range(rounds + 1)][1:]
+    return {name: [one[name] for one in taken] for name in timed}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Packed and padded rows. Projections run on packed rows (R, D), where no row is wasted; attention on padded ones."""
+"""Packed and padded rows. Projections run on packed rows (R, D), where no row is wasted; attention on padded ones.
+
+Padded rows are by length, the longest first: the requests that reach any place are then a slice of the batch, and
+attention can leave the others out without gathering.
+"""
 
 from __future__ import annotations
 
@@ -40,32 +44,51 @@ class _Unpack(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class JaggedLayout:
-    """Where the R real history rows of a batch lie among its B x N padded ones. Each row occurs once."""
+    """Where the R real history rows of a batch lie, packed in the batch's order and padded with the longest first."""
 
-    batch: int
     width: int  # N
-    index: Tensor  # (R,) int64 into B * N
+    lengths: Tensor  # (B,) of the histories, falling
+    longest: tuple[int, ...]  # the same on the host, where loops over rows are laid out
+    order: Tensor  # (B,) int64: which request each of them is
+    source: Tensor  # (R,) int64: each row's place in B x N in the batch's order
+    target: Tensor  # (R,) int64: its place in B x N with the longest first
 
     @classmethod
     def of(cls, lengths: Tensor, width: int) -> JaggedLayout:
         """The layout of left-aligned histories of these lengths (B,), padded to ``width``."""
-        valid = torch.arange(width, device=lengths.device)[None, :] < lengths[:, None]
-        return cls(lengths.shape[0], width, valid.reshape(-1).nonzero().squeeze(1))
+        falling, order = lengths.sort(descending=True, stable=True)
+        rank = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
+        longest = tuple(falling.tolist())
+        rows = sum(longest)
+        request = torch.arange(len(order), device=order.device).repeat_interleave(lengths, output_size=rows)
+        place = torch.arange(rows, device=order.device) - (lengths.cumsum(0) - lengths)[request]
+        return cls(width, falling, longest, order, request * width + place, rank[request] * width + place)
+
+    def reaching(self, place: int) -> int:
+        """How many histories have a row at ``place``: the first so many, as padded."""
+        return sum(length > place for length in self.longest)
 
     def pack(self, padded: Tensor) -> Tensor:
-        """(B, N, D) -> (R, D)."""
-        flat: Tensor = _Pack.apply(  # type: ignore[no-untyped-call]
-            padded.reshape(self.batch * self.width, padded.shape[-1]), self.index
-        )
+        """(B, N, D) longest first -> (R, D)."""
+        flat: Tensor = _Pack.apply(padded.flatten(0, 1), self.target)  # type: ignore[no-untyped-call]
         return flat
 
-    def pack_values(self, padded: Tensor) -> Tensor:
-        """(B, N) -> (R,), for values without a gradient."""
-        return padded.reshape(-1).index_select(0, self.index)
-
     def unpack(self, packed: Tensor) -> Tensor:
-        """(R, D) -> (B, N, D), zeros in padding."""
-        flat: Tensor = _Unpack.apply(  # type: ignore[no-untyped-call]
-            packed, self.index, self.batch * self.width
-        )
-        return flat.view(self.batch, self.width, packed.shape[-1])
+        """(R, D) -> (B, N, D) longest first, zeros in padding."""
+        size = len(self.longest)
+        flat: Tensor = _Unpack.apply(packed, self.target, size * self.width)  # type: ignore[no-untyped-call]
+        return flat.view(size, self.width, packed.shape[-1])
+
+    def pack_values(self, padded: Tensor) -> Tensor:
+        """(B, N) in the batch's order -> (R,), for values without a gradient."""
+        return padded.reshape(-1).index_select(0, self.source)
+
+    def longest_first(self, requests: Tensor) -> Tensor:
+        """(B, ...) from the batch's order."""
+        flat: Tensor = _Pack.apply(requests.flatten(1), self.order)  # type: ignore[no-untyped-call]
+        return flat.view(requests.shape)
+
+    def in_batch_order(self, requests: Tensor) -> Tensor:
+        """(B, ...) back from :meth:`longest_first`."""
+        flat: Tensor = _Unpack.apply(requests.flatten(1), self.order, len(requests))  # type: ignore[no-untyped-call]
+        return flat.view(requests.shape)

@@ -1,7 +1,7 @@
 """Both forms of the block as their papers' formulas, one request, head, row and key at a time.
 
-Written from arXiv 2402.17152 (``Research``) and from DLRM-v3's block, with our terms for places and times: a candidate
-stands one place after the last event, at the request's time, and both forms give candidates those terms. Nothing here
+Written from arXiv 2402.17152 (``Research``) and from DLRM-v3's block, with the terms for places and times of the former
+in both: a candidate stands one place after the last event, at the request's time. Nothing here
 is vectorised over rows, packed or padded, so that nothing of the product's own arithmetic is repeated by mistake. Every
 constant is written out: eps 1e-6 before the projections, 1e-8 after the attention, on O * sqrt(N).
 """
@@ -97,10 +97,8 @@ def block(made: HstuLayer, request: PlainRequest, *, heads: int, norm_len: int) 
             pairs = []
             for j in range(i + 1):  # itself and what came before
                 _, _, k, v = events[j]
-                scored = score(q, k, head)
-                if made.research:
-                    scored = scored + term(head, i - j, request.event_times[i] - request.event_times[j])
-                pairs.append((scored, v))
+                elapsed = request.event_times[i] - request.event_times[j]
+                pairs.append((score(q, k, head) + term(head, i - j, elapsed), v))
             by_head.append(attend(head, pairs))
         new_events.append(combine(made, request.events[i], u, torch.cat(by_head), norm_len))
 

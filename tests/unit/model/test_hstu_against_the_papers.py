@@ -11,8 +11,9 @@ from plain_hstu import PlainRequest, block, bucket
 from torch import Tensor
 
 from recast_model.config import Block
-from recast_model.hstu import HstuLayer, HstuStack, TokenRows, time_bucket
+from recast_model.hstu import HstuLayer, HstuStack, TokenRows
 from recast_model.ops.jagged import JaggedLayout
+from recast_model.ops.relative_terms import time_bucket
 
 DIM, HEADS, NORM_LEN, TABLE = 6, 2, 11, 4  # the table of places is shorter than the longest history
 LENGTHS, WIDTH, CANDIDATES = (6, 2, 0, 1), 7, 2
@@ -35,7 +36,6 @@ def rows(requires_grad: bool = True) -> TokenRows:
         history=history.requires_grad_(requires_grad),
         candidates=candidates.requires_grad_(requires_grad),
         layout=JaggedLayout.of(torch.tensor(LENGTHS), WIDTH),
-        lengths=torch.tensor(LENGTHS),
         history_times=times * (torch.arange(WIDTH) < torch.tensor(LENGTHS)[:, None]),
         request_times=1_767_225_600_000 + 1_008_095_000 + torch.tensor([0, 40_000, 5, 3_000_000]),
     )
