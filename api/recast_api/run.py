@@ -8,11 +8,12 @@ condition, so that a corrupt segment found by a pod reads the same as a mistake 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError
 
 from recast_api.base import Decimal, Digest, Duration, Message, Name, Reason, RelativePath, Status, Timestamp, Wire
+from recast_api.resources.common import Optimizer, Training
 from recast_api.resources.expert import ExpertArchitecture, Task
 from recast_api.resources.foundation import Architecture
 
@@ -44,8 +45,20 @@ class Optimization(Wire):
 
     batch_size: Annotated[int, Field(ge=1)]
     learning_rate: Decimal
+    optimizer: Optimizer = Field(default_factory=Optimizer)
     epochs: Annotated[int, Field(ge=1)] = 1
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @classmethod
+    def of(cls, training: Training) -> Self:
+        """What of a resource's ``training`` the trainer is given."""
+        return cls(
+            batch_size=training.batch_size,
+            learning_rate=training.learning_rate,
+            optimizer=training.optimizer,
+            epochs=training.epochs,
+            seed=training.seed,
+        )
 
 
 class TrainingRun(Wire):

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recast_api.run import Optimization
 from recast_model.batch import RequestBatch
 from recast_model.config import Block, FoundationConfig
 from recast_model.embeddings import TableOptimizer
@@ -124,7 +125,8 @@ def ours(options: argparse.Namespace) -> tuple[Runs, RequestBatch, FoundationCon
     shape = options.batch, options.history, options.slate, items, len(surfaces), len(tasks)
     batch = make_batch(*shape, full=options.full).to(options.device)
     model = FoundationModel(config, torch.randn(items + 1, CONTENT), TableOptimizer(), options.device)
-    learner = Learner(model, ProcessGroup(device=torch.device(options.device)), 0.001, 0)
+    settings = Optimization(batch_size=options.batch, learning_rate="0.001")
+    learner = Learner(model, ProcessGroup(device=torch.device(options.device)), settings)
     runs: Runs = {
         "training": lambda: learner.step(lambda: foundation_loss(model(batch), batch).total),
         "inference": lambda: embed(model, batch),

@@ -97,7 +97,7 @@ def local_run(model: FoundationModel | ExpertModel, data: Path, models: Models) 
     A run that was cut off is the same run again, and goes on from its checkpoint. Raises ``FoundationNotFound`` for an
     expert whose foundation has not landed in ``models``.
     """
-    kind, name, training, wanted = model.kind, model.metadata.name, model.spec.training, model.spec.data
+    kind, name, wanted = model.kind, model.metadata.name, model.spec.data
     until, window = (wanted.until, wanted.window) if wanted else (None, None)
     baseline = models.newest(kind, name)
     inputs = hashlib.sha256(model.spec.model_dump_json().encode()).hexdigest()
@@ -113,12 +113,7 @@ def local_run(model: FoundationModel | ExpertModel, data: Path, models: Models) 
         models_root=str(models.root),
         data_root=str(data.parent),
         data=DataRef(path=data.name, until=until, window=window),
-        optimization=Optimization(
-            batch_size=training.batch_size,
-            learning_rate=training.learning_rate,
-            epochs=training.epochs,
-            seed=training.seed,
-        ),
+        optimization=Optimization.of(model.spec.training),
         architecture=model.spec.architecture if isinstance(model, FoundationModel) else None,
         expert=_expert(model, models) if isinstance(model, ExpertModel) else None,
         baseline=baseline,

@@ -134,6 +134,46 @@ class Resources(Wire):
     """What the container may use at most, by resource name."""
 
 
+class Optimizer(Wire):
+    """How weights are moved: dense ones by AdamW, embedding tables by row-wise Adagrad, both on one schedule.
+
+    The schedule is a linear warm-up, the decay, and a line down to a tenth at the end. All but warmUpSteps is in shares
+    of the run, so that it has the same shape however long the data are.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("double(self.warmUpShare) > 0.0", "optimizer.warmUpShare must be above 0"),
+            ("double(self.maxGradientNorm) > 0.0", "optimizer.maxGradientNorm must be above 0"),
+        )
+    )
+
+    table_learning_rate: Decimal = "0.03"
+    """Step size of the embedding tables; training.learningRate is that of the dense weights."""
+    warm_up_steps: Annotated[int, Field(ge=1, le=1000000)] = 100
+    """Steps in which the rates rise from near 0 to their full size; 1: none."""
+    warm_up_share: Fraction = "0.1"
+    """Share of the run, above 0 and at most 1, at which the warm-up is over even if it has had fewer steps, and from
+    which on the rates decay."""
+    decay: Literal["InverseSquareRoot", "Constant"] = "InverseSquareRoot"
+    """What follows the warm-up. InverseSquareRoot: the rates fall with the square root of the share of the run that is
+    over. Constant: they stay until the cool-down."""
+    cool_down_share: Fraction = "0.3"
+    """Share of the run, at its end, over which the rates go down to a tenth in a line; 0: they do not."""
+    weight_decay: Decimal = "0.01"
+    """AdamW's decay, of the matrices alone: norms, biases, embeddings and learned vectors have none."""
+    max_gradient_norm: Decimal = "1"
+    """Norm that gradients are scaled down to where theirs is larger: that of all dense weights together, and that of
+    each table's rows together."""
+
+    @model_validator(mode="after")
+    def _above_zero(self) -> Self:
+        for name, value in (("warmUpShare", self.warm_up_share), ("maxGradientNorm", self.max_gradient_norm)):
+            if not Number(value):
+                raise ValueError(f"optimizer.{name} must be above 0")
+        return self
+
+
 class Training(Wire):
     """How a version is trained: TorchX turns this into one Indexed Job per attempt."""
 
@@ -148,7 +188,9 @@ class Training(Wire):
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
     """Requests in one global batch, over all processes."""
     learning_rate: Decimal = "0.003"
-    """Step size of the optimizers, reached after a warm-up."""
+    """Step size of the dense weights, reached after a warm-up."""
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    """Step size of the embedding tables, schedule, weight decay and clipping."""
     epochs: Annotated[int, Field(ge=1, le=16)] = 1
     """Passes over the expert's rows. A foundation learns from a stream in one pass: 1."""
     seed: Annotated[int, Field(ge=0, le=2147483647)] = 0

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from recast_api.run import DataRef
+from recast_api.resources.common import Optimizer
+from recast_api.run import DataRef, Optimization
 from recast_model.config import FoundationConfig
 from recast_model.embeddings import TableOptimizer
 from recast_model.foundation import FoundationModel
@@ -36,7 +37,10 @@ def main(data: Path, optimizer: str, steps: int, size: int, target: Path, checkp
         torch.manual_seed(0)
         table = TableOptimizer("SGD", 0.1) if sgd else TableOptimizer(learning_rate=0.03)
         model = FoundationModel(config, torch.from_numpy(stream.items.content_matrix()), table)
-        learner = Learner(model, group, 0.1 if sgd else 0.003, 0, warm_up=1)
+        settings = Optimization(
+            batch_size=size, learning_rate="0.1" if sgd else "0.003", optimizer=Optimizer(warm_up_steps=1)
+        )
+        learner = Learner(model, group, settings)
         if sgd:
             learner.optimizer = torch.optim.SGD(learner.parameters, lr=0.1)
         before = {name: value.clone() for name, value in model.state_dict().items()}

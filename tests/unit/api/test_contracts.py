@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from recast_api import names
 from recast_api.manifest import MANIFEST, Manifest, describe_files, load_verified
 from recast_api.resources import KINDS, Aggregate
-from recast_api.run import TERMINATION_LIMIT, RecastError, TerminationMessage
+from recast_api.resources.common import Optimizer, Training
+from recast_api.run import TERMINATION_LIMIT, Optimization, RecastError, TerminationMessage
 
 MODEL = "m" * 40
 """A model's name may be so long; the rules on names in the API say it."""
@@ -28,6 +29,14 @@ def test_names_of_children_are_what_every_part_expects() -> None:
     assert names.revision_deployment("reels", "0a1b2c") == "em-reels-0a1b2c"
     assert names.artifact_path("FoundationModel", "home-fm", "uid", 3) == "fm/home-fm/uid/v3"
     assert names.checkpoint_path("ExpertModel", "reels", "uid", 3) == "em/reels/uid/runs/r3"
+
+
+def test_a_run_is_optimised_as_its_resource_says() -> None:
+    said = {
+        "batchSize": 8, "learningRate": "0.5", "epochs": 3, "seed": 4,
+        "optimizer": Optimizer(table_learning_rate="0.25", decay="Constant").wire(),
+    }  # fmt: skip
+    assert Optimization.of(Training.model_validate({"image": "trainer:1", "nodes": 2} | said)).wire() == said
 
 
 def test_no_name_is_longer_than_kubernetes_allows_even_for_the_longest_model() -> None:

@@ -7,6 +7,7 @@ import pytest
 from planning_simulator import START, Cluster, expert, foundation
 
 from recast_api.resources import ExpertServing, MetricName, MetricResult, Training, Verdict
+from recast_api.resources.common import Optimizer
 from recast_operator.planning import hashing
 from recast_operator.planning.child_changes import template_hash
 from recast_operator.planning.status import messages
@@ -49,6 +50,13 @@ def test_events_tell_of_transitions_only() -> None:
     ("change", "what_changes"),
     [
         ({"learningRate": "0.1"}, True),
+        ({"optimizer": {"tableLearningRate": "0.1"}}, True),
+        ({"optimizer": {"warmUpSteps": 1}}, True),
+        ({"optimizer": {"warmUpShare": "0.2"}}, True),
+        ({"optimizer": {"decay": "Constant"}}, True),
+        ({"optimizer": {"coolDownShare": "0"}}, True),
+        ({"optimizer": {"weightDecay": "0"}}, True),
+        ({"optimizer": {"maxGradientNorm": "2"}}, True),
         ({"image": "trainer:2"}, True),
         ({"batchSize": 64}, True),
         ({"seed": 7}, True),
@@ -65,6 +73,12 @@ def test_what_decides_the_weights_asks_for_a_run_and_how_it_is_run_only_for_anot
     two = inputs.foundation_inputs(foundation(training={"image": "trainer:1"} | change).spec)
     assert one != two
     assert (inputs.weights_part(one) != inputs.weights_part(two)) is what_changes
+
+
+@pytest.mark.parametrize("optimizer", [{}, {"warmUpSteps": 100}, Optimizer().wire()])
+def test_an_optimizer_with_its_defaults_is_the_run_of_a_spec_that_says_nothing_of_it(optimizer: dict[str, Any]) -> None:
+    said = foundation(training={"image": "trainer:1", "optimizer": optimizer}).spec
+    assert inputs.foundation_inputs(said) == inputs.foundation_inputs(foundation().spec)
 
 
 def test_keeping_finished_jobs_longer_changes_nothing() -> None:

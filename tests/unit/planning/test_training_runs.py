@@ -12,7 +12,7 @@ from planning_simulator import START, Cluster, expert, foundation
 from run_values import WANTED, attempt_seen, failed, inputs, remembered_run, run, state_of
 
 from recast_api.resources import ModelVersion, Training
-from recast_api.run import TerminationMessage
+from recast_api.run import Optimization, TerminationMessage
 from recast_operator.planning.freshness.target import FoundationTarget, foundation_target
 from recast_operator.planning.plan import Plan
 from recast_operator.planning.snapshot import DISRUPTED, ObservedPod, ObservedRun
@@ -272,6 +272,13 @@ def test_a_foundations_run_is_measured_against_the_version_that_serves_and_not_t
         judged = (landed(1, inputs="a.x"), landed(2, inputs="b.x"), landed(3, inputs="c.x", accepted=False))
         baseline = foundation_run(seen.model, run(), judged).run.baseline
         assert (baseline.version if baseline else None) == expected
+
+
+def test_a_run_is_handed_the_optimiser_of_its_resource() -> None:
+    said = {"learningRate": "0.5", "optimizer": {"tableLearningRate": "0.25", "warmUpSteps": 7}}
+    seen = foundation(training={"image": "trainer:1"} | said)
+    assert foundation_run(seen, run(), ()).run.optimization == Optimization.of(seen.spec.training)
+    assert seen.spec.training.optimizer.warm_up_steps == 7
 
 
 def test_an_expert_whose_pair_is_not_complete_any_more_has_no_baseline_at_all() -> None:

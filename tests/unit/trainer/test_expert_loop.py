@@ -26,6 +26,7 @@ from trainer_builders import (
     stream_of,
 )
 
+from recast_api.resources.common import Optimizer
 from recast_api.run import RecastError
 from recast_trainer.evaluation.scoring import absent
 from recast_trainer.tae import log as tae_log
@@ -330,14 +331,14 @@ def test_an_expert_starts_from_the_base_rates_of_its_first_thousand_requests(
     assert [rates.tolist() for rates in given_rates] == [every.base_rates(2)[1, 1:].tolist()]  # of "like" on reels
 
 
-def test_warm_up_is_twenty_steps_and_rates_are_those_of_the_run(tmp_path: Path) -> None:
-    found = examples(tmp_path, whole())
-    trainer = ExpertTrainer(ITEMS, expert_config(), optimization(learning_rate="0.02"), ProcessGroup(), found)
-    assert trainer.learner.warm_up == 20
-    assert trainer.learner.learning_rate == 0.02
+def test_the_optimisers_settings_are_those_of_the_run_with_a_rate_of_their_own_for_tables(tmp_path: Path) -> None:
+    found, optimizer = examples(tmp_path, whole()), Optimizer(table_learning_rate="0.5", warm_up_steps=7)
+    ordered = optimization(learning_rate="0.02", optimizer=optimizer)
+    trainer = ExpertTrainer(ITEMS, expert_config(), ordered, ProcessGroup(), found)
+    assert (trainer.learner.learning_rate, trainer.learner.settings) == (0.02, optimizer)
     ((_, table),) = trainer.model.tables()
     assert table.optimizer is not None
-    assert table.optimizer.learning_rate == 0.02
+    assert table.optimizer.learning_rate == 0.5
 
 
 class CutOffError(BaseException):

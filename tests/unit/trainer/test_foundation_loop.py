@@ -25,6 +25,7 @@ from trainer_builders import (
     stream_of,
 )
 
+from recast_api.resources.common import Optimizer
 from recast_model.inference import embed
 from recast_trainer.data.requests import Requests
 from recast_trainer.data.schema import segment_name
@@ -150,7 +151,7 @@ def test_every_request_of_the_learned_segments_is_learned_once_in_time_order(run
 
 def test_a_step_knows_how_much_of_the_run_is_over(run: Run) -> None:
     watched, _, _ = run
-    assert watched.done == [segment / LEARN for segment in range(LEARN) for _ in range(2)]
+    assert watched.done == [(segment + place / 2) / LEARN for segment in range(LEARN) for place in range(2)]
 
 
 def test_a_segments_likeness_to_the_final_version_is_that_of_the_model_which_embedded_it(run: Run) -> None:
@@ -248,6 +249,16 @@ def test_heads_start_from_the_base_rates_of_what_is_learned_first(
     made.learn(requests_of(stream, 1))
 
 
+def test_the_optimisers_settings_are_those_of_the_run_with_a_rate_of_their_own_for_tables(tmp_path: Path) -> None:
+    optimizer = Optimizer(table_learning_rate="0.5", warm_up_steps=7)
+    ordered = optimization(learning_rate="0.02", optimizer=optimizer)
+    stream = stream_of(hand_rows(HOURS, PER_HOUR), HOURS)
+    made = FoundationTrainer(stream, foundation_config(), ordered, ProcessGroup(), tmp_path)
+    assert (made.learner.learning_rate, made.learner.settings) == (0.02, optimizer)
+    rates = {table.optimizer.learning_rate for _, table in made.model.tables() if table.optimizer}
+    assert rates == {0.5}
+
+
 def test_a_label_is_learned_at_the_end_of_the_segment_in_which_its_request_matured_and_not_before(
     tmp_path: Path,
 ) -> None:
@@ -321,10 +332,10 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert other.segment == 0
 
 
-def test_the_entropy_so_far_counts_the_learned_segments_as_they_were_predicted(run: Run) -> None:
+def test_the_entropy_so_far_counts_learned_segments_as_they_were_predicted_once_anything_was_learned(run: Run) -> None:
     watched, _, _ = run
     rows = hand_rows(HOURS, PER_HOUR)
-    past = rows.take(rows.event_times < START + LEARN * HOUR)
+    past = rows.take((rows.event_times >= START + HOUR) & (rows.event_times < START + LEARN * HOUR))
     counts = watched.entropy.sums
     assert counts[:, 0].tolist() == past.label_mask.sum(0).tolist()
     assert counts[:, 1].tolist() == past.labels.sum(0).tolist()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from recast_api.run import RecastError
+from recast_api.resources.common import Optimizer
+from recast_api.run import Optimization, RecastError
 from recast_model.config import FoundationConfig
 from recast_model.embeddings import EmbeddingTable, TableOptimizer
 from recast_model.foundation import FoundationModel
 from recast_trainer.training.process_group import ProcessGroup
-from recast_trainer.training.step import MAX_NORM, WARM_UP_STEPS, Learner, cooldown, decay_groups, rate_factor
+from recast_trainer.training.step import Learner, cool_down, decay_groups, rate_factor
 
 
 class Small(nn.Module):
@@ -29,8 +33,11 @@ class Small(nn.Module):
         self.table = EmbeddingTable("items", 4, 4, TableOptimizer("SGD", learning_rate=0.5))
 
 
-def learner(rate: float = 0.1, warm_up: int = 1, seed: int = 0, rank: int = 0) -> Learner:
-    return Learner(Small(), ProcessGroup(rank, 1), rate, seed, warm_up)
+def learner(rate: str = "0.1", seed: int = 0, rank: int = 0, **optimizer: Any) -> Learner:
+    """Without a warm-up unless the test asks for one."""
+    settings = Optimizer(**({"warm_up_steps": 1} | optimizer))
+    optimization = Optimization(batch_size=1, learning_rate=rate, optimizer=settings, seed=seed)
+    return Learner(Small(), ProcessGroup(rank, 1), optimization)
 
 
 def loss_with(made: Learner, gradient: tuple[float, float], table: float = 0.0) -> Tensor:
@@ -41,34 +48,82 @@ def loss_with(made: Learner, gradient: tuple[float, float], table: float = 0.0) 
 
 
 @pytest.mark.parametrize(
-    ("step", "warm_up", "factor"),
-    [(0, 100, 0.01), (49, 100, 0.5), (98, 100, 0.99), (99, 100, 1.0), (100, 100, (100 / 101) ** 0.5),
-     (399, 100, 0.5), (0, 1, 1.0), (3, 1, 0.5), (0, 20, 0.05), (79, 20, 0.5)],
-)  # fmt: skip
-def test_the_rate_rises_in_a_line_and_falls_with_the_inverse_square_root(
-    step: int, warm_up: int, factor: float
+    ("step", "done", "factor"),
+    [
+        (0, 0.0, 0.01),
+        (49, 0.0, 0.5),
+        (99, 0.0, 1.0),
+        (99, 0.01, 1.0),  # a long run is warm after a hundred steps
+        (5_000, 0.05, 1.0),
+        (3, 0.02, 0.2),  # a short one by its share
+        (9, 0.05, 0.5),
+        (19, 0.1, 1.0),
+        (80, 0.4, 0.5),  # from there on both fall alike
+        (800_000, 0.4, 0.5),
+    ],
+)
+def test_the_rate_rises_over_a_hundred_steps_or_a_tenth_of_the_run_and_falls_with_the_root_of_the_share(
+    step: int, done: float, factor: float
 ) -> None:
-    assert rate_factor(step, warm_up) == pytest.approx(factor, rel=1e-12)
+    assert rate_factor(Optimizer(), step, done) == pytest.approx(factor, rel=1e-12)
 
 
-@pytest.mark.parametrize(("done", "share"), [(0.0, 1.0), (0.5, 1.0), (0.7, 1.0), (0.85, 0.55), (1.0, 0.1)])
-def test_the_rate_goes_down_to_a_tenth_over_the_last_three_tenths_of_a_run(done: float, share: float) -> None:
-    assert cooldown(done) == pytest.approx(share)
-    made = learner(warm_up=1)
-    made.step(lambda: loss_with(made, (0.1, 0.1), table=0.25), done)
+@pytest.mark.parametrize(
+    ("settings", "step", "done", "factor"),
+    [
+        ({"warm_up_steps": 4}, 0, 0.0, 0.25),
+        ({"warm_up_steps": 1}, 0, 0.0, 1.0),
+        ({"warm_up_share": "0.5"}, 3, 0.25, 0.5),
+        ({"warm_up_share": "1"}, 3, 0.6, 0.6),
+        ({"warm_up_share": "0.25", "cool_down_share": "0"}, 3, 1.0, 0.5),
+        ({"decay": "Constant"}, 3, 0.05, 0.5),
+        ({"decay": "Constant"}, 3, 0.6, 1.0),
+        ({"decay": "Constant"}, 3, 0.85, 0.55),
+        ({}, 3, 0.9, (0.1 / 0.9) ** 0.5 * 0.4),
+    ],
+)
+def test_warm_up_decay_and_cool_down_are_as_the_run_has_them(
+    settings: dict[str, Any], step: int, done: float, factor: float
+) -> None:
+    assert rate_factor(Optimizer(**settings), step, done) == pytest.approx(factor, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("share", "done", "left"),
+    [(0.3, 0.0, 1.0), (0.3, 0.7, 1.0), (0.3, 0.85, 0.55), (0.3, 1.0, 0.1), (1.0, 0.5, 0.55), (0.0, 1.0, 1.0)],
+)
+def test_a_run_cools_down_to_a_tenth_over_its_last_share(share: float, done: float, left: float) -> None:
+    assert cool_down(share, done) == pytest.approx(left)
+
+
+@given(
+    settings=st.builds(
+        Optimizer,
+        warm_up_steps=st.integers(1, 1000),
+        warm_up_share=st.sampled_from(["0.01", "0.1", "0.5", "1"]),
+        decay=st.sampled_from(["InverseSquareRoot", "Constant"]),
+        cool_down_share=st.sampled_from(["0", "0.3", "1"]),
+    ),
+    step=st.integers(0, 10**6),
+    done=st.floats(0.0, 1.0),
+)
+def test_every_schedule_is_above_nothing_and_at_most_the_whole_rate(
+    settings: Optimizer, step: int, done: float
+) -> None:
+    assert 0.0 < rate_factor(settings, step, done) <= 1.0
+
+
+def test_dense_weights_and_tables_are_on_one_schedule() -> None:
+    made = learner(decay="Constant")
+    made.step(lambda: loss_with(made, (0.1, 0.1), table=0.25), 0.85)
     assert isinstance(made.model, Small)
-    assert made.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * share)
-    assert made.optimizer.param_groups[1]["lr"] == pytest.approx(0.1 * share)
-    assert made.model.table.weight[2].sum().item() == pytest.approx(-0.5 * share)
-
-
-def test_a_foundations_warm_up_is_a_hundred_steps() -> None:
-    assert WARM_UP_STEPS == 100
-    assert Learner(Small(), ProcessGroup(), 0.1, 0).warm_up == 100
+    assert made.optimizer.param_groups[0]["lr"] == pytest.approx(0.055)
+    assert made.optimizer.param_groups[1]["lr"] == pytest.approx(0.055)
+    assert made.model.table.weight[2].sum().item() == pytest.approx(-0.5 * 0.55)
 
 
 def test_the_first_step_is_adamws_with_a_decay_of_a_hundredth_of_matrices_at_the_steps_rate() -> None:
-    made = learner(rate=0.1, warm_up=4)
+    made = learner("0.1", warm_up_steps=4)
     made.step(lambda: loss_with(made, (0.3, -0.4)))
     rate = 0.1 / 4
     model = made.model
@@ -81,14 +136,32 @@ def test_the_first_step_is_adamws_with_a_decay_of_a_hundredth_of_matrices_at_the
     assert made.steps == 1
 
 
-def test_dense_gradients_are_clipped_to_norm_one_and_smaller_ones_left_alone() -> None:
-    for gradient, clipped in (((3.0, -4.0), (0.6, -0.8)), ((0.3, -0.4), (0.3, -0.4))):
-        made = learner()
-        made.step(lambda made=made, gradient=gradient: loss_with(made, gradient))  # type: ignore[misc]
-        assert isinstance(made.model, Small)
-        first_moment = made.optimizer.state[made.model.dense]["exp_avg"]
-        torch.testing.assert_close(first_moment, 0.1 * torch.tensor(clipped))
-    assert MAX_NORM == 1.0
+@pytest.mark.parametrize(
+    ("most", "gradient", "clipped"),
+    [("1", (3.0, -4.0), (0.6, -0.8)), ("1", (0.3, -0.4), (0.3, -0.4)), ("2.5", (3.0, -4.0), (1.5, -2.0))],
+)
+def test_dense_gradients_are_clipped_to_the_largest_norm_and_smaller_ones_left_alone(
+    most: str, gradient: tuple[float, float], clipped: tuple[float, float]
+) -> None:
+    made = learner(max_gradient_norm=most)
+    made.step(lambda: loss_with(made, gradient))
+    assert isinstance(made.model, Small)
+    first_moment = made.optimizer.state[made.model.dense]["exp_avg"]
+    torch.testing.assert_close(first_moment, 0.1 * torch.tensor(clipped))
+
+
+def test_a_tables_gradient_is_clipped_to_the_largest_norm_that_the_run_has() -> None:
+    made = learner(max_gradient_norm="0.5")
+    made.step(lambda: loss_with(made, (0.1, 0.1), table=2.0))
+    assert isinstance(made.model, Small)
+    assert made.model.table.weight[2].sum().item() == pytest.approx(-0.5)
+
+
+def test_without_a_decay_of_weights_what_no_loss_reads_stays() -> None:
+    made = learner(weight_decay="0")
+    made.step(lambda: loss_with(made, (0.3, -0.4)))
+    assert isinstance(made.model, Small)
+    assert made.model.unread.weight.item() == 1.0
 
 
 @pytest.mark.parametrize(("gradient", "moved"), [(0.25, -0.5), (0.5, -1.0), (2.0, -1.0)])
@@ -96,7 +169,7 @@ def test_tables_take_their_own_step_beside_the_dense_one_on_the_same_schedule_an
     gradient: float, moved: float
 ) -> None:
     """Four numbers of one row, each by the rate of 0.5 times the gradient; above 0.5 each, their norm exceeds 1."""
-    made = learner(warm_up=2)
+    made = learner(warm_up_steps=2)
     for factor in (0.5, 1.0):
         assert isinstance(made.model, Small)
         before = made.model.table.weight[2].clone()
@@ -162,11 +235,11 @@ def test_randomness_is_a_function_of_seed_step_and_rank() -> None:
 
 
 def test_a_restored_learner_takes_the_very_next_step() -> None:
-    straight, resumed = learner(warm_up=3), learner(warm_up=3)
+    straight, resumed = learner(warm_up_steps=3), learner(warm_up_steps=3)
     for made in (straight, resumed):
         made.step(lambda made=made: loss_with(made, (0.3, -0.1), table=1.0))  # type: ignore[misc]
     saved = {name: tensor.clone() for name, tensor in straight.state().items()}
-    fresh = learner(warm_up=3)
+    fresh = learner(warm_up_steps=3)
     fresh.restore(saved, 1)
     assert fresh.steps == 1
     for made in (straight, fresh):

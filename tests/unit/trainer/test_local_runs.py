@@ -49,7 +49,7 @@ def test_a_foundations_file_is_its_run_with_the_data_that_were_given(tmp_path: P
     training = model.spec.training
     assert run.optimization.wire() == {
         "batchSize": training.batch_size, "learningRate": training.learning_rate, "epochs": training.epochs,
-        "seed": training.seed,
+        "seed": training.seed, "optimizer": training.optimizer.wire(),
     }  # fmt: skip
 
 

@@ -33,7 +33,6 @@ from recast_trainer.training.step import Learner
 from recast_trainer.training.stream import Ints, Stream, shard
 
 MIN_USABLE_ROWS = 200
-WARM_UP_STEPS = 20
 BASE_RATE_REQUESTS = 1000
 """The first of its requests, from which an expert takes the base rates that it starts from."""
 CHECKPOINT_SECONDS = 30.0
@@ -229,14 +228,13 @@ class ExpertTrainer:
         self.rows = 0
         """Rows that were learned, each counted once."""
         torch.manual_seed(optimization.seed)
-        rate = float(optimization.learning_rate)
         self.model = ExpertModel(
             config,
             torch.from_numpy(items.content_matrix()),
-            TableOptimizer(learning_rate=rate),
+            TableOptimizer(learning_rate=float(optimization.optimizer.table_learning_rate)),
             group.device,
         )
-        self.learner = Learner(self.model, group, rate, optimization.seed, WARM_UP_STEPS)
+        self.learner = Learner(self.model, group, optimization)
 
     def train(self) -> ExpertModel:
         """All epochs over the prequential rows, then the last phase once; or what an earlier attempt left of them."""

@@ -70,14 +70,13 @@ class FoundationTrainer:
         self.logs, self.checkpoints = folder / tae_log.FOLDER, Checkpoints(folder / CHECKPOINTS, fingerprint)
         self.probes = Probes(folder / probes.FOLDER, group)
         torch.manual_seed(optimization.seed)
-        rate = float(optimization.learning_rate)
         self.model = FoundationModel(
             config,
             torch.from_numpy(stream.items.content_matrix()),
-            TableOptimizer(learning_rate=rate),
+            TableOptimizer(learning_rate=float(optimization.optimizer.table_learning_rate)),
             group.device,
         )
-        self.learner = Learner(self.model, group, rate, optimization.seed)
+        self.learner = Learner(self.model, group, optimization)
         self.entropy = RunningNE(len(config.tasks))
         self.segment, self.watermark = 0, stream.segments[0].start - 1
         self.pending: Requests | None = None
@@ -94,7 +93,8 @@ class FoundationTrainer:
                 self._wait_for(requests)
             elif index < self.split.learn:
                 scored = self._log(index, requests, "prequential")
-                self.entropy.add(scored.logits, scored.labels, scored.mask)
+                if self.learner.steps:  # before, there is nothing that could have predicted
+                    self.entropy.add(scored.logits, scored.labels, scored.mask)
                 learned += len(scored.row_ids)
                 self.watermark = self.stream.segments[index].end - 1
                 self.learn(requests)
@@ -120,9 +120,11 @@ class FoundationTrainer:
         ready, self.pending = waiting.take(mature), waiting.take(~mature)
         if not self.learner.steps and len(ready):
             self.model.set_base_rates(ready.base_rates(len(self.config.surfaces)))
-        for chunk in global_batches(np.arange(len(ready)), self.optimization.batch_size):
+        batches = list(global_batches(np.arange(len(ready)), self.optimization.batch_size))
+        for place, chunk in enumerate(batches):
             _, batch = shard(ready.take(chunk), self.stream.items, self.group)
-            self.learner.step(partial(self._loss, batch), self.segment / self.split.learn)
+            done = (self.segment + place / len(batches)) / self.split.learn
+            self.learner.step(partial(self._loss, batch), done)
 
     def _wait_for(self, requests: Requests) -> Requests:
         self.pending = requests if self.pending is None else Requests.concatenate([self.pending, requests])

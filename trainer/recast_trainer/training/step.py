@@ -7,37 +7,42 @@ so a resumed run draws what an uninterrupted one would.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from recast_api.run import RecastError
+from recast_api.resources.common import Optimizer
+from recast_api.run import Optimization, RecastError
 from recast_model.distributed import sum_gradients, sum_over_ranks
 from recast_model.embeddings import EmbeddingTable
 from recast_trainer.training.process_group import ProcessGroup
 
-MAX_NORM = 1.0
-WEIGHT_DECAY = 0.01
-WARM_UP_STEPS = 100
-COOLDOWN_FROM = 0.7
 COOLED = 0.1
 
 
-def rate_factor(step: int, warm_up: int) -> float:
-    """Share of the learning rate at a step, from 0 on: a linear rise, then the inverse square root (arXiv 1706.03762).
+def rate_factor(optimizer: Optimizer, step: int, done: float) -> float:
+    """Share of the learning rates at a step, counted from 0, when ``done`` (0 to 1) of the run is over.
 
-    It needs no end, as a stream has none, and its fall lets the embedding settle: more of the TAE log is usable.
+    A linear rise, over after so many steps or such a share of the run, whichever is sooner. Then, unless constant, the
+    inverse square root (arXiv 1706.03762), whose fall lets the embedding settle: more of the TAE log is usable. It is
+    that of the share, not of the step: by the step, a run a thousand times as long would learn next to nothing in its
+    second half. At the end a line down to a tenth.
     """
-    return float(min((step + 1) / warm_up, (warm_up / (step + 1)) ** 0.5))
+    share = float(optimizer.warm_up_share)
+    risen = max((step + 1) / optimizer.warm_up_steps, done / share)
+    decayed = math.sqrt(share / done) if optimizer.decay == "InverseSquareRoot" and done > share else 1.0
+    return min(1.0, risen) * decayed * cool_down(float(optimizer.cool_down_share), done)
 
 
-def cooldown(done: float) -> float:
-    """Share of the rate when ``done`` (0 to 1) of a run is over: all of it at first, then a line down to a tenth.
+def cool_down(share: float, done: float) -> float:
+    """What is left of the rate over the last ``share`` of a run: a line from all of it to a tenth.
 
     What lands is where a run ends: at a high rate that is wherever the last few steps happened to throw it.
     """
-    return min(1.0, 1.0 - (1.0 - COOLED) * (done - COOLDOWN_FROM) / (1.0 - COOLDOWN_FROM))
+    left = 1.0 - done
+    return 1.0 if left >= share else COOLED + (1.0 - COOLED) * left / share
 
 
 def decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -54,16 +59,18 @@ def decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
 class Learner:
     """A model with its dense optimiser and its fused tables."""
 
-    def __init__(
-        self, model: nn.Module, group: ProcessGroup, learning_rate: float, seed: int, warm_up: int = WARM_UP_STEPS
-    ) -> None:
-        self.model, self.group, self.seed = model, group, seed
-        self.learning_rate, self.warm_up = learning_rate, warm_up
+    def __init__(self, model: nn.Module, group: ProcessGroup, optimization: Optimization) -> None:
+        self.model, self.group, self.seed = model, group, optimization.seed
+        self.learning_rate, self.settings = float(optimization.learning_rate), optimization.optimizer
+        self.max_norm = float(self.settings.max_gradient_norm)
         self.tables = [module for module in model.modules() if isinstance(module, EmbeddingTable)]
         decayed, free = decay_groups(model)
         self.parameters = [*decayed, *free]
-        groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": free, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate)
+        groups = [
+            {"params": decayed, "weight_decay": float(self.settings.weight_decay)},
+            {"params": free, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=self.learning_rate)
         self.steps = 0
 
     def step(self, loss_of_shard: Callable[[], Tensor], done: float = 0.0) -> None:
@@ -80,7 +87,7 @@ class Learner:
             if parameter.grad is None:  # as sum_gradients does, so that weight decay does not depend on the group
                 parameter.grad = torch.zeros_like(parameter)
         sum_gradients(self.parameters)
-        norm = nn.utils.clip_grad_norm_(self.parameters, MAX_NORM)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
         if not torch.isfinite(norm):
             for table in self.tables:
                 table.discard()
@@ -89,11 +96,11 @@ class Learner:
                 f"the gradient of step {self.steps} is not finite; the model was left as it was. "
                 "Lower spec.training.learningRate",
             )
-        factor = rate_factor(self.steps, self.warm_up) * cooldown(done)
+        factor = rate_factor(self.settings, self.steps, done)
         for table in self.tables:
-            table.step(factor, MAX_NORM)
-        for settings in self.optimizer.param_groups:
-            settings["lr"] = self.learning_rate * factor
+            table.step(factor, self.max_norm)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = self.learning_rate * factor
         self.optimizer.step()
         self.steps += 1
 

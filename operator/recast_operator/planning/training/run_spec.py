@@ -79,7 +79,6 @@ def _training_run(
     expert: ExpertRun | None = None,
     baseline_foundation: ArtifactRef | None = None,
 ) -> TrainingRun:
-    training = model.spec.training
     return TrainingRun(
         kind=model.kind,
         namespace=model.metadata.namespace,
@@ -92,12 +91,7 @@ def _training_run(
         models_root=MODELS_MOUNT,
         data_root=DATA_MOUNT,
         data=DataRef(path=data.path, until=data.until, window=data.window),
-        optimization=Optimization(
-            batch_size=training.batch_size,
-            learning_rate=training.learning_rate,
-            epochs=training.epochs,
-            seed=training.seed,
-        ),
+        optimization=Optimization.of(model.spec.training),
         architecture=architecture,
         expert=expert,
         baseline=baseline,
