@@ -85,8 +85,8 @@ NEIGHBOURS = (
     Arm("table rate x 3", table_rate=TABLE_RATE * 3),
     Arm("table rate / 3", table_rate=TABLE_RATE / 3),
     Arm("no warm-up", changes=(("warm_up_steps", 1),)),
-    Arm("constant rate", changes=(("decay", "Constant"),)),
-    Arm("decay from a hundredth", changes=(("warm_up_share", "0.01"),)),
+    Arm("decay from a tenth", changes=(("decay", "InverseSquareRoot"),)),
+    Arm("decay from a hundredth", changes=(("decay", "InverseSquareRoot"), ("warm_up_share", "0.01"))),
     Arm("no cool-down", changes=(("cool_down_share", "0"),)),
 )
 

@@ -137,8 +137,8 @@ class Resources(Wire):
 class Optimizer(Wire):
     """How weights are moved: dense ones by AdamW, embedding tables by row-wise Adagrad, both on one schedule.
 
-    The schedule is a linear warm-up, the decay, and a line down to a tenth at the end. All but warmUpSteps is in shares
-    of the run, so that it has the same shape however long the data are.
+    The schedule is a linear warm-up, the full rates or a decay, and a line down to a tenth at the end. All but
+    warmUpSteps is in shares of the run, so that it has the same shape however long the data are.
     """
 
     model_config = ConfigDict(
@@ -153,11 +153,12 @@ class Optimizer(Wire):
     warm_up_steps: Annotated[int, Field(ge=1, le=1000000)] = 100
     """Steps in which the rates rise from near 0 to their full size; 1: none."""
     warm_up_share: Fraction = "0.1"
-    """Share of the run, above 0 and at most 1, at which the warm-up is over even if it has had fewer steps, and from
-    which on the rates decay."""
-    decay: Literal["InverseSquareRoot", "Constant"] = "InverseSquareRoot"
-    """What follows the warm-up. InverseSquareRoot: the rates fall with the square root of the share of the run that is
-    over. Constant: they stay until the cool-down."""
+    """Share of the run, above 0 and at most 1, at which the warm-up is over even if it has had fewer steps; a
+    decay begins there."""
+    decay: Literal["Constant", "InverseSquareRoot"] = "Constant"
+    """What follows the warm-up. Constant: the rates stay until the cool-down. InverseSquareRoot: they fall with the
+    square root of the share of the run that is over, so that the embeddings settle sooner and experts can use more of
+    the log; the model itself ends somewhat worse."""
     cool_down_share: Fraction = "0.3"
     """Share of the run, at its end, over which the rates go down to a tenth in a line; 0: they do not."""
     weight_decay: Decimal = "0.01"

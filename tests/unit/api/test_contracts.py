@@ -34,7 +34,7 @@ def test_names_of_children_are_what_every_part_expects() -> None:
 def test_a_run_is_optimised_as_its_resource_says() -> None:
     said = {
         "batchSize": 8, "learningRate": "0.5", "epochs": 3, "seed": 4,
-        "optimizer": Optimizer(table_learning_rate="0.25", decay="Constant").wire(),
+        "optimizer": Optimizer(table_learning_rate="0.25", decay="InverseSquareRoot").wire(),
     }  # fmt: skip
     assert Optimization.of(Training.model_validate({"image": "trainer:1", "nodes": 2} | said)).wire() == said
 

@@ -53,7 +53,7 @@ def test_events_tell_of_transitions_only() -> None:
         ({"optimizer": {"tableLearningRate": "0.1"}}, True),
         ({"optimizer": {"warmUpSteps": 1}}, True),
         ({"optimizer": {"warmUpShare": "0.2"}}, True),
-        ({"optimizer": {"decay": "Constant"}}, True),
+        ({"optimizer": {"decay": "InverseSquareRoot"}}, True),
         ({"optimizer": {"coolDownShare": "0"}}, True),
         ({"optimizer": {"weightDecay": "0"}}, True),
         ({"optimizer": {"maxGradientNorm": "2"}}, True),

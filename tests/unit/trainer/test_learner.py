@@ -58,11 +58,12 @@ def loss_with(made: Learner, gradient: tuple[float, float], table: float = 0.0) 
         (3, 0.02, 0.2),  # a short one by its share
         (9, 0.05, 0.5),
         (19, 0.1, 1.0),
-        (80, 0.4, 0.5),  # from there on both fall alike
-        (800_000, 0.4, 0.5),
+        (80, 0.7, 1.0),
+        (80, 0.85, 0.55),
+        (800_000, 1.0, 0.1),
     ],
 )
-def test_the_rate_rises_over_a_hundred_steps_or_a_tenth_of_the_run_and_falls_with_the_root_of_the_share(
+def test_the_rate_rises_over_a_hundred_steps_or_a_tenth_of_the_run_and_stays_until_the_last_three_tenths(
     step: int, done: float, factor: float
 ) -> None:
     assert rate_factor(Optimizer(), step, done) == pytest.approx(factor, rel=1e-12)
@@ -75,11 +76,13 @@ def test_the_rate_rises_over_a_hundred_steps_or_a_tenth_of_the_run_and_falls_wit
         ({"warm_up_steps": 1}, 0, 0.0, 1.0),
         ({"warm_up_share": "0.5"}, 3, 0.25, 0.5),
         ({"warm_up_share": "1"}, 3, 0.6, 0.6),
-        ({"warm_up_share": "0.25", "cool_down_share": "0"}, 3, 1.0, 0.5),
-        ({"decay": "Constant"}, 3, 0.05, 0.5),
-        ({"decay": "Constant"}, 3, 0.6, 1.0),
-        ({"decay": "Constant"}, 3, 0.85, 0.55),
-        ({}, 3, 0.9, (0.1 / 0.9) ** 0.5 * 0.4),
+        ({"cool_down_share": "0"}, 3, 1.0, 1.0),
+        ({"decay": "InverseSquareRoot"}, 3, 0.05, 0.5),
+        ({"decay": "InverseSquareRoot"}, 3, 0.1, 1.0),
+        ({"decay": "InverseSquareRoot"}, 80, 0.4, 0.5),
+        ({"decay": "InverseSquareRoot"}, 800_000, 0.4, 0.5),  # by the share: a long run falls no further
+        ({"decay": "InverseSquareRoot", "warm_up_share": "0.25", "cool_down_share": "0"}, 3, 1.0, 0.5),
+        ({"decay": "InverseSquareRoot"}, 3, 0.9, (0.1 / 0.9) ** 0.5 * 0.4),
     ],
 )
 def test_warm_up_decay_and_cool_down_are_as_the_run_has_them(
@@ -114,7 +117,7 @@ def test_every_schedule_is_above_nothing_and_at_most_the_whole_rate(
 
 
 def test_dense_weights_and_tables_are_on_one_schedule() -> None:
-    made = learner(decay="Constant")
+    made = learner()
     made.step(lambda: loss_with(made, (0.1, 0.1), table=0.25), 0.85)
     assert isinstance(made.model, Small)
     assert made.optimizer.param_groups[0]["lr"] == pytest.approx(0.055)

@@ -25,10 +25,10 @@ COOLED = 0.1
 def rate_factor(optimizer: Optimizer, step: int, done: float) -> float:
     """Share of the learning rates at a step, counted from 0, when ``done`` (0 to 1) of the run is over.
 
-    A linear rise, over after so many steps or such a share of the run, whichever is sooner. Then, unless constant, the
-    inverse square root (arXiv 1706.03762), whose fall lets the embedding settle: more of the TAE log is usable. It is
-    that of the share, not of the step: by the step, a run a thousand times as long would learn next to nothing in its
-    second half. At the end a line down to a tenth.
+    A linear rise, over after so many steps or such a share of the run, whichever is sooner; then all of it; at the end
+    a line down to a tenth (warm-up, stable, decay: arXiv 2404.06395). The inverse square root (arXiv 1706.03762) is
+    that of the share of the run, not of the step: by the step, a run a thousand times as long would learn next to
+    nothing in its second half.
     """
     share = float(optimizer.warm_up_share)
     risen = max((step + 1) / optimizer.warm_up_steps, done / share)
