@@ -32,7 +32,8 @@ Log = tuple[Stream, FoundationTrainer, TaeRows]
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Log:
     root = tmp_path_factory.mktemp("leak")
     write_memorisable(root / "data" / "set")
-    run = order(root, optimization={"batchSize": 8, "learningRate": "0.05"})
+    settings = {"batchSize": 8, "learningRate": "0.01", "optimizer": {"tableLearningRate": "0.1"}}  # tables memorise
+    run = order(root, optimization=settings)
     stream = open_stream(root / "data" / "set", run.data)
     trainer = FoundationTrainer(stream, foundation_config(run, stream), run.optimization, ProcessGroup(), root / "work")
     trainer.train()
