@@ -31,7 +31,6 @@ class RequestBatch:
     labels: Tensor | None = None  # (B, M, T) float32
     label_mask: Tensor | None = None  # (B, M, T) bool, False where the task has no label
     row_ids: Tensor | None = None  # (B, M) int64
-    available_at: Tensor | None = None  # (B, M) int64, ms: when the row's labels were mature
 
     def __len__(self) -> int:
         return self.users.shape[0]

@@ -9,7 +9,7 @@ gives the same tensors on both sides.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,8 +49,7 @@ class BatchArrays:
     history_lengths: Ints
     labels: Floats | None = None
     label_mask: Bools | None = None
-    row_ids: Ints | None = field(default=None)
-    available_at: Ints | None = field(default=None)
+    row_ids: Ints | None = None
 
 
 def pad_rows(values: Ints, starts: Ints, lengths: Ints) -> tuple[Ints, Bools]:

@@ -68,13 +68,15 @@ class FoundationModel(nn.Module):
 
     @torch.no_grad()
     def set_base_rates(self, rates: Tensor) -> None:
-        """Let the heads of a model that has learned nothing start from how often each task is positive.
+        """Let the heads of tasks that were not learned yet start from how often each is positive.
 
-        ``rates`` (surfaces, tasks) strictly between 0 and 1, NaN where a surface has no such task.
+        ``rates`` (surfaces, tasks) strictly between 0 and 1, NaN where a surface has no such task. Heads of tasks that
+        no surface has stay as they are.
         """
-        logits = torch.logit(rates.to(self.heads.bias))
-        self.heads.bias.copy_(torch.nan_to_num(logits.nanmean(0)))
-        self.align[:, -1, :] = torch.nan_to_num(logits)
+        given = ~rates.isnan().all(0)
+        logits = torch.logit(rates[:, given].to(self.heads.bias))
+        self.heads.bias[given] = logits.nanmean(0)
+        self.align[:, -1, given] = torch.nan_to_num(logits)
 
     def tae(self, batch: RequestBatch) -> Tensor:
         """(B, M, tae_dim): what serving computes, and nothing more. Rows of masked candidates mean nothing."""

@@ -113,7 +113,7 @@ def oracle(data: Path, config: SyntheticConfig, *, place: bool) -> list[Measurem
         unbiased = logits + bias[rows.positions][:, None]
         logits = logit(np.mean([1 / (1 + np.exp(each - unbiased)) for each in bias], axis=0))
     truth = ScoredRows(
-        rows.row_ids, rows.users, rows.surfaces, rows.available_at, rows.labels.astype(np.float64), rows.label_mask,
+        rows.row_ids, rows.users, rows.surfaces, rows.first_known, rows.labels.astype(np.float64), rows.label_mask,
         logits, rows.oracle,
     )  # fmt: skip
     return measurements(truth, stream.dataset.surface_names, stream.dataset.tasks)

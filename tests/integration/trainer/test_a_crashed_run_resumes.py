@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from trainer_support import expert_order, order, reference, write_synthetic
@@ -127,19 +128,23 @@ def test_a_run_killed_while_it_writes_a_checkpoint_resumes_from_the_one_before(
 
 def test_only_mature_labels_were_learned_and_the_rest_waits(run: TrainingRun, stream: Stream, tmp_path: Path) -> None:
     trainer = start(run, stream, tmp_path)
-    seen: list[int] = []
+    seen: list[tuple[int, int]] = []
+
+    def labels(requests: Requests, chosen: np.ndarray) -> list[tuple[int, int]]:
+        row, task = np.nonzero(requests.rows.label_mask & chosen)
+        return list(zip(requests.rows.row_ids[row].tolist(), task.tolist(), strict=True))
 
     for segment, requests in list(stream.walk(trainer.config.history_length))[:3]:
         trainer.watermark = stream.segments[segment].end - 1
         before = trainer.learner.steps
         waiting = requests if trainer.pending is None else Requests.concatenate([trainer.pending, requests])
         trainer.learn(requests)
-        late = waiting.matured > trainer.watermark
+        late = waiting.rows.available_at > trainer.watermark
         assert trainer.pending is not None
-        assert trainer.pending.rows.row_ids.tolist() == waiting.take(late).rows.row_ids.tolist()
+        assert labels(trainer.pending, np.True_) == labels(waiting, late)
         assert trainer.learner.steps > before
-        seen += waiting.take(~late).rows.row_ids.tolist()
-    assert len(seen) == len(set(seen))  # each request is learned once
+        seen += labels(waiting, ~late)
+    assert len(seen) == len(set(seen))  # each label is learned once
     assert len(trainer.pending or ())  # the stream's label delays do reach over a segment's end
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trainer_support import expert_order, order, reference, write_memorisable
+from trainer_support import HOUR, expert_order, order, reference, write_memorisable
 
 from recast_api.run import RecastError, TrainingRun
 from recast_trainer.data import histories
@@ -89,11 +89,12 @@ def test_every_logged_row_was_made_before_its_label_and_later_than_all_that_was_
 
 
 def coins_known_at_once(root: Path) -> tuple[TrainingRun, dict[str, Any]]:
-    """One coin a request, and whether it is heads is known with the flip; what a run over them needs."""
-    write_memorisable(root / "data" / "set", requests=240, slate=1, delay_ms=0)
+    """Two coins a request, of which one is known with the flip and the other two hours later; what a run needs."""
+    later = {"click": 0, "purchase": 2 * HOUR}
+    write_memorisable(root / "data" / "set", requests=240, slate=1, delays_ms=later)
     return order(root, optimization={"batchSize": 32, "learningRate": "0.01"}), {
         "optimization": {"batchSize": 32, "learningRate": "0.01", "epochs": 2},
-        "expert": {"surface": "feed", "tasks": [{"name": "click"}]},
+        "expert": {"surface": "feed", "tasks": [{"name": "click"}, {"name": "purchase"}]},
     }
 
 
@@ -104,6 +105,7 @@ def test_neither_foundation_nor_expert_beats_the_coin_where_answers_are_known_at
     expert = execute(expert_order(tmp_path, reference(foundation), **of_expert), ProcessGroup(), None)
     assert expert is not None
     for manifest in (foundation, expert):
+        assert {entry.task for entry in manifest.measurements} == {"click", "purchase"}
         assert all(float(entry.ne) > 0.99 for entry in manifest.measurements)
 
 
@@ -117,8 +119,8 @@ def test_a_pipeline_whose_requests_see_their_own_answers_lands_nothing(
         foundation = execute(run, ProcessGroup(), None)
         assert foundation is not None
         run = expert_order(tmp_path, reference(foundation), **of_expert)
-    monkeypatch.setattr(histories, "known_after_the_request", lambda rows, _: rows.event_times - 1)
-    with pytest.raises(RecastError, match="better than by its true probability p_click") as caught:
+    monkeypatch.setattr(histories, "known_after_the_request", lambda rows, _: np.stack([rows.event_times - 1] * 2, 1))
+    with pytest.raises(RecastError, match="better than by its true probability p_") as caught:
         execute(run, ProcessGroup(), None)
     assert (caught.value.termination.reason, caught.value.termination.retryable) == ("LabelLeak", False)
     assert not list((tmp_path / "models").rglob(f"{'em' if leaks == 'expert' else 'fm'}/**/manifest.json"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from recast_api.run import RecastError, TerminationMessage, TrainingRun
 from recast_model.artifact import load_foundation
 from recast_model.batch import RequestBatch
 from recast_model.features import Request, collate
-from recast_model.history import History
 from recast_model.inference import embed
 from recast_trainer import cli
+from recast_trainer.data.histories import events_of
 from recast_trainer.data.requests import Slates
 from recast_trainer.data.schema import Rows
 from recast_trainer.publishing.version import ApiError
@@ -123,20 +124,18 @@ def test_logged_tae_are_the_bytes_that_a_server_would_answer(world: World) -> No
     bundle = load_foundation(world.folder(world.fm1), world.fm1)
     stream = open_stream(world.root / "data" / "set", order(world.root).data)
     everything = Rows.concatenate([stream.read(segment) for segment in stream.segments])
-    events = History(
-        bundle.items.index(everything.items), everything.surfaces, everything.actions(), everything.event_times,
-        everything.available_at,
-    )  # fmt: skip
+    events = events_of(everything, None, engagements_only=True)
+    known = replace(events.history, items=bundle.items.index(events.history.items))
     asked = exact = 0
     for file in tae_log.files(world.folder(world.fm1) / "tae", "tail"):
         index = tae_log.TaeIndex(file.read("reels"))
         slates = Slates.of(stream.read(next(each for each in stream.segments if each.name == file.segment)))
         for place in np.flatnonzero(slates.surfaces == 0):
             rows = slates.take(np.arange(len(slates)) == place).rows
-            history = events.take(np.flatnonzero((everything.users == rows.users[0]) & (events.actions != 0)))
+            history = known.take(np.flatnonzero(events.users == rows.users[0]))
             request = Request(int(rows.users[0]), 0, int(rows.event_times[0]), bundle.items.index(rows.items), history)
             served = embed(bundle.model, RequestBatch.from_arrays(collate([request], 16)))[0].numpy()
-            logged, found = index.lookup(rows.row_ids, rows.available_at)
+            logged, found = index.lookup(rows.row_ids, rows.first_known)
             assert found.all()
             # A batch of another size adds in another order; float16 hides it, or shows one unit in the last place.
             np.testing.assert_allclose(served.astype(np.float32), logged.astype(np.float32), rtol=2e-3, atol=1e-4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from recast_api.resources.version import FoundationPin
 from recast_api.server import ExpertServerConfig, FoundationServerConfig, ServedArtifact
 from recast_model.artifact import load_expert, load_foundation
 from recast_model.inference import embed, score
+from recast_trainer.data.histories import events_of
 from recast_trainer.data.requests import Requests
 from recast_trainer.data.schema import Rows
 from recast_trainer.data.segments import Segment
@@ -80,8 +81,9 @@ class ServedPair:
         items = np.random.default_rng(1).choice(self.stream.items.ids, count)
         return Rows(
             row_ids=np.arange(count) - count, request_ids=users - 10**9, users=users, items=items,
-            surfaces=np.full(count, SURFACE), event_times=np.full(count, time), available_at=np.full(count, time),
-            positions=np.zeros(count, np.int64), labels=np.zeros((count, 3), np.float32),
+            surfaces=np.full(count, SURFACE), event_times=np.full(count, time),
+            available_at=np.full((count, 3), time), positions=np.zeros(count, np.int64),
+            labels=np.zeros((count, 3), np.float32),
             label_mask=np.zeros((count, 3), bool), oracle=np.full((count, 3), np.nan, np.float32),
         )  # fmt: skip
 
@@ -148,8 +150,9 @@ def test_the_artefact_ships_what_an_expert_reads_and_nothing_else(served: Served
     shipped = load_expert(served.folder(served.expert), served.expert).history
     assert set(shipped.events.surfaces.tolist()) == {SURFACE}
     rows = served.rows
-    own = (rows.surfaces == SURFACE) & (rows.actions() != 0) & (rows.available_at < served.stream.end)
-    users, counts = np.unique(rows.users[own], return_counts=True)
+    events = events_of(rows.take(rows.surfaces == SURFACE), None, engagements_only=True)
+    own = events.history.available < served.stream.end
+    users, counts = np.unique(events.users[own], return_counts=True)
     assert shipped.users.tolist() == users.tolist()
     assert (counts > LIMIT).any()  # or the window is never cut
     assert (np.diff(shipped.offsets) > LIMIT - LIMIT // 4).tolist() == (counts > LIMIT - LIMIT // 4).tolist()
@@ -158,19 +161,19 @@ def test_the_artefact_ships_what_an_expert_reads_and_nothing_else(served: Served
 def test_an_inline_history_with_the_labels_delays_answers_as_training_would_at_any_time(served: ServedPair) -> None:
     """A replay sends all that a user ever did; which of it a request at an earlier time sees is the server's to say."""
     rows, names = served.rows, served.stream.dataset.surface_names
-    tasks = np.array(served.stream.dataset.tasks)
+    tasks, bits = np.array(served.stream.dataset.tasks), np.arange(3)
     moment = served.stream.segments[-3].start + 1_234_567
     asked = served.asked_at(moment)
     expected = served.as_trained(asked)
-    acted = rows.actions()
+    events = events_of(rows, None, engagements_only=True)
     for place, user in enumerate(np.unique(rows.users)[:12]):
-        mine = np.flatnonzero((rows.users == user) & (acted != 0))
+        mine = events.history.take(np.flatnonzero(events.users == user))
         history = [
             {
-                "item": int(rows.items[row]), "surface": names[rows.surfaces[row]], "time": int(rows.event_times[row]),
-                "availableAt": int(rows.available_at[row]), "actions": tasks[rows.labels[row] > 0].tolist(),
+                "item": item, "surface": names[surface], "time": time, "availableAt": available,
+                "actions": tasks[actions >> bits & 1 > 0].tolist(),
             }
-            for row in mine
+            for item, surface, actions, time, available in zip(*map(np.ndarray.tolist, astuple(mine)), strict=True)
         ]  # fmt: skip
         part = slice(place * CANDIDATES, (place + 1) * CANDIDATES)
         found = served.over_the_wire(asked.take(part), history=history)

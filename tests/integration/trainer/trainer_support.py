@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,9 +30,17 @@ def write_synthetic(folder: Path, *, hours: int = 10, requests: int = 40, seed: 
 
 
 def write_memorisable(
-    folder: Path, *, hours: int = 8, requests: int = 60, slate: int = 4, delay_ms: int = 1000
+    folder: Path,
+    *,
+    hours: int = 8,
+    requests: int = 60,
+    slate: int = 4,
+    delays_ms: Mapping[str, int] = MappingProxyType({"click": 1000}),
 ) -> Path:
-    """Labels are coin flips and every row has an item of its own: nothing can be learned, everything memorised."""
+    """Labels are coin flips and every row has an item of its own: nothing can be learned, everything memorised.
+
+    Each task is known with its delay.
+    """
     random = np.random.default_rng(7)
     count = hours * requests * slate
     rows = np.arange(count)
@@ -38,14 +48,15 @@ def write_memorisable(
     times = START + (request // requests) * HOUR + (request % requests) * (HOUR // requests)
     writer = DatasetWriter(
         folder,
-        Dataset(name="coins", surfaces=[SurfaceInfo(name="feed", tasks=["click"])], content_dim=2),
+        Dataset(name="coins", surfaces=[SurfaceInfo(name="feed", tasks=list(delays_ms))], content_dim=2),
     )
     writer.items(ItemTable(rows + 1, np.zeros((count, 2), np.float32)))
     everything = Rows(
         row_ids=rows, request_ids=request, users=random.integers(0, 20, hours * requests)[request], items=rows + 1,
-        surfaces=np.zeros(count, np.int64), event_times=times, available_at=times + delay_ms, positions=rows % slate,
-        labels=random.integers(0, 2, (count, 1)).astype(np.float32), label_mask=np.ones((count, 1), bool),
-        oracle=np.full((count, 1), 0.5, np.float32),
+        surfaces=np.zeros(count, np.int64), event_times=times,
+        available_at=times[:, None] + np.array(list(delays_ms.values())), positions=rows % slate,
+        labels=random.integers(0, 2, (count, len(delays_ms))).astype(np.float32),
+        label_mask=np.ones((count, len(delays_ms)), bool), oracle=np.full((count, len(delays_ms)), 0.5, np.float32),
     )  # fmt: skip
     for hour in range(hours):
         start = START + hour * HOUR

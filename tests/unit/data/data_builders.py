@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,7 +25,10 @@ DATASET = Dataset(
 
 
 def rows(events: list[tuple[int, int, int, int, int]], *, label: int = 1) -> Rows:
-    """Rows of (user, surface, item, event_time, delay); times in ms after START. The first task has ``label``."""
+    """Rows of (user, surface, item, event_time, delay); times in ms after START. The first task has ``label``.
+
+    The delay is that of all of a row's labels.
+    """
     table = np.array(events, np.int64).reshape(-1, 5)
     count = len(table)
     labels = np.zeros((count, 3), np.float32)
@@ -38,11 +42,23 @@ def rows(events: list[tuple[int, int, int, int, int]], *, label: int = 1) -> Row
         surfaces=table[:, 1],
         items=table[:, 2],
         event_times=START + table[:, 3],
-        available_at=START + table[:, 3] + table[:, 4],
+        available_at=np.repeat(START + table[:, 3:4] + table[:, 4:5], 3, axis=1),
         positions=np.zeros(count, np.int64),
         labels=labels,
         label_mask=np.ones((count, 3), np.bool_),
         oracle=np.full((count, 3), np.nan, np.float32),
+    )
+
+
+def labelled(given: Rows, labels: Sequence[Sequence[tuple[int, int]]]) -> Rows:
+    """The rows with (label, delay in ms) of each task; a label of -1 is none. There may be more labels than rows."""
+    order = given.row_ids - 1
+    found = np.array(labels, np.int64).reshape(-1, 3, 2)[order]
+    return replace(
+        given,
+        labels=np.maximum(found[..., 0], 0).astype(np.float32),
+        label_mask=found[..., 0] >= 0,
+        available_at=given.event_times[:, None] + found[..., 1],
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import time
 from pathlib import Path
 
@@ -15,10 +17,11 @@ from data_builders import DATASET, ITEMS, START, rows
 
 from recast_api.run import RecastError
 from recast_trainer.data import segments
-from recast_trainer.data.commands import main
+from recast_trainer.data.commands import Delays, main
 from recast_trainer.data.movielens import MovieLens
 from recast_trainer.data.schema import Rows
 from recast_trainer.data.segments import (
+    Segment,
     list_segments,
     load_dataset,
     load_items,
@@ -60,6 +63,17 @@ def change(folder: Path, column: str, values: pa.Array | None) -> None:
     pq.write_table(table.remove_column(place) if values is None else table.set_column(place, column, values), path)
 
 
+def with_own_times(folder: Path, **delays: list[int | None]) -> None:
+    """Give the first segment's labels times of their own, in ms after their event."""
+    path = folder / "segments" / f"{SEGMENT}.parquet"
+    table = pq.read_table(path)
+    shown = table.column("event_time").to_pylist()
+    for task, each in delays.items():
+        values = [None if d is None else time + d for time, d in zip(shown, each, strict=True)]
+        table = table.append_column(f"available_at_{task}", pa.array(values, pa.int64()))
+    pq.write_table(table, path)
+
+
 def read_first(folder: Path) -> Rows:
     dataset = load_dataset(folder)
     return read_segment(list_segments(folder, dataset)[0], dataset)
@@ -74,6 +88,22 @@ def test_rows_come_back_as_they_were_written(folder: Path) -> None:
     items = load_items(folder, load_dataset(folder))
     np.testing.assert_array_equal(items.ids, ITEMS.ids)
     np.testing.assert_array_equal(items.content, ITEMS.content)
+
+
+def test_a_label_is_known_at_its_own_time_and_where_none_is_given_at_that_of_its_row(folder: Path) -> None:
+    with_own_times(folder, click=[0, None, 7], buy=[None, 4_000_000, None])
+    known = read_first(folder).available_at - hand_rows().event_times[:, None]
+    assert known.tolist() == [[0, 1, 1], [2, 2, 4_000_000], [7, 3, 3]]
+
+
+def test_labels_keep_their_own_times_when_they_are_written(folder: Path) -> None:
+    made = hand_rows()
+    made.available_at[:] += [[0, 3, 3], [9, 9, 0], [0, 5, 5]]
+    path = DatasetWriter(folder, DATASET).segment(START, made)
+    assert pq.read_table(path).column("available_at_click").null_count == 1
+    back = read_segment(Segment(path, SEGMENT, START, START + HOUR), DATASET)
+    assert back.available_at[made.label_mask].tolist() == made.available_at[made.label_mask].tolist()
+    assert back.last_known.tolist() == made.last_known.tolist()
 
 
 @pytest.mark.parametrize(
@@ -127,6 +157,8 @@ def test_all_segments_are_looked_at_before_any_is_read(folder: Path) -> None:
         ("position", pa.array(["0", "1", "2"]), "column position is string, expected int64"),
         ("label_click", pa.array([1.0, 0.0, 0.0]), "column label_click is double, expected int8"),
         ("p_click", pa.array(["0.1", "0.2", "0.3"]), "column p_click is string, expected float32"),
+        ("available_at_click", pa.array([1.0, 2.0, 3.0]), "column available_at_click is double, expected int64"),
+        ("available_at_buy", pa.array([1, 2, 3], pa.uint64()), "column available_at_buy is uint64, expected int64"),
     ],
 )
 def test_a_column_of_another_type_is_found_before_anything_is_read(
@@ -142,6 +174,18 @@ def test_a_column_of_another_type_is_found_before_anything_is_read(
         with pytest.raises(RecastError, match=says) as caught:
             check()
         assert caught.value.termination.reason == "CorruptSegment"
+
+
+def test_a_label_that_was_known_before_its_event_is_named_with_its_task(folder: Path) -> None:
+    with_own_times(folder, click=[0, 0, None], buy=[None, None, -1])
+    with pytest.raises(RecastError, match="available_at_buy is before event_time"):
+        read_first(folder)
+
+
+def test_a_column_of_label_times_may_be_empty(folder: Path) -> None:
+    path = folder / "segments" / f"{SEGMENT}.parquet"
+    pq.write_table(pq.read_table(path).append_column("available_at_buy", pa.nulls(3)), path)
+    assert read_first(folder).available_at.tolist() == hand_rows().available_at.tolist()
 
 
 def test_a_label_of_three_hundred_is_no_label(folder: Path) -> None:
@@ -296,7 +340,30 @@ def test_describe_warns_of_labels_that_were_known_at_once_and_of_them_alone(
     assert "WARNING" not in capsys.readouterr().out
     change(folder, "available_at", pa.array([START + 5, START + 9, START + 9]))
     assert main(["describe", str(folder)]) == 0
-    assert "WARNING: 2 rows have labels that were known at once" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert re.findall(r"WARNING: (\d+) labels of (\w+) were known at once", said) == [
+        ("2", "click"), ("1", "long_view"), ("1", "buy"),
+    ]  # fmt: skip
+
+
+def test_describe_says_how_long_each_tasks_labels_take(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_own_times(folder, buy=[None, 4_000_000, None])
+    assert main(["describe", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "click is known after 0 s (median), 99 % within 0 s" in said
+    assert "buy is known after 0 s (median), 99 % within 4,000 s" in said
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.99, 1.0])
+def test_delays_are_added_up_as_if_they_had_come_at_once(share: float) -> None:
+    parts = [np.array([0, 0, 1_400, 90_000]), np.array([], np.int64), np.array([1_600, 1_000, 500_000])]
+    found = Delays()
+    assert found.quantile(share) == 0
+    for part in parts:
+        found.add(part)
+    every = np.sort((np.concatenate(parts) + 500) // 1000)
+    assert found.quantile(share) == every[max(0, math.ceil(share * len(every)) - 1)]
+    assert found.at_once == 2
 
 
 def test_describe_gives_the_truths_entropy_where_it_is_certain(
@@ -346,11 +413,11 @@ def test_items_whose_content_is_not_finite_are_refused(folder: Path, bad: float)
     assert caught.value.termination.reason == "CorruptItems"
 
 
-def test_actions_are_the_bits_of_the_tasks_whose_label_is_known_and_positive() -> None:
+def test_a_row_is_known_from_its_first_label_to_its_last_whatever_stands_where_it_has_none() -> None:
     made = hand_rows()
-    made.labels[:] = [[1, 0, 1], [0, 1, 1], [0, 0, 1]]
-    made.label_mask[:] = [[True, True, True], [True, True, False], [False, True, True]]
-    assert made.actions().tolist() == [0b101, 0b010, 0b100]
+    made.available_at[:] = [[5, 3, 9], [5, 3, 9], [7, 7, 7]]
+    made.label_mask[:] = [[True, False, True], [False, True, False], [False, False, False]]
+    assert (made.first_known.tolist(), made.last_known.tolist()) == ([5, 3, 7], [9, 3, 7])
 
 
 def test_the_command_line_writes_describes_and_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -414,6 +481,7 @@ def test_movielens_becomes_surfaces_by_genre_and_requests_by_second() -> None:
     assert first.surfaces.tolist() == [0, 1, 2, 2]
     assert len(set(first.request_ids.tolist())) == 3
     assert first.labels.tolist() == [[1, 1], [0, 0], [1, 0], [0, 0]]
-    assert (first.available_at > first.event_times).all()
+    assert (first.available_at > first.event_times[:, None]).all()
+    assert first.available_at.shape == first.labels.shape
     assert data.items.content.shape == (3, 4)
     assert data.dataset.history == "Events"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
-from data_builders import ITEMS, START, requests_of, rows, stream_of
-from hypothesis import given, settings
+from data_builders import ITEMS, START, labelled, requests_of, rows, stream_of
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from recast_api.run import RecastError
@@ -34,6 +36,12 @@ EVENTS = st.lists(
     min_size=1,
     max_size=40,
 )
+LABELS = st.lists(
+    st.lists(st.tuples(st.sampled_from([1, 1, 0, -1]), st.sampled_from([0, 1, 7, 100, 400])), min_size=3, max_size=3),
+    min_size=40,
+    max_size=40,
+)
+"""Of 40 rows, (label, delay) of each of three tasks; -1 is none."""
 CUTS = st.lists(st.integers(1, 400), max_size=5)
 
 
@@ -41,16 +49,39 @@ def edges(cuts: list[int]) -> list[int]:
     return sorted({0, 1000, *cuts})
 
 
-def visible(given_rows: Rows, user: int, time: int, surface: int | None) -> list[int]:
-    """Places of the rows that a request may see, in the order in which they became known, by a loop."""
-    found = [
-        (int(given_rows.available_at[i]), int(given_rows.row_ids[i]), i)
-        for i in range(len(given_rows))
-        if given_rows.users[i] == user
-        and given_rows.available_at[i] < time
-        and surface in (None, int(given_rows.surfaces[i]))
+Visible = tuple[int, int, int, int]
+"""When something became known of a row, the row's id and place, and the actions that became known."""
+
+
+def became_known(given_rows: Rows, every_row: bool = False) -> list[Visible]:
+    """Whatever becomes history, in the order in which it becomes known, by loops over rows and labels."""
+    found = []
+    for row in range(len(given_rows)):
+        labels = np.flatnonzero(given_rows.label_mask[row])
+        times = {int(given_rows.available_at[row, task]): 0 for task in labels}
+        for task in labels:
+            times[int(given_rows.available_at[row, task])] += int(given_rows.labels[row, task]) << int(task)
+        if every_row and not len(labels):
+            times = {int(given_rows.available_at[row].max()): 0}
+        first = min(times, default=0)
+        found += [
+            (time, int(given_rows.row_ids[row]), row, bits)
+            for time, bits in times.items()
+            if bits or (every_row and time == first)
+        ]
+    return sorted(found)
+
+
+def visible(
+    given_rows: Rows, user: int, time: int, surface: int | None, every_row: bool = False
+) -> tuple[list[int], list[int], list[int]]:
+    """Of the events that a request may see: rows' places, when they became known, and actions."""
+    seen = [
+        (row, known, bits)
+        for known, _, row, bits in became_known(given_rows, every_row)
+        if given_rows.users[row] == user and known < time and surface in (None, int(given_rows.surfaces[row]))
     ]
-    return [place for *_, place in sorted(found)]
+    return [row for row, *_ in seen], [known for _, known, _ in seen], [bits for *_, bits in seen]
 
 
 def windows(requests: Requests) -> list[History]:
@@ -62,32 +93,36 @@ def windows(requests: Requests) -> list[History]:
 
 
 @settings(max_examples=100, deadline=None)
-@given(EVENTS, CUTS, st.integers(1, 12), st.sampled_from([None, 0, 1]))
+@given(EVENTS, LABELS, CUTS, st.integers(1, 12), st.sampled_from([None, 0, 1]), st.booleans())
 def test_a_request_sees_the_newest_of_what_was_known_before_it_however_the_stream_is_cut(
-    events: list[Event], cuts: list[int], limit: int, surface: int | None
+    events: list[Event], labels: list[list[Any]], cuts: list[int], limit: int, surface: int | None, every_row: bool
 ) -> None:
-    made = rows(events)
-    found = requests_of(stream_of(made, edges(cuts)), limit, surface)
+    made = labelled(rows(events), labels)
+    stream = stream_of(made, edges(cuts), "Events" if every_row else "Engagements")
+    found = requests_of(stream, limit, surface)
     asked = [i for i in range(len(made)) if surface in (None, int(made.surfaces[i]))]
     assert found.rows.row_ids.tolist() == made.row_ids[asked].tolist()
     for place, window in zip(asked, windows(found), strict=True):
-        seen = visible(made, int(made.users[place]), int(made.event_times[place]), surface)
-        seen = seen[int(anchored_start(np.asarray(len(seen)), limit)) :]
+        every = visible(made, int(made.users[place]), int(made.event_times[place]), surface, every_row)
+        seen, known, actions = (part[int(anchored_start(np.asarray(len(part)), limit)) :] for part in every)
         assert window.items.tolist() == made.items[seen].tolist()
         assert window.surfaces.tolist() == made.surfaces[seen].tolist()
         assert window.times.tolist() == made.event_times[seen].tolist()
-        assert window.available.tolist() == made.available_at[seen].tolist()
-        assert window.actions.tolist() == made.actions()[seen].tolist()
+        assert window.available.tolist() == known
+        assert window.actions.tolist() == actions
 
 
 @settings(max_examples=60, deadline=None)
-@given(EVENTS, CUTS, st.integers(1, 12), st.booleans(), st.randoms(use_true_random=False))
+@given(EVENTS, LABELS, CUTS, st.integers(1, 12), st.booleans(), st.randoms(use_true_random=False))
 def test_the_trainers_batch_is_the_servers_batch_whatever_the_labels_delays(
-    events: list[Event], cuts: list[int], limit: int, by_surface: bool, random: Random
+    events: list[Event], labels: list[list[Any]], cuts: list[int], limit: int, by_surface: bool, random: Random
 ) -> None:
     """The server is given all events of the user, the future's too, in any order: the rule alone decides."""
-    distinct = list({(event[0], event[3] + event[4]): event for event in events}.values())  # of a tie no order is told
-    made = rows(distinct)
+    made = labelled(rows(events), labels)
+    distinct = list({(int(made.users[row]), known): row for known, _, row, _ in became_known(made)}.values())
+    made = made.take(np.sort(np.array(distinct, np.int64)))  # of a tie no order is told
+    every = became_known(made)
+    assume(len({(int(made.users[row]), known) for known, _, row, _ in every}) == len(every))
     stream = stream_of(made, edges(cuts))
     trained = requests_of(stream, limit, 1 if by_surface else None)
     if not len(trained):
@@ -103,10 +138,9 @@ def test_the_trainers_batch_is_the_servers_batch_whatever_the_labels_delays(
                 ITEMS.index(trained.rows.items),
             )
         )
-        of_user = np.flatnonzero(made.users == user)
-        random.shuffle(shuffled := of_user.tolist())
-        own = made.take(np.array(shuffled, np.int64))
-        seen = History(ITEMS.index(own.items), own.surfaces, own.actions(), own.event_times, own.available_at)
+        random.shuffle(own := [event for event in every if made.users[event[2]] == user])
+        known, _, of, bits = np.array(own, np.int64).reshape(-1, 4).T
+        seen = History(ITEMS.index(made.items[of]), made.surfaces[of], bits, made.event_times[of], known)
         requests.append(Request(user, surface, time, np.array([item]), seen))
     served, batch = collate(requests, limit, surface_only=by_surface), trained.batch(ITEMS)
     for name in served.__dataclass_fields__:
@@ -132,7 +166,7 @@ def snapshot_answers(made: Rows, cuts: list[int], limit: int, surface: int | Non
     snapshot = walk.snapshot(ITEMS)
     assert snapshot.until == START + 1000
     for user in range(1, 6):
-        seen = visible(made, user, START + 1000, surface)
+        seen, *_ = visible(made, user, START + 1000, surface)
         seen = seen[int(anchored_start(np.asarray(len(seen)), limit)) :]
         assert snapshot.lookup(user).items.tolist() == ITEMS.index(made.items[seen]).tolist()
         assert snapshot.lookup(user).times.tolist() == made.event_times[seen].tolist()
@@ -325,11 +359,37 @@ def test_a_request_never_sees_its_own_answers_however_soon_they_are_known() -> N
 def test_rows_of_other_users_and_requests_do_not_delay_what_is_known() -> None:
     made = rows([(1, 0, 100, 0, 5), (1, 0, 103, 30, 40), (2, 0, 101, 50, 0), (1, 0, 102, 60, 0)])
     alike = Rows(**{**vars(made), "request_ids": np.array([7, 7, 7, 8], np.int64)})
-    assert (known_after_the_request(alike) - START).tolist() == [30, 70, 50, 60]
+    alike.available_at[2, 1] += 4
+    known = [[30] * 3, [70] * 3, [50, 54, 50], [60] * 3]
+    assert (known_after_the_request(alike) - START).tolist() == known
     assert known_after_the_request(rows([])).tolist() == []
     before, after = alike.take(np.array([0])), alike.take(np.array([1, 2, 3]))
-    assert (known_after_the_request(before, after) - START).tolist() == [30]
-    assert (known_after_the_request(before, alike.take(np.array([2, 3]))) - START).tolist() == [5]
+    assert (known_after_the_request(before, after) - START).tolist() == [[30] * 3]
+    assert (known_after_the_request(before, alike.take(np.array([2, 3]))) - START).tolist() == [[5] * 3]
+
+
+def test_a_click_is_history_at_once_and_what_was_bought_is_so_when_that_is_known() -> None:
+    """Row 1 is clicked and bought, and its like is no; of row 2 it is the like alone that is yes."""
+    made = rows([(1, 0, 100, 0, 0), (1, 0, 101, 5, 0), *((1, 0, 110, time, 900) for time in (9, 20, 50))])
+    made.labels[:2] = [[1, 0, 1], [0, 1, 0]]
+    made.available_at[:2] = START + np.array([[1, 15, 40], [30, 10, 8]])
+    found = windows(requests_of(stream_of(made, edges([25])), 8))
+    expected = [[(100, 1)], [(100, 1), (101, 2)], [(100, 1), (101, 2), (100, 4)]]
+    assert [list(zip(w.items.tolist(), w.actions.tolist(), strict=True)) for w in found[2:]] == expected
+    found = windows(requests_of(stream_of(made, edges([25]), "Events"), 8))
+    expected = [[(100, 1), (101, 0)], [(100, 1), (101, 0), (101, 2)], [(100, 1), (101, 0), (101, 2), (100, 4)]]
+    assert [list(zip(w.items.tolist(), w.actions.tolist(), strict=True)) for w in found[2:]] == expected
+
+
+def test_labels_that_are_known_within_their_request_are_one_event_after_it() -> None:
+    made = rows([(1, 0, 100, 0, 0), (1, 0, 101, 9, 0), (1, 0, 102, 20, 0)])
+    made.labels[:] = 1
+    made.available_at[0] = START + np.array([1, 4, 12])
+    together = replace(made, request_ids=np.array([7, 7, 8]))
+    found = windows(requests_of(stream_of(together), 8))[-1]
+    assert found.items.tolist() == [100, 101, 100]
+    assert found.actions.tolist() == [0b011, 0b111, 0b100]
+    assert (found.available - START).tolist() == [9, 9, 12]
 
 
 def test_of_rows_known_at_one_instant_the_lower_id_is_first_however_the_stream_is_cut() -> None:
@@ -375,9 +435,6 @@ def test_rows_of_one_request_become_one_slate_with_their_own_labels() -> None:
     assert not batch.label_mask[1, 1].any()
     assert batch.row_ids is not None
     assert batch.row_ids.tolist() == [[1, 2], [3, 0]]
-    assert batch.available_at is not None
-    assert (batch.available_at[0] - START).tolist() == [6, 6]
-    assert batch.available_at[1, 1] == 0
 
 
 def test_padding_is_no_item_even_where_an_item_is_called_nought() -> None:
@@ -411,6 +468,18 @@ def test_a_slate_is_known_from_its_first_label_to_its_last() -> None:
     found = Slates.of(Rows(**{**vars(made), "request_ids": np.array([7, 7, 8], np.int64)}))
     assert [(times - START).tolist() for times in found.known] == [[8, 10], [12, 10]]
     assert requests_of(stream_of(Rows(**vars(found.rows))), 4).matured.tolist() == found.known[1].tolist()
+
+
+def test_requests_keep_the_labels_that_are_chosen_and_know_which_of_them_have_any() -> None:
+    made = rows([(1, 0, 100, 5, 7), (1, 0, 101, 5, 3), (1, 0, 102, 9, 1)])
+    made = labelled(replace(made, request_ids=np.array([7, 7, 8])), [[(1, 1), (0, 5), (-1, 0)]] * 3)
+    found = requests_of(stream_of(made), 4)
+    assert found.labelled.tolist() == [True, True]
+    some = found.with_labels(found.rows.available_at <= START + 9)
+    assert some.rows.label_mask.tolist() == [[True, False, False]] * 2 + [[False, False, False]]
+    assert some.labelled.tolist() == [True, False]
+    assert found.rows.label_mask.sum() == 6
+    assert some.take(slice(0)).labelled.tolist() == []
 
 
 def test_no_rows_make_no_requests() -> None:

@@ -141,7 +141,7 @@ def test_rows_keep_the_schemas_promises(made: tuple[SyntheticStream, Rows]) -> N
     assert len(rows) == 30 * 60 * 8
     assert rows.row_ids.tolist() == list(range(1, len(rows) + 1))
     assert rows.request_ids.tolist() == np.repeat(np.arange(30 * 60) + 1, 8).tolist()
-    assert (rows.available_at > rows.event_times).all()
+    assert (rows.available_at > rows.event_times[:, None]).all()
     assert (np.diff(rows.event_times) >= 0).all()
     assert (stream.items.index(rows.items) > 0).all()
     slates = rows.items.reshape(-1, 8)
@@ -191,7 +191,7 @@ def delays(changes: dict[str, Any]) -> dict[str, np.ndarray]:
     for name in tasks:
         surfaces = (replace(SURFACES[0], base_rates={name: 0.2}),)
         rows = SyntheticStream(replace(SMALL, hours=1, surfaces=surfaces, tasks=tasks)).hour(0)
-        found[name] = rows.available_at - rows.event_times
+        found[name] = rows.available_at[:, 0] - rows.event_times
     return found
 
 
@@ -206,18 +206,21 @@ def test_yes_and_no_take_equally_long(many: tuple[SyntheticStream, Rows]) -> Non
     stream, rows = many
     own = rows.take(rows.label_mask[:, stream.dataset.tasks.index("purchase")])
     bought = own.labels[:, stream.dataset.tasks.index("purchase")] > 0
-    wait = (own.available_at - own.event_times).astype(float)
+    purchase = stream.dataset.tasks.index("purchase")
+    wait = (own.available_at[:, purchase] - own.event_times).astype(float)
     assert np.median(wait[bought]) == pytest.approx(np.median(wait[~bought]), rel=0.01)
 
 
-def test_a_row_is_known_with_its_latest_label_and_does_not_wait_for_a_task_it_lacks() -> None:
+def test_a_click_does_not_wait_for_the_purchase_and_what_a_row_lacks_is_known_with_its_last_label() -> None:
     stream = SyntheticStream(SMALL)
     rows = stream.hour(0)
-    wait = rows.available_at - rows.event_times
-    ads = rows.surfaces == 2
-    assert wait[ads].min() > 1_800_000
-    assert np.median(wait[~ads]) < 120_000
-    assert np.median(wait[~ads]) > 40_000
+    wait = rows.available_at - rows.event_times[:, None]
+    ads, (click, view, purchase) = rows.surfaces == 2, wait.T
+    assert stream.dataset.tasks == ("click", "long_view", "purchase")
+    assert np.median(click[ads]) < 10_000
+    assert purchase[ads].min() > 1_800_000
+    assert (view[ads] == purchase[ads]).all()
+    assert (purchase[~ads] == np.maximum(click, view)[~ads]).all()
 
 
 def test_a_label_without_any_delay_is_known_a_millisecond_after_its_event() -> None:

@@ -241,8 +241,8 @@ def test_a_landed_version_is_measured_on_requests_none_of_whose_labels_it_may_ha
     watermark = from_rfc3339(world.foundation.watermark)
     rows = hand_rows(HOURS, PER_HOUR)
     rows = rows.take(rows.event_times >= START + (LEARN - 1) * HOUR)
-    available = np.full(len(rows), watermark + 1)
-    available[-6] = watermark  # one row of the last but two: the version may have learned it
+    available = np.full((len(rows), 2), watermark + 1)
+    available[-6, 0] = watermark  # one label of one row of the last but two: the version may have learned it
     slates = Slates.of(replace(rows, available_at=available))
     wanted = report._after(watermark)(0, slates)
     assert wanted.tolist() == [place != len(slates) - 3 for place in range(len(slates))]

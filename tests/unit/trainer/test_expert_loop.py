@@ -54,7 +54,7 @@ def log_of(folder: Path, stream: Stream, *, without: tuple[int, ...] = (), learn
         ids = rows.row_ids
         tae = np.stack([ids, ids, -ids, np.ones_like(ids)], 1).astype(np.float16)
         cursor = np.full(len(ids), min(segment.start, stream.segments[learn].start) - 1)
-        written = tae_log.TaeRows(ids, rows.available_at, cursor, tae)
+        written = tae_log.TaeRows(ids, rows.first_known, cursor, tae)
         names = np.array(stream.dataset.surface_names)[rows.surfaces]
         phase: tae_log.Phase = "prequential" if index < learn else "tail"
         tae_log.write_segment(folder, index, phase, written, names, segment.name)
@@ -72,7 +72,9 @@ def examples(tmp_path: Path, stream: Stream, **options: Any) -> Examples:
 
 
 def learned(found: Examples, phase: list[tae_log.LogFile]) -> list[int]:
-    return [int(row) for example in found.learned(phase) for row in example.requests.rows.row_ids]
+    """Ids of the rows that have labels to learn."""
+    some = [example.requests.rows for example in found.learned(phase)]
+    return [int(row) for rows in some for row in rows.row_ids[rows.label_mask.any(1)]]
 
 
 def held_out(found: Examples) -> list[int]:
@@ -117,14 +119,15 @@ def test_what_servers_are_given_is_the_surfaces_history_at_the_end_of_the_data(t
 
 
 @pytest.mark.parametrize(("late", "is_learned"), [(0, True), (1, False)], ids=["at the watermark", "a ms later"])
-def test_a_request_is_learned_if_its_labels_were_known_at_the_watermark(
-    tmp_path: Path, late: int, is_learned: bool
-) -> None:
+def test_a_label_is_learned_if_it_was_known_at_the_watermark(tmp_path: Path, late: int, is_learned: bool) -> None:
     rows = hand_rows(HOURS, PER_HOUR)
-    shown = int(rows.event_times[2])  # row 3, of the second request
-    given = delayed(rows, {4: HELD_OUT_FROM - 1 + late - shown})  # one of its two rows is enough
+    given = delayed(rows, {7: 100 * HOUR, 8: 100 * HOUR})  # of the fourth request nothing is known in time
+    given.available_at[3, 1] = HELD_OUT_FROM - 1 + late  # the like of row 4, whose click was known long before
     found = examples(tmp_path, stream_of(given, HOURS))
-    assert ({3, 4} <= set(learned(found, found.prequential))) is is_learned
+    first = next(iter(found.learned(found.prequential)))
+    assert first.requests.rows.row_ids.tolist() == [3, 4, 11, 12]
+    assert first.requests.rows.label_mask.tolist() == [[True, True], [True, is_learned], [True, True], [True, True]]
+    assert first.tae.values[:, 0].tolist() == [3, 4, 11, 12]
     assert learned(found, found.prequential)[-1] == on_reels(3)[-1]
 
 
@@ -188,7 +191,7 @@ def test_what_is_held_out_is_told_segment_by_segment_since_row_ids_may_start_ove
     part = part.take(part.row_ids != missing)
     tae_log.write_segment(
         folder, 8, "tail",
-        tae_log.TaeRows(part.row_ids, part.available_at, part.event_times * 0, np.ones((len(part), 4), np.float16)),
+        tae_log.TaeRows(part.row_ids, part.first_known, part.event_times * 0, np.ones((len(part), 4), np.float16)),
         np.array(stream.dataset.surface_names)[part.surfaces], stream.segments[8].name,
     )  # fmt: skip
     found = Examples(stream, folder, "reels", 6)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from trainer_builders import (
     DATASET,
@@ -64,7 +69,7 @@ def logged(folder: Path, phase: tae_log.Phase) -> dict[int, tae_log.TaeRows]:
 
 
 class Watched(FoundationTrainer):
-    """Notes which rows each update learned, and what the model makes of a segment just before it learns from it."""
+    """Notes which rows' labels each update learned, and what the model makes of a segment before it learns from it."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -76,7 +81,7 @@ class Watched(FoundationTrainer):
 
         def forward(batch: Any) -> Any:
             if self.model.training:
-                self.learned[-1] += batch.row_ids[batch.candidate_mask].tolist()
+                self.learned[-1] += batch.row_ids[batch.label_mask.any(-1)].tolist()
             return model(batch)
 
         def watched(loss: Any, done: float) -> None:
@@ -259,17 +264,15 @@ def test_the_optimisers_settings_are_those_of_the_run_with_a_rate_of_their_own_f
     assert rates == {0.5}
 
 
-def test_a_label_is_learned_at_the_end_of_the_segment_in_which_its_request_matured_and_not_before(
-    tmp_path: Path,
-) -> None:
-    # Of the first segment's six requests, one at each edge. A request matures with the later of its two rows.
+def test_a_label_is_learned_at_the_end_of_the_segment_in_which_it_matured_and_not_before(tmp_path: Path) -> None:
+    # Of the first segment's six requests, one at each edge.
     last = HOUR - 1
     rows = delayed(
         hand_rows(HOURS, PER_HOUR),
         {
             1: last,  # the last instant of segment 0: learned with it
             3: last - 10 * 60_000 + 1,  # shown ten minutes later: the first instant of segment 1, so learned there
-            6: 2 * HOUR,  # one of two rows: the request waits until segment 2
+            6: 2 * HOUR,  # one of two rows: the other does not wait for it until segment 2
             8: 100 * HOUR,  # after all data: never learned
         },
     )
@@ -285,17 +288,103 @@ def test_a_label_is_learned_at_the_end_of_the_segment_in_which_its_request_matur
     made.learn = noted  # type: ignore[method-assign]
     made.train()
     per_segment = PER_HOUR * SLATE
-    assert after[0] == [1, 2, *range(9, per_segment + 1)]
-    assert after[1] == [3, 4, *range(per_segment + 1, 2 * per_segment + 1)]  # what waited comes first
-    assert after[2] == [5, 6, *range(2 * per_segment + 1, 3 * per_segment + 1)]
+    assert after[0] == [1, 2, 4, 5, 7, *range(9, per_segment + 1)]
+    assert after[1] == [3, *range(per_segment + 1, 2 * per_segment + 1)]  # what waited comes first
+    assert after[2] == [6, *range(2 * per_segment + 1, 3 * per_segment + 1)]
     assert made.pending is not None
     assert made.pending.rows.row_ids.tolist() == [7, 8]
-    assert not any(row in step for step in made.learned for row in (7, 8))
+    assert made.pending.rows.label_mask.tolist() == [[False, False], [True, True]]
+    assert not any(8 in step for step in made.learned)
+
+
+DELAYS = st.lists(st.sampled_from([0, 1000, HOUR - 1, HOUR, 2 * HOUR + 7, 100 * HOUR]), min_size=24, max_size=24)
+
+
+@settings(max_examples=20, deadline=None)
+@given(DELAYS)
+def test_every_label_is_learned_once_as_soon_as_it_is_known(delays: list[int]) -> None:
+    """Of six requests of two rows with two labels each, by a loop over all labels."""
+    rows = hand_rows(6, 1)
+    rows = replace(rows, available_at=rows.event_times[:, None] + np.array(delays).reshape(12, 2))
+    with TemporaryDirectory() as folder:
+        made = trainer(Path(folder), stream_of(rows, 6))
+    learned: list[tuple[int, int, int]] = []
+
+    def noted(loss: Any, done: float) -> None:
+        (batch,) = loss.args
+        row, place, task = np.nonzero(batch.label_mask.numpy() & batch.candidate_mask.numpy()[..., None])
+        ids = batch.row_ids.numpy()[row, place]
+        learned.extend((hour, int(of), int(which)) for of, which in zip(ids, task, strict=True))
+
+    made.learner.step = noted  # type: ignore[method-assign]
+    for hour, requests in made.stream.walk(4):
+        made.watermark = made.stream.segments[hour].end - 1
+        made.learn(requests)
+    expected = []
+    for place, task in zip(*np.nonzero(rows.label_mask), strict=True):
+        hour = int(rows.available_at[place, task] - START) // HOUR
+        expected += [(hour, int(rows.row_ids[place]), int(task))] if hour < 6 else []
+    assert sorted(learned) == sorted(expected)
+
+
+class WaitsForAll(FoundationTrainer):
+    """Learns a request once all of its labels are known."""
+
+    def learn(self, requests: Requests) -> None:
+        waiting = self._wait_for(requests)
+        mature = waiting.matured <= self.watermark
+        ready, self.pending = waiting.take(mature), waiting.take(~mature)
+        if not self.learner.steps:
+            self.model.set_base_rates(ready.base_rates(2))
+        for chunk in global_batches(np.arange(len(ready)), self.optimization.batch_size):
+            batch = on_device(ready.take(chunk), ITEMS, self.group)
+            self.learner.step(functools.partial(self._loss, batch), self.segment / self.split.learn)
+
+
+def test_where_a_requests_labels_are_known_together_learning_is_to_the_bit_that_of_whole_requests(
+    tmp_path: Path,
+) -> None:
+    delays = {row: hours * HOUR for first, hours in ((3, 1), (13, 2), (15, 100)) for row in (first, first + 1)}
+    stream = stream_of(delayed(hand_rows(HOURS, PER_HOUR), delays), HOURS)
+    whole = WaitsForAll(stream, foundation_config(), optimization(), ProcessGroup(), tmp_path / "whole", "f").train()
+    state = whole.model.state_dict()
+    found = trainer(tmp_path / "labels", stream).train().model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in found.items())
+
+
+def test_heads_of_tasks_that_have_no_rate_stay_as_they_are(tmp_path: Path) -> None:
+    model = trainer(tmp_path, stream_of(hand_rows(HOURS, PER_HOUR), HOURS)).model
+    bias, align = model.heads.bias.clone(), model.align.clone()
+    model.set_base_rates(torch.tensor([[torch.nan, torch.nan], [0.25, torch.nan]]))
+    assert model.heads.bias.tolist() == [pytest.approx(-np.log(3)), float(bias[1])]
+    assert model.align[:, -1, 0].tolist() == [0.0, pytest.approx(-np.log(3))]
+    assert torch.equal(model.align[..., 1], align[..., 1])
+
+
+def test_the_heads_of_a_task_that_is_known_later_start_from_its_base_rates_then(tmp_path: Path) -> None:
+    rows = hand_rows(HOURS, PER_HOUR)
+    rows.available_at[:, 1] += 2 * HOUR  # nobody knows a like before the third segment
+    stream = stream_of(rows, HOURS)
+    made = trainer(tmp_path, stream)
+    begun: list[torch.Tensor] = []
+    made.model.set_base_rates = begun.append  # type: ignore[method-assign,assignment]
+    for segment, requests in list(stream.walk(6))[:4]:
+        made.watermark = stream.segments[segment].end - 1
+        made.learn(requests)
+    first = requests_of(stream, 0).base_rates(2)
+    assert [rates.isnan().all(0).tolist() for rates in begun] == [[False, True], [True, False]]
+    torch.testing.assert_close(begun[0][:, 0], first[:, 0])
+    torch.testing.assert_close(begun[1][:, 1], first[:, 1], equal_nan=True)
+    made._save()
+    again = trainer(tmp_path, stream)
+    again._resume()
+    assert again.begun.tolist() == [True, True]
 
 
 def test_a_run_that_is_cut_off_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    # Two requests of segment 1 wait at the cut: one until segment 4, one for ever.
+    # Two requests of segment 1 wait at the cut: one until segment 4, one for ever, but for one label.
     rows = delayed(hand_rows(HOURS, PER_HOUR), {13: 3 * HOUR, 15: 100 * HOUR})
+    rows.available_at[14, 1] = START + 4 * HOUR
     stream = stream_of(rows, HOURS)
     straight = trainer(tmp_path / "whole", stream)
     whole = straight.train()

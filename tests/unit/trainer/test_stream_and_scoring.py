@@ -177,7 +177,8 @@ def test_scored_rows_are_the_requests_rows_in_order_however_they_are_batched(
     found, tae = score_foundation(model, some, ITEMS, ALONE)
     assert found.row_ids.tolist() == [25, 26, 7, 8, 1, 2, 15, 16, 29, 30]
     rows = requests.rows.take(found.row_ids - 1)
-    for name in ("users", "surfaces", "available_at"):
+    assert found.available_at.tolist() == rows.first_known.tolist()
+    for name in ("users", "surfaces"):
         assert getattr(found, name).tolist() == getattr(rows, name).tolist(), name
     assert found.labels.tolist() == rows.labels.tolist()
     assert found.mask.tolist() == rows.label_mask.tolist()
@@ -278,11 +279,10 @@ def test_padding_of_a_short_slate_is_no_row() -> None:
 
 def test_a_logged_tae_made_at_or_after_its_label_is_refused_when_it_is_read(requests: Requests) -> None:
     rows = requests.rows
-    for cursor, refused in ((rows.available_at[1] - 1, False), (rows.available_at[1], True)):
+    rows.available_at[1, 1] += 7  # of its labels the first counts
+    for cursor, refused in ((rows.available_at[1, 0] - 1, False), (rows.available_at[1, 0], True)):
         cursors = np.where(rows.row_ids == 2, cursor, 0)
-        index = TaeIndex(
-            TaeRows(rows.row_ids, rows.available_at + 10**9, cursors, np.zeros((len(rows), 4), np.float16))
-        )
+        index = TaeIndex(TaeRows(rows.row_ids, rows.first_known + 10**9, cursors, np.zeros((len(rows), 4), np.float16)))
         if refused:
             with pytest.raises(RecastError, match="1 of 2 TAE rows were made after their label"):
                 logged(index, requests.take(np.array([0])))

@@ -46,7 +46,7 @@ def hand_rows(hours: int, per_hour: int, delay_ms: int = 1000) -> Rows:
         items=random.integers(100, 140, count),
         surfaces=surfaces,
         event_times=times,
-        available_at=times + delay_ms,
+        available_at=np.repeat(times[:, None] + delay_ms, 2, axis=1),
         positions=np.arange(count, dtype=np.int64) % SLATE,
         labels=labels * mask,
         label_mask=mask,
@@ -73,9 +73,9 @@ def requests_of(stream: Stream, *segments: int, surface: int | None = None, limi
 
 
 def delayed(rows: Rows, delays: dict[int, int]) -> Rows:
-    """The rows with other label delays (ms), by row id."""
-    delay = np.array([delays.get(int(row), 1000) for row in rows.row_ids])
-    return replace(rows, available_at=rows.event_times + delay)
+    """The rows with other label delays (ms), by row id; of all labels of the row."""
+    delay = np.array([[delays.get(int(row), 1000)] * 2 for row in rows.row_ids])
+    return replace(rows, available_at=rows.event_times[:, None] + delay)
 
 
 def optimization(**changes: Any) -> Optimization:

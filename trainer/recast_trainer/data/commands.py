@@ -147,9 +147,9 @@ class Description:
     """What a data set holds, added up a segment at a time."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self.dataset, self.rows, self.at_once = dataset, 0, 0
+        self.dataset, self.rows = dataset, 0
         self.users = np.empty(0, np.int64)
-        self._delays: list[NDArray[np.float32]] = []
+        self._delays = [Delays() for _ in dataset.tasks]
         shape = (len(dataset.surfaces), len(dataset.tasks))
         self._requests, self._by_surface = np.zeros(shape[0], np.int64), np.zeros(shape[0], np.int64)
         self._labels, self._positives, self._loss = (
@@ -160,10 +160,11 @@ class Description:
 
     def add(self, rows: Rows) -> None:
         """Count a segment's rows."""
-        delay = rows.available_at - rows.event_times
-        self.rows, self.at_once = self.rows + len(rows), self.at_once + int((delay == 0).sum())
+        self.rows += len(rows)
         self.users = np.union1d(self.users, rows.users)
-        self._delays.append((delay / 1000).astype(np.float32))
+        for column, delays in enumerate(self._delays):
+            has = rows.label_mask[:, column]
+            delays.add(rows.available_at[has, column] - rows.event_times[has])
         for index in range(len(self.dataset.surfaces)):
             own = rows.take(rows.surfaces == index)
             self._by_surface[index] += len(own)
@@ -178,14 +179,15 @@ class Description:
 
     def lines(self) -> Iterator[str]:
         """For people: delays, then each surface and its tasks."""
-        delay = np.concatenate(self._delays) if self.rows else np.zeros(1, np.float32)
-        yield f"label delay: median {np.median(delay):.0f} s, 99 % within {np.quantile(delay, 0.99):.0f} s"
-        if self.at_once:
-            yield (
-                f"WARNING: {self.at_once:,} rows have labels that were known at once (available_at = event_time). Is "
-                "that so? A label that waits for what the user does is known when the wait is over, and learning it "
-                "earlier is a leak"
-            )
+        for task, delays in zip(self.dataset.tasks, self._delays, strict=True):
+            yield f"{task} is known after {delays.quantile(0.5):,} s (median), 99 % within {delays.quantile(0.99):,} s"
+        for task, delays in zip(self.dataset.tasks, self._delays, strict=True):
+            if delays.at_once:
+                yield (
+                    f"WARNING: {delays.at_once:,} labels of {task} were known at once (available_at = event_time). Is "
+                    "that so? A label that waits for what the user does is known when the wait is over, and learning "
+                    "it earlier is a leak"
+                )
         for index, name in enumerate(self.dataset.surface_names):
             yield f"  {name}: {self._by_surface[index]:,} rows, {self._requests[index]:,} requests"
             for task in self.dataset.tasks_of(name):
@@ -201,6 +203,28 @@ class Description:
             entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
             text += f", NE of the true probability {loss / labels / entropy:.4f}"
         return text
+
+
+class Delays:
+    """From an event to when its label was known, added up in whole seconds."""
+
+    def __init__(self) -> None:
+        self.at_once = 0
+        self._seconds, self._counts = np.empty(0, np.int64), np.empty(0, np.int64)
+
+    def add(self, delays: NDArray[np.int64]) -> None:
+        """Count these, in ms."""
+        self.at_once += int((delays == 0).sum())
+        seconds, counts = np.unique((delays + 500) // 1000, return_counts=True)
+        self._seconds, place = np.unique(np.concatenate([self._seconds, seconds]), return_inverse=True)
+        counts = np.concatenate([self._counts, counts])
+        self._counts = np.bincount(place, weights=counts, minlength=len(self._seconds)).astype(np.int64)
+
+    def quantile(self, share: float) -> int:
+        """Seconds within which this share of them was known; 0 where there is none."""
+        if not len(self._counts):
+            return 0
+        return int(self._seconds[np.searchsorted(np.cumsum(self._counts), share * self._counts.sum())])
 
 
 def _export(options: argparse.Namespace) -> None:

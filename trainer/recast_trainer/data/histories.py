@@ -12,7 +12,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -66,19 +66,32 @@ class Events:
 
 
 def events_of(rows: Rows, following: Rows | None, *, engagements_only: bool) -> Events:
-    """The events among these rows: those with a positive label, or all. ``following`` are the next segment's rows."""
-    actions = rows.actions()
-    keep = np.flatnonzero(actions) if engagements_only else np.arange(len(actions))
-    known = known_after_the_request(rows, following)
+    """What becomes known of these rows: an event each time that positive labels of one do, with these as its actions.
+
+    Unless it is engagements only, a row is an event as soon as its first label is known, be that negative.
+    ``following`` are the next segment's rows.
+    """
+    rows = replace(rows, available_at=known_after_the_request(rows, following))
+    place, task = np.nonzero((rows.labels > 0) & rows.label_mask)
+    known, bits = rows.available_at[place, task], np.left_shift(np.int64(1), task)
+    if not engagements_only:
+        place = np.concatenate([place, np.arange(len(rows))])
+        known, bits = np.concatenate([known, rows.first_known]), np.append(bits, np.zeros(len(rows), np.int64))
+    order = np.lexsort((known, place))
+    place, known = place[order], known[order]
+    first = np.ones(len(place), np.bool_)
+    first[1:] = (place[1:] != place[:-1]) | (known[1:] != known[:-1])
+    actions = np.bitwise_or.reduceat(bits[order], np.flatnonzero(first)) if len(place) else bits
+    place, known = place[first], known[first]
     return Events(
-        rows.users[keep],
-        rows.row_ids[keep],
-        History(rows.items[keep], rows.surfaces[keep], actions[keep], rows.event_times[keep], known[keep]),
+        rows.users[place],
+        rows.row_ids[place],
+        History(rows.items[place], rows.surfaces[place], actions, rows.event_times[place], known),
     )
 
 
 def known_after_the_request(rows: Rows, following: Rows | None = None) -> Ints:
-    """(R,) ms at which each row may become history: when its labels are known, and never within its own request.
+    """(R, T) ms at which each label may become history: when it is known, and never within its own request.
 
     A request whose rows were shown one after the other must not see its first answers while its last are ranked, even
     where its last are in the segment that follows.
@@ -98,7 +111,7 @@ def known_after_the_request(rows: Rows, following: Rows | None = None) -> Ints:
     last_shown = np.maximum.reduceat(times[order], starts)
     known = np.empty(len(order), np.int64)
     known[order] = np.repeat(last_shown, np.diff(np.append(starts, len(order))))
-    return np.maximum(known[: len(rows)], rows.available_at)
+    return np.maximum(known[: len(rows), None], rows.available_at)
 
 
 class GrowingHistories:

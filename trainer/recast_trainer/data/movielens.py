@@ -158,7 +158,7 @@ def _ratings(data: bytes, items: ItemTable, surface_of: NDArray[np.int64]) -> Ro
         items=films,
         surfaces=surfaces,
         event_times=times,
-        available_at=times + LABEL_DELAY_MS,
+        available_at=np.repeat(times[:, None] + LABEL_DELAY_MS, labels.shape[1], 1),
         positions=(np.arange(len(users)) - np.flatnonzero(fresh)[request_ids - 1]).astype(np.int64),
         labels=labels,
         label_mask=np.ones(labels.shape, np.bool_),

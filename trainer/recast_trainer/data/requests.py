@@ -7,7 +7,7 @@ slate. Shapes come from :mod:`recast_model.features`, the code that servers use.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -70,13 +70,21 @@ class Slates:
         """(Q,) and (Q,) ms at which the first and the last label of each was known."""
         if not len(self):
             return self.starts, self.starts
-        available = self.rows.available_at
-        return np.minimum.reduceat(available, self.starts), np.maximum.reduceat(available, self.starts)
+        first, last = self.rows.first_known, self.rows.last_known
+        return np.minimum.reduceat(first, self.starts), np.maximum.reduceat(last, self.starts)
 
     @property
     def matured(self) -> Ints:
         """(Q,) ms at which the last label of each was known."""
         return self.known[1]
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """(Q,) which of them have a label."""
+        if not len(self):
+            return np.zeros(0, np.bool_)
+        labelled: NDArray[np.bool_] = np.logical_or.reduceat(self.rows.label_mask.any(1), self.starts)
+        return labelled
 
     def rows_of(self, index: Index) -> Ints:
         """Where the rows of some of the requests lie, request after request in the order of the index."""
@@ -138,8 +146,11 @@ class Requests(Slates):
             labels=np.where(mask[..., None], self.rows.labels[place], np.float32(0)),
             label_mask=self.rows.label_mask[place] & mask[..., None],
             row_ids=np.where(mask, self.rows.row_ids[place], 0),
-            available_at=np.where(mask, self.rows.available_at[place], 0),
         )
+
+    def with_labels(self, chosen: NDArray[np.bool_]) -> Requests:
+        """The same requests with those labels (R, T) alone."""
+        return replace(self, rows=replace(self.rows, label_mask=self.rows.label_mask & chosen))
 
     def base_rates(self, surfaces: int) -> torch.Tensor:
         """(surfaces, tasks) share of positive labels; NaN where there is no label.

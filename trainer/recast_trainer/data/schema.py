@@ -1,8 +1,8 @@
 """What a data set is: ``dataset.json``, ``items.parquet`` and ``segments/<YYYY-MM-DDTHH>.parquet``.
 
-A row is one impression: an item shown to a user on a surface, with the labels that came of it. It has two times:
-``event_time``, when it was shown, and ``available_at``, when its labels were known. Nothing may learn from a row, or
-show it as history, before the second.
+A row is one impression: an item shown to a user on a surface, with the labels that came of it. ``event_time`` is when
+it was shown, and each label has its own ``available_at``, when it was known: a click at once, a purchase after its
+window. Nothing may learn a label, or show it as history, before that.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ SEGMENT_FORMAT = "%Y-%m-%dT%H"
 
 COLUMNS = ("row_id", "request_id", "user_id", "item_id", "surface", "event_time", "available_at")
 """Columns of every segment: int64, but ``surface`` is a string. Beside them a ``label_<task>`` (int8, null where the
-surface has no such task) for each task, and optionally ``position`` (int64) and ``p_<task>`` (float32), the true
-probability."""
+surface has no such task) for each task, and optionally ``position`` (int64), ``available_at_<task>`` (int64, null where
+it is ``available_at``) and ``p_<task>`` (float32), the true probability."""
 ITEM_COLUMNS = ("item_id", "content")
 """``content`` is a list of ``contentDim`` float32."""
 
@@ -90,7 +90,7 @@ class Rows:
     items: NDArray[np.int64]  # raw item id
     surfaces: NDArray[np.int64]  # index into Dataset.surfaces
     event_times: NDArray[np.int64]  # ms
-    available_at: NDArray[np.int64]  # ms
+    available_at: NDArray[np.int64]  # (R, T) ms at which each label was known; where there is none it means nothing
     positions: NDArray[np.int64]  # place in the slate from 0, or UNKNOWN_POSITION
     labels: NDArray[np.float32]  # (R, T), 0 where there is none
     label_mask: NDArray[np.bool_]  # (R, T)
@@ -108,10 +108,19 @@ class Rows:
         """Rows of several segments, in the order given; at least one."""
         return cls(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in cls.__dataclass_fields__})
 
-    def actions(self) -> NDArray[np.int64]:
-        """(R,) bitmask of the tasks with a positive label."""
-        bits = np.int64(1) << np.arange(self.labels.shape[1], dtype=np.int64)
-        return ((self.labels > 0) & self.label_mask) @ bits
+    @property
+    def first_known(self) -> NDArray[np.int64]:
+        """(R,) ms at which the first label of each row was known, or that it has none."""
+        latest = self.available_at.max(1, keepdims=True)
+        first: NDArray[np.int64] = np.where(self.label_mask, self.available_at, latest).min(1)
+        return first
+
+    @property
+    def last_known(self) -> NDArray[np.int64]:
+        """(R,) ms at which the last label of each row was known, or that it has none."""
+        earliest = self.available_at.min(1, keepdims=True)
+        last: NDArray[np.int64] = np.where(self.label_mask, self.available_at, earliest).max(1)
+        return last
 
 
 def segment_name(start_ms: int) -> str:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -151,11 +152,13 @@ def read_segment(segment: Segment, dataset: Dataset) -> Rows:
         else np.full(len(table), np.nan, np.float32)
         for task in dataset.tasks
     ]
-    times = columns["event_time"]
+    times, known = columns["event_time"], _known(table, columns["available_at"], dataset, segment.path)
     if len(times) and not (segment.start <= times.min() and times.max() < segment.end):
         raise _corrupt(segment.path, "event_time holds instants outside the hour in the file's name")
-    if (columns["available_at"] < times).any():
-        raise _corrupt(segment.path, "available_at is before event_time: a label cannot be known before its event")
+    for task, at in zip(("", *dataset.tasks), (columns["available_at"], *known.T), strict=True):
+        if (at < times).any():
+            name = f"available_at_{task}" if task else "available_at"
+            raise _corrupt(segment.path, f"{name} is before event_time: a label cannot be known before its event")
     _require_distinct(columns["row_id"], segment.path)
     order = np.lexsort((columns["row_id"], columns["request_id"], times))
     shape = (len(table), len(labels))
@@ -166,7 +169,7 @@ def read_segment(segment: Segment, dataset: Dataset) -> Rows:
         items=columns["item_id"],
         surfaces=surfaces,
         event_times=times,
-        available_at=columns["available_at"],
+        available_at=known,
         positions=positions,
         labels=np.stack([value for value, _ in marks], 1).reshape(shape),
         label_mask=np.stack([mask for _, mask in marks], 1).reshape(shape),
@@ -241,6 +244,10 @@ def _require_types(schema: pa.Schema, dataset: Dataset, path: Path) -> None:
         kind = schema.field(f"label_{task}").type
         if not pa.types.is_integer(kind) and not pa.types.is_null(kind):
             raise _corrupt(path, f"column label_{task} is {kind}, expected int8")
+        name = f"available_at_{task}"
+        kind = schema.field(name).type if name in schema.names else pa.int64()
+        if (not pa.types.is_integer(kind) or kind == pa.uint64()) and not pa.types.is_null(kind):
+            raise _corrupt(path, f"column {name} is {kind}, expected int64")
         kind = schema.field(f"p_{task}").type if f"p_{task}" in schema.names else pa.float32()
         if not pa.types.is_floating(kind) and not pa.types.is_null(kind):
             raise _corrupt(path, f"column p_{task} is {kind}, expected float32")
@@ -251,7 +258,7 @@ def _required(dataset: Dataset) -> list[str]:
 
 
 def _columns(file: pq.ParquetFile, dataset: Dataset) -> pa.Table:
-    optional = {"position"} | {f"p_{task}" for task in dataset.tasks}
+    optional = {"position"} | {f"{what}_{task}" for task in dataset.tasks for what in ("available_at", "p")}
     return file.read(columns=[*_required(dataset), *sorted(optional & set(file.schema_arrow.names))], use_threads=False)
 
 
@@ -283,6 +290,16 @@ def _integers(table: pa.Table, name: str, path: Path) -> NDArray[np.int64]:
     if column.null_count:
         raise _corrupt(path, f"column {name} holds {column.null_count} nulls")
     return np.ascontiguousarray(column.to_numpy(), dtype=np.int64)
+
+
+def _known(table: pa.Table, of_all: NDArray[np.int64], dataset: Dataset, path: Path) -> NDArray[np.int64]:
+    """(R, T) ms at which each label was known: what its own column says, or else that of all labels (R,)."""
+    known = np.repeat(of_all[:, None], len(dataset.tasks), 1)
+    for column, task in enumerate(dataset.tasks):
+        if (name := f"available_at_{task}") in table.column_names:
+            own = table.column(name)
+            known[:, column] = pc.coalesce(own.cast(pa.int64()), pa.array(of_all)) if own.null_count else own
+    return known
 
 
 def _require_distinct(row_ids: NDArray[np.int64], path: Path) -> None:

@@ -41,13 +41,16 @@ class DatasetWriter:
                 pa.array(rows.surfaces, pa.int32()), pa.array(self._dataset.surface_names)
             ).cast(pa.string()),
             "event_time": pa.array(rows.event_times),
-            "available_at": pa.array(rows.available_at),
+            "available_at": pa.array(rows.last_known),
             "position": pa.array(rows.positions),
         }
         for column, task in enumerate(self._dataset.tasks):
             columns[f"label_{task}"] = pa.array(
                 rows.labels[:, column].astype(np.int8), mask=~rows.label_mask[:, column]
             )
+            own = rows.label_mask[:, column] & (rows.available_at[:, column] != rows.last_known)
+            if own.any():
+                columns[f"available_at_{task}"] = pa.array(rows.available_at[:, column], mask=~own)
             if np.isfinite(rows.oracle[:, column]).any():
                 columns[f"p_{task}"] = pa.array(rows.oracle[:, column], mask=~rows.label_mask[:, column])
         path = self._folder / SEGMENTS / f"{segment_name(start_ms)}.parquet"

@@ -79,7 +79,7 @@ def logged(index: TaeIndex, requests: Requests) -> RequestTae:
 
     Raises ``TaeLeak`` for a row whose TAE were made after its label was learned.
     """
-    tae, found = index.lookup(requests.rows.row_ids, requests.rows.available_at)
+    tae, found = index.lookup(requests.rows.row_ids, requests.rows.first_known)
     return RequestTae(tae, np.logical_and.reduceat(found, requests.starts) if len(requests) else found[:0])
 
 
@@ -149,7 +149,7 @@ def _scored(requests: Requests, logits: NDArray[np.float32], columns: list[int] 
         row_ids=rows.row_ids,
         users=rows.users,
         surfaces=rows.surfaces,
-        available_at=rows.available_at,
+        available_at=rows.first_known,
         labels=rows.labels[:, chosen].astype(np.float64),
         mask=rows.label_mask[:, chosen],
         truth=rows.oracle[:, chosen],

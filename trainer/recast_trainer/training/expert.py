@@ -111,11 +111,11 @@ class Examples:
         return Pass(self, phase)
 
     def learned(self, phase: list[tae_log.LogFile]) -> Iterator[Example]:
-        """The examples of a phase of which all labels were known at the watermark."""
+        """The examples of a phase with the labels that were known at the watermark; those that have any."""
         for example in self.over(phase):
-            known = np.flatnonzero(example.requests.matured <= self.watermark)
-            if len(known):
-                yield example.take(known)
+            requests = example.requests.with_labels(example.requests.rows.available_at <= self.watermark)
+            if requests.labelled.any():
+                yield replace(example, requests=requests).take(requests.labelled)
 
     def is_held_out(self, index: int, slates: Slates) -> NDArray[np.bool_]:
         """Which requests of a segment are measured on: those of the surface that the log's newer half covers whole."""

@@ -1,8 +1,8 @@
 """The foundation's loop: for each hour of data embed, log, then learn; at the end score the tail, never learned.
 
 Two times rule it. A segment is embedded by a model that has learned only labels available before the segment began
-(the *cursor*), and a request is learned only once its last label is mature. What is not mature waits in ``pending``,
-whole, since its segment is dropped.
+(the *cursor*), and each label is learned once, when it is mature. Requests with labels that are not wait for them in
+``pending``, with those labels alone, since their segment is dropped.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ class FoundationTrainer:
         self.learner = Learner(self.model, group, optimization)
         self.entropy = RunningNE(len(config.tasks))
         self.segment, self.watermark = 0, stream.segments[0].start - 1
+        self.begun = torch.zeros(len(config.tasks), dtype=torch.bool)
+        """Tasks of which labels were learned."""
         self.pending: Requests | None = None
 
     def train(self) -> TrainedFoundation:
@@ -90,7 +92,7 @@ class FoundationTrainer:
         walk = self.stream.walk(self.config.history_length, choose=self._wanted)
         for index, requests in walk:
             if index < first:  # what an earlier attempt left to wait
-                self._wait_for(requests)
+                self._wait_for(requests.with_labels(requests.rows.available_at > self._resumed_at))
             elif index < self.split.learn:
                 scored = self._log(index, requests, "prequential")
                 if self.learner.steps:  # before, there is nothing that could have predicted
@@ -114,17 +116,24 @@ class FoundationTrainer:
         )
 
     def learn(self, requests: Requests) -> None:
-        """Learn from ``requests`` and from those that waited, as far as their labels are mature at the watermark."""
+        """Learn the labels of ``requests``, and of those that waited, that are mature at the watermark."""
         waiting = self._wait_for(requests)
-        mature = waiting.matured <= self.watermark
-        ready, self.pending = waiting.take(mature), waiting.take(~mature)
-        if not self.learner.steps and len(ready):
-            self.model.set_base_rates(ready.base_rates(len(self.config.surfaces)))
+        mature = waiting.rows.available_at <= self.watermark
+        ready, immature = waiting.with_labels(mature), waiting.with_labels(~mature)
+        ready, self.pending = ready.take(ready.labelled), immature.take(immature.labelled)
+        self._begin_from(ready.base_rates(len(self.config.surfaces)))
         batches = list(global_batches(np.arange(len(ready)), self.optimization.batch_size))
         for place, chunk in enumerate(batches):
             _, batch = shard(ready.take(chunk), self.stream.items, self.group)
             done = (self.segment + place / len(batches)) / self.split.learn
             self.learner.step(partial(self._loss, batch), done)
+
+    def _begin_from(self, rates: torch.Tensor) -> None:
+        """Let heads of tasks of which these are the first labels begin from base rates (surfaces, tasks)."""
+        begins = ~self.begun & ~rates.isnan().all(0)
+        if begins.any():
+            self.model.set_base_rates(torch.where(begins, rates, torch.nan))
+        self.begun |= begins
 
     def _wait_for(self, requests: Requests) -> Requests:
         self.pending = requests if self.pending is None else Requests.concatenate([self.pending, requests])
@@ -152,7 +161,7 @@ class FoundationTrainer:
         state = self.learner.state()
         if self.group.is_leader:
             progress = Progress(self.segment, self.learner.steps, self.watermark, self.entropy.sums.tolist())
-            self.checkpoints.save(progress, state)
+            self.checkpoints.save(progress, state | {"begun": self.begun})
         self.group.barrier()
 
     def _resume(self) -> None:
@@ -164,6 +173,7 @@ class FoundationTrainer:
             return
         progress, tensors = found
         self.learner.restore(tensors, progress.step)
+        self.begun = tensors["begun"]
         self.segment, self.watermark = progress.position, progress.watermark
         self._resumed_from, self._resumed_at = self.segment, self.watermark
         self.entropy.sums = np.array(progress.metrics, np.float64)

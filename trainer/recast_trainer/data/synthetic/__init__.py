@@ -25,7 +25,7 @@ items are drawn by a power law of their rank. Who is away, dead or twice in a sl
 slate is chance, so that position bias can be told from relevance.
 
 When it is known. A label has a delay of its own: ``SyntheticTask.window_seconds``, before which nobody knows that the
-answer stays no, and a log-normal part. A row's ``available_at`` is the latest of its labels'.
+answer stays no, and a log-normal part.
 
 Nothing is kept while the stream runs: what a user is at a time is a pure function of seed, user and time
 (:mod:`~recast_trainer.data.synthetic.hashing`), and every hour is one of seed and hour. So the same seed gives the same

@@ -65,7 +65,8 @@ class SyntheticStream:
         truth = self.probabilities(users, surfaces, times, items)  # (B, slate, T)
         has = np.broadcast_to(self.has_task[surfaces][:, None, :], truth.shape)
         labels = (random.random(truth.shape, dtype=np.float32) < truth) & has
-        known = self._delays(random, truth.shape)  # ms
+        delays = np.where(has, self._delays(random, truth.shape), 0)
+        delays = np.where(has, delays, delays.max(-1, keepdims=True)).reshape(-1, truth.shape[-1])
         requests = np.arange(len(times), dtype=np.int64) + hour * config.requests_per_hour + begin
         event_times = np.repeat(times, slate)
         rows, tasks = items.size, truth.shape[-1]
@@ -76,7 +77,7 @@ class SyntheticStream:
             items=self.items.ids[items.reshape(-1)],
             surfaces=np.repeat(surfaces.astype(np.int64), slate),
             event_times=event_times,
-            available_at=event_times + np.where(has, known, 0).max(-1).reshape(-1),
+            available_at=event_times[:, None] + delays,
             positions=np.tile(np.arange(slate, dtype=np.int64), len(times)),
             labels=labels.reshape(rows, tasks).astype(np.float32),
             label_mask=has.reshape(rows, tasks).copy(),
