@@ -88,18 +88,17 @@ def test_every_logged_row_was_made_before_its_label_and_later_than_all_that_was_
     assert len(np.unique(rows.cursor)) == trainer.split.learn  # the cursor moves with each segment
 
 
-def coins_known_at_once(root: Path) -> tuple[TrainingRun, dict[str, Any]]:
-    """Two coins a request, of which one is known with the flip and the other two hours later; what a run needs."""
-    later = {"click": 0, "purchase": 2 * HOUR}
-    write_memorisable(root / "data" / "set", requests=240, slate=1, delays_ms=later)
+def coins(root: Path, **delays_ms: int) -> tuple[TrainingRun, dict[str, Any]]:
+    """Coins that are flipped for each request, and known some time after the flip; what a run over them needs."""
+    write_memorisable(root / "data" / "set", requests=240, slate=1, delays_ms=delays_ms)
     return order(root, optimization={"batchSize": 32, "learningRate": "0.01"}), {
         "optimization": {"batchSize": 32, "learningRate": "0.01", "epochs": 2},
-        "expert": {"surface": "feed", "tasks": [{"name": "click"}, {"name": "purchase"}]},
+        "expert": {"surface": "feed", "tasks": [{"name": task} for task in delays_ms]},
     }
 
 
-def test_neither_foundation_nor_expert_beats_the_coin_where_answers_are_known_at_once(tmp_path: Path) -> None:
-    run, of_expert = coins_known_at_once(tmp_path)
+def test_neither_foundation_nor_expert_beats_coins_that_are_known_at_once_or_later(tmp_path: Path) -> None:
+    run, of_expert = coins(tmp_path, click=0, purchase=2 * HOUR)
     foundation = execute(run, ProcessGroup(), None)
     assert foundation is not None
     expert = execute(expert_order(tmp_path, reference(foundation), **of_expert), ProcessGroup(), None)
@@ -114,12 +113,12 @@ def test_a_pipeline_whose_requests_see_their_own_answers_lands_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaks: str
 ) -> None:
     """The leak is made on purpose, so that the test above and the guard in the run are known to notice one."""
-    run, of_expert = coins_known_at_once(tmp_path)
+    run, of_expert = coins(tmp_path, click=0)
     if leaks == "expert":
         foundation = execute(run, ProcessGroup(), None)
         assert foundation is not None
         run = expert_order(tmp_path, reference(foundation), **of_expert)
-    monkeypatch.setattr(histories, "known_after_the_request", lambda rows, _: np.stack([rows.event_times - 1] * 2, 1))
+    monkeypatch.setattr(histories, "known_after_the_request", lambda rows, _: rows.event_times[:, None] - 1)
     with pytest.raises(RecastError, match="better than by its true probability p_") as caught:
         execute(run, ProcessGroup(), None)
     assert (caught.value.termination.reason, caught.value.termination.retryable) == ("LabelLeak", False)

@@ -101,7 +101,7 @@ class ServedPair:
 
     def requests(self, asked: Rows, limit: int, surface: int | None = None) -> Requests:
         """The requests as a stream gives them that had them among its others."""
-        after = Segment(Path("unread"), "after", self.stream.end, self.stream.end + HOUR)
+        after = Segment((), "after", self.stream.end, self.stream.end + HOUR)
 
         def read(segment: Segment) -> Rows:
             here = (asked.event_times >= segment.start) & (asked.event_times < segment.end)

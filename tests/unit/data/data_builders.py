@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
@@ -64,7 +63,7 @@ def labelled(given: Rows, labels: Sequence[Sequence[tuple[int, int]]]) -> Rows:
 
 def stream_of(given: Rows, edges: Sequence[int] = (0, 1000), history: str = "Engagements") -> Stream:
     """The rows cut into segments at these times, in ms after START."""
-    segments = [Segment(Path("unread"), str(begin), START + begin, START + end) for begin, end in pairwise(edges)]
+    segments = [Segment((), str(begin), START + begin, START + end) for begin, end in pairwise(edges)]
 
     def read(segment: Segment) -> Rows:
         return given.take((given.event_times >= segment.start) & (given.event_times < segment.end))

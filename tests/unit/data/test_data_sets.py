@@ -101,7 +101,7 @@ def test_labels_keep_their_own_times_when_they_are_written(folder: Path) -> None
     made.available_at[:] += [[0, 3, 3], [9, 9, 0], [0, 5, 5]]
     path = DatasetWriter(folder, DATASET).segment(START, made)
     assert pq.read_table(path).column("available_at_click").null_count == 1
-    back = read_segment(Segment(path, SEGMENT, START, START + HOUR), DATASET)
+    back = read_segment(Segment((path,), SEGMENT, START, START + HOUR), DATASET)
     assert back.available_at[made.label_mask].tolist() == made.available_at[made.label_mask].tolist()
     assert back.last_known.tolist() == made.last_known.tolist()
 
@@ -139,7 +139,7 @@ def test_all_segments_are_looked_at_before_any_is_read(folder: Path) -> None:
     dataset = load_dataset(folder)
     listed = list_segments(folder, dataset)
     assert require_readable(listed, dataset) == sum(len(read_segment(segment, dataset)) for segment in listed)
-    last = listed[-1].path
+    last = listed[-1].files[0]
     table = pq.read_table(last)
     pq.write_table(table.drop_columns(["label_click"]), last)
     with pytest.raises(RecastError, match=rf"{last.name}: column label_click is missing"):
@@ -381,6 +381,93 @@ def test_describe_gives_the_truths_entropy_where_it_is_certain(
     said = capsys.readouterr().out
     assert "nan" not in said
     assert "click: base rate 0.0000 of 10" in said
+
+
+def in_parts(folder: Path, *lengths: int, name: str = SEGMENT) -> Path:
+    """Divide the first segment into a folder of files with so many rows, the last rows in the first file."""
+    path = folder / "segments" / f"{SEGMENT}.parquet"
+    table = pq.read_table(path)
+    path.unlink()
+    parts = folder / "segments" / name
+    parts.mkdir()
+    end = len(table)
+    for number, length in enumerate(lengths):
+        pq.write_table(table.slice(end - length, length), parts / f"part-{number}.parquet")
+        end -= length
+    return parts
+
+
+@pytest.mark.parametrize("lengths", [(3,), (1, 2), (0, 1, 1, 0, 1)])
+@pytest.mark.parametrize("name", [SEGMENT, f"{SEGMENT}.parquet"])
+def test_a_segment_in_several_files_is_read_as_if_it_were_in_one(
+    folder: Path, lengths: tuple[int, ...], name: str
+) -> None:
+    whole = read_first(folder)
+    parts = in_parts(folder, *lengths, name=name)
+    for hidden in (".part-9.parquet", "_part-9.parquet", "_SUCCESS", "part-9.crc"):
+        (parts / hidden).write_bytes(b"PAR1")
+    dataset = load_dataset(folder)
+    first, second, *_ = list_segments(folder, dataset)
+    assert (first.name, len(first.files), second.name) == (SEGMENT, len(lengths), "2026-01-01T01")
+    for column, values in vars(whole).items():
+        np.testing.assert_array_equal(getattr(read_first(folder), column), values, err_msg=column)
+    assert require_readable([first], dataset) == 3
+
+
+def test_what_is_wrong_with_a_segment_of_several_files_is_said_of_the_file(folder: Path) -> None:
+    parts = in_parts(folder, 1, 2)
+    table = pq.read_table(parts / "part-1.parquet")
+    pq.write_table(table.drop_columns(["label_click"]), parts / "part-1.parquet")
+    with pytest.raises(RecastError, match=r"01T00/part-1\.parquet: column label_click is missing"):
+        read_first(folder)
+    pq.write_table(table.set_column(0, "row_id", pa.array([1, 3])), parts / "part-1.parquet")
+    with pytest.raises(RecastError, match=r"segments/2026-01-01T00: row_id 3 stands in more than one row"):
+        read_first(folder)
+    (parts / "part-1.parquet").write_bytes(b"PAR1")
+    with pytest.raises(RecastError, match=r"01T00/part-1\.parquet has no end") as caught:
+        read_first(folder)
+    assert caught.value.termination.retryable
+
+
+@pytest.mark.parametrize("limit", ["MAX_SEGMENT_ROWS", "MAX_SEGMENT_BYTES"])
+def test_limits_are_for_all_files_of_a_segment_together(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    parts = in_parts(folder, 1, 2)
+    size = 3 if limit == "MAX_SEGMENT_ROWS" else sum(path.stat().st_size for path in parts.iterdir())
+    monkeypatch.setattr(segments, limit, size)
+    dataset = load_dataset(folder)
+    assert len(read_first(folder)) == require_readable(list_segments(folder, dataset)[:1], dataset) == 3
+    monkeypatch.setattr(segments, limit, size - 1)
+    with pytest.raises(RecastError, match=r"part-1\.parquet: with it the segment"):
+        read_first(folder)
+    with pytest.raises(RecastError, match=r"part-1\.parquet: with it the segment"):
+        require_readable(list_segments(folder, dataset)[:1], dataset)
+
+
+def test_a_folder_that_is_hidden_or_empty_or_stands_beside_a_file_of_its_name_is_no_segment(folder: Path) -> None:
+    dataset, parts = load_dataset(folder), folder / "segments" / "2026-01-01T07"
+    (folder / "segments" / ".2026-01-01T06").mkdir()
+    (folder / "segments" / "README.md").touch()
+    assert len(list_segments(folder, dataset)) == 5
+    parts.mkdir()
+    with pytest.raises(RecastError, match=r"2026-01-01T07: the folder holds no file whose name ends in \.parquet"):
+        list_segments(folder, dataset)
+    parts.rmdir()
+    twice = folder / "segments" / SEGMENT
+    twice.mkdir()
+    (twice / "part-0.parquet").write_bytes((folder / "segments" / f"{SEGMENT}.parquet").read_bytes())
+    with pytest.raises(RecastError, match=r"2026-01-01T00 stands twice: .* remove one of them") as caught:
+        list_segments(folder, dataset)
+    assert caught.value.termination.reason == "CorruptSegment"
+
+
+def test_a_writer_replaces_segments_in_folders_too(folder: Path) -> None:
+    in_parts(folder, 1, 2)
+    writer = DatasetWriter(folder, DATASET)
+    writer.segment(START + HOUR, hand_rows())
+    writer.finish()
+    assert [segment.name for segment in list_segments(folder, DATASET)] == ["2026-01-01T01"]
 
 
 def test_a_segment_whose_name_is_no_hour_is_named(folder: Path) -> None:

@@ -114,6 +114,44 @@ def test_data_that_are_not_as_they_were_start_the_run_over_and_that_is_said(
     assert not (tmp_path / "work" / "checkpoints").exists()
 
 
+def in_two_files(folder: Path, hour: int) -> Path:
+    """Divide a segment into a folder of two files."""
+    path = folder / "segments" / f"{segment_name(START + hour * HOUR)}.parquet"
+    table, parts = pq.read_table(path), path.with_suffix("")
+    parts.mkdir()
+    for number, part in enumerate((table.slice(0, 3), table.slice(3))):
+        pq.write_table(part, parts / f"part-{number}.parquet")
+    path.unlink()
+    return parts
+
+
+@pytest.mark.parametrize("what", ["rewritten", "gone"])
+def test_each_file_of_a_segment_is_pinned(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    parts = in_two_files(folder, 1)
+    in_two_files(folder, 2)
+    whole = pq.read_table(parts / "part-1.parquet")
+    pinned = pin_data(folder, ALL, tmp_path / "work", ALONE)
+    stream = open_stream(folder, ALL, pinned)
+    assert len(stream.read(stream.segments[1])) == 2 * PER_HOUR
+    pq.write_table(whole.slice(0, 1), parts / "part-2.parquet")
+    assert pin_data(folder, ALL, tmp_path / "work", ALONE) == pinned  # a file that came later is not of this run
+    assert len(open_stream(folder, ALL, pinned).segments[1].files) == 2
+    if what == "gone":
+        (parts / "part-1.parquet").unlink()
+    else:
+        pq.write_table(whole.slice(1), parts / "part-1.parquet")
+    for late in (stream, open_stream(folder, ALL, pinned)):  # the second finds but one of its files
+        with pytest.raises(RecastError, match=r"01T01/part-1\.parquet (was rewritten|is gone)") as caught:
+            late.read(late.segments[1])
+        assert caught.value.termination.reason == "DataRewritten"
+        assert len(late.read(late.segments[2])) == 2 * PER_HOUR
+    (parts / "part-2.parquet").unlink()
+    assert pin_data(folder, ALL, tmp_path / "work", ALONE) != pinned
+    assert "part-1.parquet" in said(capsys)
+
+
 def test_another_wish_for_data_is_another_run(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pin_data(folder, ALL, tmp_path / "work", ALONE)
     window = DataRef(path="set", window="2h")
@@ -178,13 +216,13 @@ def test_a_file_that_changes_while_a_run_still_reads_it_ends_the_attempt_and_not
     victim = stream.segments[2]
     assert len(stream.read(victim)) == 2 * PER_HOUR
     if what == "rewritten":
-        pq.write_table(pq.read_table(victim.path).slice(0, 2), victim.path)
+        pq.write_table(pq.read_table(victim.files[0]).slice(0, 2), victim.files[0])
     elif what == "gone":
-        victim.path.unlink()
+        victim.files[0].unlink()
     else:
-        victim.path.write_bytes(victim.path.read_bytes()[:100])
+        victim.files[0].write_bytes(victim.files[0].read_bytes()[:100])
     with pytest.raises(
-        RecastError, match=rf"{victim.path.name} (was rewritten|is gone) since this run began"
+        RecastError, match=rf"{victim.files[0].name} (was rewritten|is gone) since this run began"
     ) as caught:
         list(stream.walk(4))
     assert (caught.value.termination.reason, caught.value.termination.retryable) == ("DataRewritten", True)
@@ -193,5 +231,5 @@ def test_a_file_that_changes_while_a_run_still_reads_it_ends_the_attempt_and_not
 
 def test_without_a_pin_what_is_there_is_read(folder: Path) -> None:
     stream = open_stream(folder, ALL)
-    pq.write_table(pq.read_table(stream.segments[2].path).slice(0, 2), stream.segments[2].path)
+    pq.write_table(pq.read_table(stream.segments[2].files[0]).slice(0, 2), stream.segments[2].files[0])
     assert len(stream.read(stream.segments[2])) == 2

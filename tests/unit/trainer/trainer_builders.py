@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,7 +55,7 @@ def hand_rows(hours: int, per_hour: int, delay_ms: int = 1000) -> Rows:
 
 def stream_of(rows: Rows, hours: int) -> Stream:
     segments = [
-        Segment(Path("unread"), segment_name(start), start, start + HOUR)
+        Segment((), segment_name(start), start, start + HOUR)
         for start in (START + hour * HOUR for hour in range(hours))
     ]
 

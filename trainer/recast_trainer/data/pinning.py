@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from recast_api.base import Wire
 from recast_api.run import DataRef
-from recast_trainer.data.schema import DATASET, ITEMS
+from recast_trainer.data.schema import DATASET, ITEMS, PARQUET, SEGMENTS
 from recast_trainer.data.segments import Segment
 from recast_trainer.files import write_bytes
 
@@ -56,7 +57,8 @@ class PinnedData(Wire):
     @classmethod
     def of(cls, folder: Path, data: DataRef, segments: list[Segment]) -> PinnedData:
         """These segments, with what the data set says of itself. Raises ``OSError`` for a file that is gone."""
-        paths = [DATASET, ITEMS, *(str(segment.path.relative_to(folder)) for segment in segments)]
+        files = [str(path.relative_to(folder)) for segment in segments for path in segment.files]
+        paths = [DATASET, ITEMS, *files]
         return cls(data=data, files=[PinnedFile.of(folder, path) for path in paths if (folder / path).exists()])
 
     @classmethod
@@ -83,12 +85,17 @@ class PinnedData(Wire):
             return "spec.data was changed"
         return next((found for pin in self.files if (found := pin.changed(folder))), "")
 
-    @property
-    def by_name(self) -> dict[str, PinnedFile]:
-        """The files by their names, without a folder."""
-        return {Path(pin.path).name: pin for pin in self.files}
+    def by_segment(self) -> dict[str, list[PinnedFile]]:
+        """The files of each segment, by its name."""
+        found: dict[str, list[PinnedFile]] = {}
+        for pin in self.files:
+            folder, *below = Path(pin.path).parts
+            if folder == SEGMENTS:
+                found.setdefault(below[0].removesuffix(PARQUET), []).append(pin)
+        return found
 
-    def of_these(self, segments: list[Segment]) -> list[Segment]:
-        """Those segments that are pinned."""
-        pinned = self.by_name
-        return [segment for segment in segments if segment.path.name in pinned]
+    def of_these(self, folder: Path, segments: list[Segment]) -> list[Segment]:
+        """Those segments that are pinned, with those files that are."""
+        pinned = {folder / pin.path for pin in self.files}
+        some = [replace(each, files=tuple(path for path in each.files if path in pinned)) for each in segments]
+        return [segment for segment in some if segment.files]

@@ -1,5 +1,7 @@
 """What a data set is: ``dataset.json``, ``items.parquet`` and ``segments/<YYYY-MM-DDTHH>.parquet``.
 
+The last may be a folder ``segments/<YYYY-MM-DDTHH>`` of several files.
+
 A row is one impression: an item shown to a user on a surface, with the labels that came of it. ``event_time`` is when
 it was shown, and each label has its own ``available_at``, when it was known: a click at once, a purchase after its
 window. Nothing may learn a label, or show it as history, before that.
@@ -20,6 +22,9 @@ from recast_api.base import Wire
 DATASET = "dataset.json"
 ITEMS = "items.parquet"
 SEGMENTS = "segments"
+PARQUET = ".parquet"
+SHOWN = "[!._]*"
+"""Names in :data:`SEGMENTS` that are read: writers hide what is not whole yet."""
 SEGMENT_FORMAT = "%Y-%m-%dT%H"
 
 COLUMNS = ("row_id", "request_id", "user_id", "item_id", "surface", "event_time", "available_at")

@@ -25,7 +25,9 @@ from recast_trainer.data.schema import (
     DATASET,
     ITEM_COLUMNS,
     ITEMS,
+    PARQUET,
     SEGMENTS,
+    SHOWN,
     UNKNOWN_POSITION,
     Dataset,
     Rows,
@@ -38,6 +40,7 @@ STILL_WRITTEN_SECONDS = 600
 """A file without a Parquet footer that changed less than this ago may still be written; an older one was cut off."""
 _MAGIC = b"PAR1"
 """What a Parquet file begins and ends with."""
+_SHORTER = "divide the data by shorter segments"
 _SHOWN = 5
 
 T = TypeVar("T")
@@ -45,9 +48,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Segment:
-    """One file of impressions, by the event time it covers."""
+    """Impressions by the event time that they cover, in one file or several."""
 
-    path: Path
+    files: tuple[Path, ...]
     name: str
     start: int  # ms
     end: int  # ms, exclusive
@@ -102,35 +105,50 @@ def list_segments(
 ) -> list[Segment]:
     """Segments in time order that end at or before ``until_ms`` and start within ``window_ms`` of the last one's end.
 
-    Raises ``DataNotFound`` where none is left, and ``CorruptSegment`` for a file whose name is no hour.
+    Raises ``DataNotFound`` where none is left, and ``CorruptSegment`` for a file or folder whose name is no hour.
     """
-    found = []
-    for path in (folder / SEGMENTS).glob("[!._]*.parquet"):  # writers hide what is not whole yet
-        try:
-            start = segment_start(path.stem)
-        except ValueError as error:
-            raise RecastError(
-                "CorruptSegment", f"{path}: a segment is named like 2026-01-01T00.parquet; rename or remove the file"
-            ) from error
-        found.append(Segment(path, path.stem, start, start + dataset.segment_seconds * 1000))
-    found.sort(key=lambda segment: segment.start)
+    there = (folder / SEGMENTS).glob(SHOWN)
+    found = [_segment(path, dataset) for path in there if path.suffix == PARQUET or path.is_dir()]
+    found.sort(key=lambda segment: (segment.start, segment.files))
     chosen = [segment for segment in found if until_ms is None or segment.end <= until_ms]
     if chosen and window_ms is not None:
         first = chosen[-1].end - window_ms
         chosen = [segment for segment in chosen if segment.start >= first]
     for before, after in pairwise(chosen):
+        if after.name == before.name:
+            raise RecastError(
+                "CorruptSegment",
+                f"the segment {after.name} stands twice: {before.files[0]} and {after.files[0]}; remove one of them",
+            )
         if after.start < before.end:
             raise RecastError(
                 "CorruptSegment",
-                f"{after.path} begins before {before.name} ends: {DATASET} says that a segment has "
+                f"{after.files[0]} begins before {before.name} ends: {DATASET} says that a segment has "
                 f"{dataset.segment_seconds} seconds; name the files accordingly, or correct segmentSeconds",
             )
     if not chosen:
-        there = f"{len(found)} segments, {found[0].name} to {found[-1].name}" if found else "no segments"
+        holds = f"{len(found)} segments, {found[0].name} to {found[-1].name}" if found else "no segments"
         raise RecastError(
-            "DataNotFound", f"no segment of {folder} ends within spec.data.until and window; it has {there}"
+            "DataNotFound", f"no segment of {folder} ends within spec.data.until and window; it has {holds}"
         )
     return chosen
+
+
+def _segment(path: Path, dataset: Dataset) -> Segment:
+    """The segment that is this file, or the files in this folder."""
+    name = path.name.removesuffix(PARQUET)
+    try:
+        start = segment_start(name)
+    except ValueError as error:
+        raise RecastError(
+            "CorruptSegment",
+            f"{path}: a segment is named like 2026-01-01T00.parquet, a folder of its files like 2026-01-01T00; rename "
+            "or remove it",
+        ) from error
+    files = tuple(sorted(path.glob(SHOWN + PARQUET))) if path.is_dir() else (path,)
+    if not files:
+        raise _corrupt(path, f"the folder holds no file whose name ends in {PARQUET}")
+    return Segment(files, name, start, start + dataset.segment_seconds * 1000)
 
 
 def read_segment(segment: Segment, dataset: Dataset) -> Rows:
@@ -138,29 +156,38 @@ def read_segment(segment: Segment, dataset: Dataset) -> Rows:
 
     Raises ``CorruptSegment`` naming the file, the column and what to do, and ``SegmentIncomplete``, which may pass.
     """
+    left = Limits()
+    parts = [
+        _rows(_reading(path, partial(_columns, dataset), dataset, left), path, segment, dataset)
+        for path in segment.files
+    ]
+    rows = Rows.concatenate(parts) if len(parts) > 1 else parts[0]
+    _require_distinct(rows.row_ids, segment)
+    return rows.take(np.lexsort((rows.row_ids, rows.request_ids, rows.event_times)))
+
+
+def _rows(table: pa.Table, path: Path, segment: Segment, dataset: Dataset) -> Rows:
+    """The rows of one of a segment's files, in its order."""
     labels = [f"label_{task}" for task in dataset.tasks]
-    table = _reading(segment.path, lambda file: _columns(file, dataset), dataset)
-    _require_types(table.schema, dataset, segment.path)
-    columns = {name: _integers(table, name, segment.path) for name in COLUMNS if name != "surface"}
+    _require_types(table.schema, dataset, path)
+    columns = {name: _integers(table, name, path) for name in COLUMNS if name != "surface"}
     there = "position" in table.column_names
-    positions = _integers(table, "position", segment.path) if there else np.full(len(table), UNKNOWN_POSITION)
-    surfaces = _surfaces(table, dataset, segment.path)
-    marks = [_label(table, name, segment.path) for name in labels]
+    positions = _integers(table, "position", path) if there else np.full(len(table), UNKNOWN_POSITION)
+    surfaces = _surfaces(table, dataset, path)
+    marks = [_label(table, name, path) for name in labels]
     oracle = [
         table.column(f"p_{task}").to_numpy().astype(np.float32)
         if f"p_{task}" in table.column_names
         else np.full(len(table), np.nan, np.float32)
         for task in dataset.tasks
     ]
-    times, known = columns["event_time"], _known(table, columns["available_at"], dataset, segment.path)
+    times, known = columns["event_time"], _known(table, columns["available_at"], dataset)
     if len(times) and not (segment.start <= times.min() and times.max() < segment.end):
-        raise _corrupt(segment.path, "event_time holds instants outside the hour in the file's name")
+        raise _corrupt(path, "event_time holds instants outside the hour in the segment's name")
     for task, at in zip(("", *dataset.tasks), (columns["available_at"], *known.T), strict=True):
         if (at < times).any():
             name = f"available_at_{task}" if task else "available_at"
-            raise _corrupt(segment.path, f"{name} is before event_time: a label cannot be known before its event")
-    _require_distinct(columns["row_id"], segment.path)
-    order = np.lexsort((columns["row_id"], columns["request_id"], times))
+            raise _corrupt(path, f"{name} is before event_time: a label cannot be known before its event")
     shape = (len(table), len(labels))
     return Rows(
         row_ids=columns["row_id"],
@@ -174,7 +201,7 @@ def read_segment(segment: Segment, dataset: Dataset) -> Rows:
         labels=np.stack([value for value, _ in marks], 1).reshape(shape),
         label_mask=np.stack([mask for _, mask in marks], 1).reshape(shape),
         oracle=np.stack(oracle, 1).reshape(shape),
-    ).take(order)
+    )
 
 
 def require_readable(segments: list[Segment], dataset: Dataset) -> int:
@@ -182,10 +209,15 @@ def require_readable(segments: list[Segment], dataset: Dataset) -> int:
 
     A run that is to fail for its data fails so at its start. Raises as :func:`read_segment`.
     """
-    return sum(_reading(segment.path, partial(_rows_of, segment.path, dataset), dataset) for segment in segments)
+    return sum(_count(segment, dataset) for segment in segments)
 
 
-def _rows_of(path: Path, dataset: Dataset, file: pq.ParquetFile) -> int:
+def _count(segment: Segment, dataset: Dataset) -> int:
+    left = Limits()
+    return sum(_reading(path, partial(_count_of_file, path, dataset), dataset, left) for path in segment.files)
+
+
+def _count_of_file(path: Path, dataset: Dataset, file: pq.ParquetFile) -> int:
     _require_types(file.schema_arrow, dataset, path)
     return int(file.metadata.num_rows)
 
@@ -211,25 +243,35 @@ def load_items(folder: Path, dataset: Dataset) -> ItemTable:
     return ItemTable(ids[order], content[order])
 
 
-def _reading(path: Path, use: Callable[[pq.ParquetFile], T], dataset: Dataset) -> T:
-    """What ``use`` makes of a file that has the columns of a segment, and no more rows than one may have."""
+class Limits:
+    """What a segment's files may hold beside those that were read."""
+
+    def __init__(self) -> None:
+        self.bytes, self.rows = MAX_SEGMENT_BYTES, MAX_SEGMENT_ROWS
+
+
+def _reading(path: Path, use: Callable[[pq.ParquetFile], T], dataset: Dataset, left: Limits) -> T:
+    """What ``use`` makes of a file that has the columns of a segment, and no more than is left for it."""
     try:
-        if path.stat().st_size > MAX_SEGMENT_BYTES:
-            raise _corrupt(path, f"the file is larger than {MAX_SEGMENT_BYTES >> 30} GiB; split it by shorter segments")
+        left.bytes -= path.stat().st_size
+        if left.bytes < 0:
+            raise _corrupt(path, f"with it the segment is larger than {MAX_SEGMENT_BYTES >> 30} GiB; {_SHORTER}")
         with pq.ParquetFile(path) as file:
             there = set(file.schema_arrow.names)
             missing = [name for name in _required(dataset) if name not in there]
             if missing:
                 raise _corrupt(path, f"column {missing[0]} is missing")
-            if file.metadata.num_rows > MAX_SEGMENT_ROWS:
-                raise _corrupt(path, f"more than {MAX_SEGMENT_ROWS} rows; split it by shorter segments")
+            left.rows -= file.metadata.num_rows
+            if left.rows < 0:
+                raise _corrupt(path, f"with it the segment has more than {MAX_SEGMENT_ROWS} rows; {_SHORTER}")
             return use(file)
     except (pa.ArrowException, OSError) as error:
         if _lacks_its_end(path) and (age := _seconds_since_change(path)) < STILL_WRITTEN_SECONDS:
             raise RecastError(
                 "SegmentIncomplete",
                 f"{path} has no end and changed {age:.0f} s ago, so it may still be written; the run is tried again. "
-                "Write a segment under a name that begins with a dot, and rename it when it is whole",
+                "Write a segment, or the folder of its files, under a name that begins with a dot, and rename it when "
+                "it is whole",
                 retryable=True,
             ) from error
         raise _corrupt(path, f"it cannot be read as Parquet ({str(error)[:200]})") from error
@@ -257,7 +299,7 @@ def _required(dataset: Dataset) -> list[str]:
     return [*COLUMNS, *(f"label_{task}" for task in dataset.tasks)]
 
 
-def _columns(file: pq.ParquetFile, dataset: Dataset) -> pa.Table:
+def _columns(dataset: Dataset, file: pq.ParquetFile) -> pa.Table:
     optional = {"position"} | {f"{what}_{task}" for task in dataset.tasks for what in ("available_at", "p")}
     return file.read(columns=[*_required(dataset), *sorted(optional & set(file.schema_arrow.names))], use_threads=False)
 
@@ -292,7 +334,7 @@ def _integers(table: pa.Table, name: str, path: Path) -> NDArray[np.int64]:
     return np.ascontiguousarray(column.to_numpy(), dtype=np.int64)
 
 
-def _known(table: pa.Table, of_all: NDArray[np.int64], dataset: Dataset, path: Path) -> NDArray[np.int64]:
+def _known(table: pa.Table, of_all: NDArray[np.int64], dataset: Dataset) -> NDArray[np.int64]:
     """(R, T) ms at which each label was known: what its own column says, or else that of all labels (R,)."""
     known = np.repeat(of_all[:, None], len(dataset.tasks), 1)
     for column, task in enumerate(dataset.tasks):
@@ -302,13 +344,14 @@ def _known(table: pa.Table, of_all: NDArray[np.int64], dataset: Dataset, path: P
     return known
 
 
-def _require_distinct(row_ids: NDArray[np.int64], path: Path) -> None:
+def _require_distinct(row_ids: NDArray[np.int64], segment: Segment) -> None:
     """TAE are joined to rows by id, segment by segment."""
     ids = np.sort(row_ids)
     twice = np.unique(ids[1:][ids[1:] == ids[:-1]])
     if len(twice):
         others = f", and {len(twice) - 1:,} other ids too" if len(twice) > 1 else ""
-        raise _corrupt(path, f"row_id {twice[0]} stands in more than one row{others}")
+        where = segment.files[0] if len(segment.files) == 1 else segment.files[0].parent
+        raise _corrupt(where, f"row_id {twice[0]} stands in more than one row{others}")
 
 
 def _surfaces(table: pa.Table, dataset: Dataset, path: Path) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recast_model.items import ItemTable
-from recast_trainer.data.schema import DATASET, ITEMS, SEGMENTS, Dataset, Rows, segment_name
+from recast_trainer.data.schema import DATASET, ITEMS, PARQUET, SEGMENTS, SHOWN, Dataset, Rows, segment_name
 from recast_trainer.files import replace, write_bytes
 
 
@@ -22,8 +23,8 @@ class DatasetWriter:
         self._folder, self._dataset = folder, dataset
         (folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
         (folder / DATASET).unlink(missing_ok=True)
-        for stale in (folder / SEGMENTS).glob("*.parquet"):
-            stale.unlink()
+        for stale in (folder / SEGMENTS).glob(SHOWN):
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
 
     def items(self, items: ItemTable) -> None:
         """Write the items' content."""
@@ -53,7 +54,7 @@ class DatasetWriter:
                 columns[f"available_at_{task}"] = pa.array(rows.available_at[:, column], mask=~own)
             if np.isfinite(rows.oracle[:, column]).any():
                 columns[f"p_{task}"] = pa.array(rows.oracle[:, column], mask=~rows.label_mask[:, column])
-        path = self._folder / SEGMENTS / f"{segment_name(start_ms)}.parquet"
+        path = self._folder / SEGMENTS / f"{segment_name(start_ms)}{PARQUET}"
         temporary = path.with_name(f".{path.name}.tmp")
         pq.write_table(pa.table(columns), temporary, compression="zstd")
         replace(temporary, path)

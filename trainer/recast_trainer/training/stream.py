@@ -152,7 +152,7 @@ def pin_data(folder: Path, data: DataRef, work: Path, group: ProcessGroup) -> Pi
         if pinned is None:
             pinned = PinnedData.of(folder, data, segments)
             pinned.write(work)
-        if late := len(segments) - len(pinned.of_these(segments)):
+        if late := len(segments) - len(pinned.of_these(folder, segments)):
             group.log(f"{late} segments have arrived since this run began: they are for the next one")
     return PinnedData.model_validate_json(group.broadcast(pinned.encoded() if pinned else b""))
 
@@ -165,23 +165,23 @@ def open_stream(folder: Path, data: DataRef, pinned: PinnedData | None = None) -
     dataset = load_dataset(folder)
     items = load_items(folder, dataset)
     segments = choose_segments(folder, dataset, data if pinned is None else DataRef(path=data.path))
-    segments = segments if pinned is None else pinned.of_these(segments)
+    segments = segments if pinned is None else pinned.of_these(folder, segments)
     if not require_readable(segments, dataset):
         raise RecastError("DataNotFound", f"the {len(segments)} segments of {folder} hold no rows; fix spec.data")
     read = partial(read_segment, dataset=dataset)
     return Stream(
-        dataset, segments, items, read if pinned is None else partial(_read_pinned, folder, pinned.by_name, read)
+        dataset, segments, items, read if pinned is None else partial(_read_pinned, folder, pinned.by_segment(), read)
     )
 
 
 def _read_pinned(
-    folder: Path, pins: Mapping[str, PinnedFile], read: Callable[[Segment], Rows], segment: Segment
+    folder: Path, pins: Mapping[str, list[PinnedFile]], read: Callable[[Segment], Rows], segment: Segment
 ) -> Rows:
     """A segment as it was when the run began: every pass and every process must read the same."""
     try:
         return read(segment)
     finally:  # in the place of what it may have led to
-        if changed := pins[segment.path.name].changed(folder):
+        if changed := next(filter(None, (pin.changed(folder) for pin in pins[segment.name])), ""):
             raise RecastError(
                 "DataRewritten",
                 f"{changed} since this run began; it is tried again, from the data as they are then",
