@@ -1,8 +1,8 @@
 """From events and candidates to vectors: one token each, a sum and not an interleaving of item and action.
 
-A token is item id + content + surface + hour of day + time since the event before, normed; history adds what the user
-did (its action). Candidates carry no action. The time since the last event is a candidate's only term that changes
-with the request.
+A token is item id + content (where items have any) + surface + hour of day + time since the event before, normed;
+history adds what the user did (its action). Candidates carry no action. The time since the last event is a candidate's
+only term that changes with the request.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ _HOUR_MS = 3_600_000
 
 
 class TokenEncoder(nn.Module):
-    """Builds the rows of an HSTU stack. ``content`` (item_count + 1, C) is by dense item index, row 0 zero."""
+    """Builds the rows of an HSTU stack.
+
+    ``content`` (item_count + 1, C) is by dense item index, row 0 zero; where C is 0 items have none.
+    """
 
     def __init__(
         self,
@@ -36,7 +39,8 @@ class TokenEncoder(nn.Module):
         super().__init__()
         self.items = EmbeddingTable("items", content.shape[0], dim, optimizer, device)
         self.register_buffer("content", content.to(torch.float32), persistent=False)
-        self.content_mlp = nn.Sequential(nn.Linear(content.shape[1], dim), nn.SiLU(), nn.Linear(dim, dim))
+        size = content.shape[1]
+        self.content_mlp = nn.Sequential(nn.Linear(size, dim), nn.SiLU(), nn.Linear(dim, dim)) if size else None
         self.surface = nn.Embedding(surfaces, dim)
         self.hour = nn.Embedding(24, dim)
         self.gap = nn.Embedding(TIME_BUCKETS, dim)
@@ -75,8 +79,9 @@ class TokenEncoder(nn.Module):
         )
 
     def _item(self, ids: Tensor) -> Tensor:
-        content = self.content_mlp(F.embedding(ids, self.content))  # type: ignore[arg-type]
-        item: Tensor = self.items(ids) + content
+        item: Tensor = self.items(ids)
+        if self.content_mlp is not None:
+            item = item + self.content_mlp(F.embedding(ids, self.content))  # type: ignore[arg-type]
         return item
 
     def _context(self, surfaces: Tensor, times: Tensor, gaps: Tensor) -> Tensor:

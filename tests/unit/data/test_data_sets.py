@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -16,10 +17,12 @@ import pytest
 from data_builders import DATASET, ITEMS, START, rows
 
 from recast_api.run import RecastError
+from recast_model.items import ItemTable
 from recast_trainer.data import segments
 from recast_trainer.data.commands import Delays, main
+from recast_trainer.data.convert import convert
 from recast_trainer.data.movielens import MovieLens
-from recast_trainer.data.schema import Rows
+from recast_trainer.data.schema import Dataset, Rows
 from recast_trainer.data.segments import (
     Segment,
     list_segments,
@@ -488,6 +491,87 @@ def test_items_with_content_of_another_size_are_refused(folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"contentDim": 3}))
     with pytest.raises(RecastError, match="3 finite numbers an item"):
         load_items(folder, load_dataset(folder))
+
+
+def test_items_may_have_no_content(folder: Path) -> None:
+    without = DATASET.model_copy(update={"content_dim": 0})
+    assert load_items(folder, without).content.shape == (len(ITEMS), 0)  # what is there is not read
+    DatasetWriter(folder, without).items(ItemTable(ITEMS.ids, np.empty((len(ITEMS), 0), np.float32)))
+    assert pq.read_schema(folder / "items.parquet").names == ["item_id"]
+    found = load_items(folder, without)
+    assert (found.ids.tolist(), found.content.shape) == (ITEMS.ids.tolist(), (len(ITEMS), 0))
+    with pytest.raises(RecastError, match=r"column content is missing; write it, or leave contentDim out") as caught:
+        load_items(folder, DATASET)
+    assert caught.value.termination.reason == "CorruptItems"
+    about = {name: value for name, value in without.wire().items() if name != "contentDim"}
+    assert Dataset.model_validate(about) == without
+
+
+def of_format_1(folder: Path) -> Path:
+    path = folder / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+    return folder
+
+
+def test_a_data_set_of_format_1_is_refused_with_the_command_that_converts_it(folder: Path) -> None:
+    with pytest.raises(RecastError, match=f"is of format 1.*`recast data convert {folder} --out FOLDER`") as caught:
+        load_dataset(of_format_1(folder))
+    assert caught.value.termination.reason == "CorruptDataset"
+
+
+def test_a_converted_data_set_has_the_same_rows_and_the_old_one_is_as_it_was(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = load_dataset(folder)
+    expected = [read_segment(segment, dataset) for segment in list_segments(folder, dataset)]
+    before = {path: path.read_bytes() for path in of_format_1(folder).rglob("*") if path.is_file()}
+    out = tmp_path_factory.mktemp("new") / "stream"
+    assert main(["convert", str(folder), "--out", str(out)]) == 0
+    assert "15 rows, format 2" in capsys.readouterr().out
+    assert load_dataset(out) == dataset
+    found = [read_segment(segment, dataset) for segment in list_segments(out, dataset)]
+    for ours, theirs in zip(found, expected, strict=True):
+        for name, values in vars(theirs).items():
+            np.testing.assert_array_equal(getattr(ours, name), values, err_msg=name)
+    np.testing.assert_array_equal(load_items(out, dataset).content, ITEMS.content)
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert after == before
+    assert not {os.stat(path).st_ino for path in out.rglob("*.parquet")} & {os.stat(path).st_ino for path in before}
+
+
+def test_nothing_is_converted_onto_what_is_there_or_twice_or_where_a_file_is_bad(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    out = tmp_path_factory.mktemp("new") / "stream"
+    with pytest.raises(RecastError, match="is of format 2 already"):
+        convert(folder, out)
+    of_format_1(folder)
+    with pytest.raises(RecastError, match="holds files already") as caught:
+        convert(folder, folder)
+    assert caught.value.termination.reason == "BadSpec"
+    change(folder, "label_click", None)
+    with pytest.raises(RecastError, match="column label_click is missing"):
+        convert(folder, out)
+    assert not out.exists()
+    (folder / "dataset.json").write_text("[1")
+    with pytest.raises(RecastError, match=r"dataset\.json"):
+        convert(folder, out)
+
+
+def test_a_conversion_that_is_cut_off_leaves_no_data_set(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: Path, copy: Path) -> None:
+        if "T03" in copy.name:
+            raise OSError("No space left on device")
+        copy.write_bytes(source.read_bytes())
+
+    out = tmp_path_factory.mktemp("new") / "stream"
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space left"):
+        convert(of_format_1(folder), out)
+    with pytest.raises(RecastError, match="no data set at"):
+        load_dataset(out)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

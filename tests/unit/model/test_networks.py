@@ -12,6 +12,7 @@ import pytest
 import torch
 from model_builders import (
     HISTORY,
+    ITEMS,
     NOW,
     SURFACES,
     batch,
@@ -20,6 +21,7 @@ from model_builders import (
     expert_config,
     foundation,
     foundation_config,
+    randomize,
 )
 
 from recast_api.manifest import Manifest
@@ -27,6 +29,8 @@ from recast_api.run import RecastError
 from recast_model.artifact import load_expert, load_foundation, save_model
 from recast_model.config import Block, ExpertConfig, ExpertTask, FoundationConfig
 from recast_model.embeddings import TableOptimizer
+from recast_model.expert import ExpertModel
+from recast_model.foundation import FoundationModel
 from recast_model.history import History
 from recast_model.items import ItemTable
 from recast_model.losses import expert_loss, foundation_loss, masked_bce_sum
@@ -254,6 +258,27 @@ def test_a_saved_foundation_answers_as_before(tmp_path: Path) -> None:
     assert len(loaded.history.lookup(4)) == 0
     assert len(loaded.history.lookup(8)) == 1
     assert loaded.config.surfaces == SURFACES
+
+
+@torch.no_grad()
+def test_items_without_content_are_told_by_their_ids_alone(tmp_path: Path) -> None:
+    config = foundation_config(content_dim=0)
+    torch.manual_seed(1)
+    model = FoundationModel(config, torch.empty(ITEMS + 1, 0), TableOptimizer()).eval()
+    randomize(model)
+    assert not [name for name in model.state_dict() if "content" in name]
+    found = model.tae(batch())
+    other = replace(batch(), candidates=batch().candidates.roll(1, 1))
+    assert found.isfinite().all()
+    assert not torch.allclose(model.tae(other), found)
+    _, history = artefact_parts()
+    items = ItemTable(np.arange(10, 60, dtype=np.int64), np.empty((ITEMS, 0), np.float32))
+    save_model(tmp_path, model, items, history)
+    loaded = load_foundation(tmp_path, manifest("FoundationModel", config.to_dict()))
+    assert torch.equal(loaded.model.tae(batch()), found)
+    reader = ExpertModel(expert_config(content_dim=0), torch.empty(ITEMS + 1, 0)).eval()
+    present = torch.ones(len(batch()), dtype=torch.bool)
+    assert reader(batch(), found, present).isfinite().all()
 
 
 @torch.no_grad()

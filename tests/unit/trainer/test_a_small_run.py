@@ -17,6 +17,7 @@ from trainer_builders import DATASET, HOUR, ITEMS, START, hand_rows, requests_of
 from recast_api.manifest import MANIFEST, Manifest
 from recast_api.run import RecastError, TrainingRun
 from recast_model.artifact import load_expert, load_foundation
+from recast_model.items import ItemTable
 from recast_trainer import run as runs
 from recast_trainer.clock import from_rfc3339, to_rfc3339
 from recast_trainer.data.pinning import PinnedData
@@ -33,10 +34,10 @@ from recast_trainer.training.stream import open_stream
 HOURS, PER_HOUR, LEARN, FIRST = 8, 8, 6, 2  # two of eight segments are the tail; two are taken for burn-in
 
 
-def write(folder: Path, hours: int = HOURS) -> None:
+def write(folder: Path, hours: int = HOURS, content: int = 2) -> None:
     rows = hand_rows(hours, PER_HOUR)
-    writer = DatasetWriter(folder, DATASET)
-    writer.items(ITEMS)
+    writer = DatasetWriter(folder, DATASET.model_copy(update={"content_dim": content}))
+    writer.items(ItemTable(ITEMS.ids, ITEMS.content[:, :content]))
     for start in range(START, START + hours * HOUR, HOUR):
         writer.segment(start, rows.take((rows.event_times >= start) & (rows.event_times < start + HOUR)))
     writer.finish()
@@ -94,6 +95,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         expert = execute(expert_order(root, foundation), ProcessGroup(), None)
         assert expert is not None
         yield World(root, foundation, expert)
+
+
+def test_a_pair_is_trained_on_items_without_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expert_loop, "MIN_USABLE_ROWS", 1)
+    write(tmp_path / "set", content=0)
+    foundation = execute(order(tmp_path), ProcessGroup(), None)
+    assert foundation is not None
+    expert = execute(expert_order(tmp_path, foundation), ProcessGroup(), None)
+    assert expert is not None
+    made = World(tmp_path, foundation, expert)
+    assert load_foundation(made.folder(foundation), foundation).items.content.shape == (len(ITEMS), 0)
+    assert report.evaluate(made.folder(expert), made.folder(foundation), tmp_path / "set")
 
 
 def test_the_landed_log_begins_at_the_first_burned_in_segment_and_ends_with_the_tail(world: World) -> None:

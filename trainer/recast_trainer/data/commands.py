@@ -1,4 +1,4 @@
-"""``recast data``: write, describe and sample data sets."""
+"""``recast data``: write, convert, describe and sample data sets."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from recast_api.run import RecastError
 from recast_model.items import ItemTable
 from recast_trainer.clock import to_rfc3339
 from recast_trainer.data import movielens, segments
+from recast_trainer.data.convert import convert
 from recast_trainer.data.requests import Slates
 from recast_trainer.data.schema import Dataset, Rows
 from recast_trainer.data.synthetic import SyntheticConfig, SyntheticStream
 from recast_trainer.data.writing import write_dataset
 
-DESCRIPTION = "Write, describe and sample data sets."
+DESCRIPTION = "Write, convert, describe and sample data sets."
 _PROGRESS_SECONDS = 1.0
 _SYNTHETIC = {
     "users": "",
@@ -32,7 +33,7 @@ _SYNTHETIC = {
     "seed": "the same one gives the same bytes",
     "rho": "share of taste and interests common to surfaces",
     "latent_dim": "numbers in a taste; more take a longer history to know",
-    "content_dim": "numbers in an item's content",
+    "content_dim": "numbers in an item's content; 0 is none",
     "categories": "of items",
     "interests": "recurring interests of a user, each a category",
     "cycle_hours": "from one awakening of an interest to the next",
@@ -84,6 +85,11 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     films.add_argument("--cache", type=Path, help="where the download is kept (default: the user's cache)")
     films.set_defaults(run=_movielens)
 
+    old = commands.add_parser("convert", help="copy a data set of format 1 as format 2")
+    old.add_argument("folder", type=Path)
+    old.add_argument("--out", type=Path, required=True, help="a new folder")
+    old.set_defaults(run=_convert)
+
     describe = commands.add_parser(
         "describe", help="check a data set, and say what it holds: rows and base rates of each surface"
     )
@@ -129,6 +135,11 @@ def _write(folder: Path, dataset: Dataset, items: ItemTable, parts: Iterable[tup
 
     write_dataset(folder, dataset, items, watched())
     print(f"{folder}: {rows:,} rows in {count} segments, {len(items):,} items, {time.monotonic() - began:.1f} s")
+
+
+def _convert(options: argparse.Namespace) -> None:
+    rows = convert(options.folder, options.out)
+    print(f"{options.out}: {rows:,} rows, format 2; {options.folder} is as it was")
 
 
 def _describe(options: argparse.Namespace) -> None:

@@ -32,7 +32,7 @@ COLUMNS = ("row_id", "request_id", "user_id", "item_id", "surface", "event_time"
 surface has no such task) for each task, and optionally ``position`` (int64), ``available_at_<task>`` (int64, null where
 it is ``available_at``) and ``p_<task>`` (float32), the true probability."""
 ITEM_COLUMNS = ("item_id", "content")
-"""``content`` is a list of ``contentDim`` float32."""
+"""``content`` is a list of ``contentDim`` float32, and is not there where that is 0."""
 
 MAX_TASKS = 32
 ALL_SURFACES = "all"
@@ -50,10 +50,11 @@ class SurfaceInfo(Wire):
 class Dataset(Wire):
     """``dataset.json``."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     name: str
     surfaces: Annotated[list[SurfaceInfo], Field(min_length=1, max_length=64)]
-    content_dim: Annotated[int, Field(ge=1, le=4096)]
+    content_dim: Annotated[int, Field(ge=0, le=4096)] = 0
+    """0 where items have no content: an item is then what its events say of it."""
     segment_seconds: Annotated[int, Field(ge=3600, multiple_of=3600)] = 3600
     """Files are named by the hour, so a segment is a number of whole hours."""
     history: Literal["Engagements", "Events"] = "Engagements"

@@ -58,15 +58,32 @@ class Segment:
 
 def load_dataset(folder: Path) -> Dataset:
     """``dataset.json`` of a folder. Raises ``DataNotFound`` or ``CorruptDataset``."""
-    path = folder / DATASET
+    return parse_dataset(folder, read_dataset(folder))
+
+
+def read_dataset(folder: Path) -> bytes:
+    """The text of ``dataset.json``. Raises ``DataNotFound``."""
     try:
-        return Dataset.model_validate_json(path.read_bytes())
+        return (folder / DATASET).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise _not_found(folder) from error
+
+
+def parse_dataset(folder: Path, text: bytes) -> Dataset:
+    """What the text of the folder's ``dataset.json`` says. Raises ``CorruptDataset``."""
+    path = folder / DATASET
+    try:
+        return Dataset.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise RecastError("CorruptDataset", f"{path}: {where}: {first['msg']}; write it again") from error
+        found = error.errors()
+        if any(entry["loc"] == ("format",) and entry["input"] == 1 for entry in found):
+            raise RecastError(
+                "CorruptDataset",
+                f"{path} is of format 1, which is no longer read: `recast data convert {folder} --out FOLDER` copies "
+                "the data set to a new folder as format 2",
+            ) from error
+        where = ".".join(str(part) for part in found[0]["loc"]) or "the file"
+        raise RecastError("CorruptDataset", f"{path}: {where}: {found[0]['msg']}; write it again") from error
 
 
 def _not_found(folder: Path) -> RecastError:
@@ -223,14 +240,21 @@ def _count_of_file(path: Path, dataset: Dataset, file: pq.ParquetFile) -> int:
 
 
 def load_items(folder: Path, dataset: Dataset) -> ItemTable:
-    """Items and their content, by ascending id. Raises ``DataNotFound`` or ``CorruptItems``."""
+    """Items and their content (I, contentDim), by ascending id. Raises ``DataNotFound`` or ``CorruptItems``."""
     path = folder / ITEMS
     if not path.exists():
-        raise RecastError("DataNotFound", f"no {ITEMS} in {folder}: write the items' content beside {DATASET}")
+        raise RecastError("DataNotFound", f"no {ITEMS} in {folder}: write the items beside {DATASET}")
+    wanted = ITEM_COLUMNS if dataset.content_dim else ITEM_COLUMNS[:1]
     try:
-        table = pq.read_table(path, columns=list(ITEM_COLUMNS))
+        there = pq.read_schema(path).names
+        if missing := [name for name in wanted if name not in there]:
+            hint = f"write it, or leave contentDim out of {DATASET}" if missing == ["content"] else "write it"
+            raise RecastError("CorruptItems", f"{path}: column {missing[0]} is missing; {hint}")
+        table = pq.read_table(path, columns=list(wanted))
         ids = table.column("item_id").to_numpy().astype(np.int64)
-        content = np.stack(table.column("content").to_numpy(zero_copy_only=False)).astype(np.float32)
+        content = np.empty((len(ids), 0), np.float32)
+        if dataset.content_dim:
+            content = np.stack(table.column("content").to_numpy(zero_copy_only=False)).astype(np.float32)
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise RecastError("CorruptItems", f"{path} cannot be read ({error}); write it again") from error
     if content.ndim != 2 or content.shape[1] != dataset.content_dim or not np.isfinite(content).all():

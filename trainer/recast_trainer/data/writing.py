@@ -27,9 +27,11 @@ class DatasetWriter:
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
 
     def items(self, items: ItemTable) -> None:
-        """Write the items' content."""
-        content = pa.FixedSizeListArray.from_arrays(pa.array(items.content.reshape(-1)), items.content.shape[1])
-        pq.write_table(pa.table({"item_id": items.ids, "content": content}), self._folder / ITEMS)
+        """Write the items, with their content where they have any."""
+        columns: dict[str, pa.Array] = {"item_id": pa.array(items.ids)}
+        if size := items.content.shape[1]:
+            columns["content"] = pa.FixedSizeListArray.from_arrays(pa.array(items.content.reshape(-1)), size)
+        pq.write_table(pa.table(columns), self._folder / ITEMS)
 
     def segment(self, start_ms: int, rows: Rows) -> Path:
         """Write one segment; empty ones are left out by the caller."""
@@ -62,8 +64,12 @@ class DatasetWriter:
 
     def finish(self) -> None:
         """Declare the data set whole."""
-        text = json.dumps(self._dataset.wire(), indent=2) + "\n"
-        write_bytes(self._folder / DATASET, text.encode())
+        write_description(self._folder, self._dataset)
+
+
+def write_description(folder: Path, dataset: Dataset) -> None:
+    """Write ``dataset.json``, by which a folder is a data set."""
+    write_bytes(folder / DATASET, (json.dumps(dataset.wire(), indent=2) + "\n").encode())
 
 
 def write_dataset(folder: Path, dataset: Dataset, items: ItemTable, parts: Iterable[tuple[int, Rows]]) -> None:

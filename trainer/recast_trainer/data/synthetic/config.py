@@ -88,7 +88,9 @@ class SyntheticConfig:
                 raise ValueError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
         if not 0 <= self.popularity < 1:
             raise ValueError(f"popularity must be at least 0 and below 1, not {self.popularity}")
-        sizes = (self.users, self.hours, self.requests_per_hour, self.slate, self.latent_dim, self.content_dim)
+        if self.content_dim < 0:
+            raise ValueError("content-dim must be at least 0, which is no content")
+        sizes = (self.users, self.hours, self.requests_per_hour, self.slate, self.latent_dim)
         if min(sizes) < 1 or min(self.categories, self.interests) < 1:
             raise ValueError("all sizes must be at least 1")
         if min(self.drift_hours, self.cycle_hours) <= 0:
