@@ -47,7 +47,8 @@ _NameText = Annotated[str, Field(min_length=1, max_length=40)]
 
 class HistoryEvent(_Strict):
     """One past action of the user. ``availableAt``, when it became known, is for replays of the past: what a client
-    sends of a user's present is known to it, and a request sees what was known strictly before its own time.
+    sends of a user's present is known to it, and a request sees what was known strictly before its own time. An action
+    that became known after others on the same item, as a purchase does after its click, is an event of its own.
     """
 
     item: Id
