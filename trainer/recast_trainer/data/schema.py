@@ -107,7 +107,8 @@ class Rows:
 
     def take(self, index: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Rows:
         """The rows that an index, a mask or a slice names."""
-        return Rows(**{name: getattr(self, name)[index] for name in self.__dataclass_fields__})
+        chosen = np.arange(len(self))[index]  # np.take of numbers is some times as fast as indexing, by rows of labels
+        return Rows(**{name: np.take(getattr(self, name), chosen, axis=0) for name in self.__dataclass_fields__})
 
     @classmethod
     def concatenate(cls, parts: list[Rows]) -> Rows:
