@@ -18,9 +18,9 @@ def accepted(world: World, kind: str, model: str, number: int) -> bool:
     return found is not None and words.holds(found.status.conditions, "Accepted")
 
 
-def rejected(world: World, model: str, above: int) -> ModelVersion | None:
-    """The first rejected version of an expert with a number above the given one."""
-    for found in world.versions_of("ExpertModel", model):
+def rejected(world: World, foundation: str, above: int) -> ModelVersion | None:
+    """The first rejected version of a foundation with a number above the given one."""
+    for found in world.versions_of("FoundationModel", foundation):
         verdict = words.condition(found.status.conditions, "Accepted")
         if found.spec.number > above and verdict is not None and verdict.status == "False":
             return found

@@ -26,8 +26,6 @@ class Scenario:
     folder: str
     experts: tuple[Expert, ...]
     pilot: str
-    worse: str
-    """The expert that a worse version lands for."""
     stream_job: str | None
     """The Job that writes the data inside the cluster; None where the demo copies them in from outside."""
     data_arguments: tuple[str, ...] = ()
@@ -49,7 +47,6 @@ SYNTHETIC = Scenario(
     folder=".",
     experts=(Expert("reels", 12), Expert("feed", 8), Expert("ads", 8)),
     pilot="reels",
-    worse="feed",
     stream_job="01-stream.yaml",
     data_arguments=("--requests-per-hour", "400"),
 )
@@ -59,7 +56,6 @@ MOVIELENS = Scenario(
     folder="movielens",
     experts=(Expert("drama", 12), Expert("comedy", 8), Expert("action", 8)),
     pilot="drama",
-    worse="comedy",
     stream_job=None,
 )
 

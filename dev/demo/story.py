@@ -152,10 +152,10 @@ class Story:
 
     def bad_change(self) -> None:
         """5: an image that fails requests is rolled back and not tried again; a worse version is rejected."""
-        pilot, worse = self.scenario.pilot, self.scenario.worse
+        pilot, foundation = self.scenario.pilot, self.scenario.foundation
         image = self.cluster.images["bad-server"]
-        before = max(v.spec.number for v in self.live.world.versions_of("ExpertModel", worse))
-        self.apply(f"{pilot}-bad-image.yaml", f"{worse}-worse.yaml")
+        before = max(v.spec.number for v in self.live.world.versions_of("FoundationModel", foundation))
+        self.apply(f"{pilot}-bad-image.yaml", f"{foundation}-worse.yaml")
 
         def rolled_back(world: World) -> bool:
             expert = world.expert(pilot)
@@ -176,15 +176,15 @@ class Story:
         )
         self._not_retried(pilot, failed.revision)
         world = self.wait(
-            f"a worse version of {worse} is rejected",
-            lambda world: facts.rejected(world, worse, before) is not None,
+            f"a worse version of {foundation} is rejected",
+            lambda world: facts.rejected(world, foundation, before) is not None,
             JUDGED,
         )
-        verdict = facts.rejected(world, worse, before)
+        verdict = facts.rejected(world, foundation, before)
         assert verdict is not None
         said = next(entry.message for entry in verdict.status.conditions if entry.type == "Accepted")
         self.check("the gate rejected the worse version", True, f"{verdict.metadata.name}: {said}")
-        self.apply(f"{worse}.yaml")
+        self.apply(f"{foundation}-v2.yaml")
 
     def _not_retried(self, pilot: str, revision: str) -> None:
         """The same YAML again, and once more after the good one in between: the revision stays remembered."""

@@ -105,14 +105,16 @@ def test_the_same_yaml_does_not_try_a_failed_revision_again(after_bad_change: Lo
     checked(after_bad_change, "applying the same YAML again")
 
 
-def test_a_worse_version_is_rejected_and_never_serves(after_bad_change: Loop) -> None:
+def test_a_worse_foundation_is_rejected_and_never_serves_and_no_expert_is_trained_for_it(
+    after_bad_change: Loop,
+) -> None:
     checked(after_bad_change, "the gate rejected the worse version")
     world = after_bad_change.story.live.world
-    worse, feed = facts.rejected(world, "feed", 0), world.expert("feed")
+    worse = facts.rejected(world, "home-fm", 2)
     assert worse is not None
-    assert feed is not None
-    assert feed.status.stable is not None
-    assert feed.status.stable.version != worse.spec.number
+    assert facts.current(world, "home-fm") == 2
+    pins = [version.spec.foundation for name in EXPERTS for version in world.versions_of("ExpertModel", name)]
+    assert {pin.version for pin in pins if pin} == {1, 2}
 
 
 def test_a_foundation_that_nobody_pins_is_retired(after_bad_change: Loop) -> None:

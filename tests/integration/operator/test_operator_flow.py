@@ -31,7 +31,7 @@ async def play_demo(world: World) -> None:
         await world.until(
             "all serve v2@fm2", lambda: all(stable(world, name) == (2, 2) and quiet(world, name) for name in experts)
         )
-        await world.apply("reels-bad-image.yaml", "feed-worse.yaml")
+        await world.apply("reels-bad-image.yaml", "home-fm-worse.yaml")
         await world.until(
             "the bad image is rolled back",
             lambda: (
@@ -40,7 +40,10 @@ async def play_demo(world: World) -> None:
         )
         await world.until(
             "the worse version is judged",
-            lambda: bool(world.mirror.get("ModelVersion", "em-feed-v3")) and quiet(world, "feed"),
+            lambda: (
+                bool(world.mirror.get("ModelVersion", "fm-home-fm-v3"))
+                and not world.model("FoundationModel", "home-fm")["status"].get("run")
+            ),
         )
         await world.settle(120)
     finally:
@@ -66,7 +69,7 @@ async def test_the_demo_plays_from_two_kinds_of_yaml_to_a_rolled_back_canary(
     judged = {item["metric"]: item for item in failed[0]["results"]}["error-rate"]
     assert (judged["verdict"], judged["value"], judged["samples"]) == ("Failure", "0.2000", 1000)
     assert judged["query"].startswith("sum(max_over_time(recast_requests_total{")
-    worse = world.model("ModelVersion", "em-feed-v3")["status"]["conditions"]
+    worse = world.model("ModelVersion", "fm-home-fm-v3")["status"]["conditions"]
     assert [(item["status"], item["reason"]) for item in worse if item["type"] == "Accepted"] == [
         ("False", "NEIncreased")
     ]
@@ -77,7 +80,7 @@ async def test_applying_the_same_bad_yaml_again_starts_nothing(requester: HttpRe
     world = World(requester, namespace)
     await play_demo(world)
     await world.boot()
-    await world.apply("reels-bad-image.yaml", "feed-worse.yaml", "ads.yaml", "home-fm-v2.yaml")
+    await world.apply("reels-bad-image.yaml", "home-fm-worse.yaml", "feed.yaml", "ads.yaml")
     writes = len(world.recorder.writes)
     await world.settle(600)
     world.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import yaml
 from dev.demo import facts, install, questions, reconcile, render, scenario, target, volumes
 from dev.demo.traffic import Counts, reports
 from recast_api.names import RUN_AS_USER
-from recast_api.resources import ExpertModel, FoundationModel
+from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 from recast_cli.world import World, parse
 
 COUNTS = Counts(
@@ -111,7 +113,7 @@ def test_every_example_is_valid_names_no_namespace_and_only_known_images(path: P
 
 @pytest.mark.parametrize("chosen", scenario.SCENARIOS.values(), ids=lambda chosen: chosen.name)
 def test_every_file_of_a_scenario_exists(chosen: scenario.Scenario) -> None:
-    names = [*chosen.first_files, f"{chosen.foundation}-v2.yaml", f"{chosen.worse}-worse.yaml"]
+    names = [*chosen.first_files, f"{chosen.foundation}-v2.yaml", f"{chosen.foundation}-worse.yaml"]
     names += [f"{chosen.pilot}-bad-image.yaml", *([chosen.stream_job] if chosen.stream_job else [])]
     assert [name for name in names if not chosen.file(name).exists()] == []
 
@@ -123,13 +125,31 @@ def test_an_image_that_the_cluster_lacks_is_named_with_what_to_do() -> None:
         render.render("image: recast.invalid/trainer:0.1.0", {"server": "x"})
 
 
-def test_the_worse_example_differs_from_the_good_one_only_in_its_learning_rate() -> None:
+@pytest.mark.parametrize("chosen", scenario.SCENARIOS.values(), ids=lambda chosen: chosen.name)
+def test_the_worse_foundation_is_the_second_one_with_a_learning_rate_three_orders_too_small(
+    chosen: scenario.Scenario,
+) -> None:
     def load(name: str) -> dict[str, Any]:
-        return next(iter(yaml.safe_load_all((scenario.EXAMPLES / name).read_text())))["spec"]
+        return next(iter(yaml.safe_load_all(chosen.file(name).read_text())))
 
-    good, worse = load("feed.yaml"), load("feed-worse.yaml")
-    assert good["training"].pop("learningRate") != worse["training"].pop("learningRate")
+    good, worse = load(f"{chosen.foundation}-v2.yaml"), load(f"{chosen.foundation}-worse.yaml")
+    right, wrong = (Decimal(each["spec"]["training"].pop("learningRate")) for each in (good, worse))
+    assert wrong * 1000 == right
     assert good == worse
+
+
+def test_a_worse_foundation_is_told_by_its_verdict_and_number() -> None:
+    def version(number: int, accepted: str) -> ModelVersion:
+        condition = SimpleNamespace(type="Accepted", status=accepted)
+        return SimpleNamespace(  # type: ignore[return-value]
+            spec=SimpleNamespace(number=number), status=SimpleNamespace(conditions=[condition])
+        )
+
+    versions = [version(1, "False"), version(2, "True"), version(3, "False")]
+    world: Any = SimpleNamespace(versions_of=lambda kind, name: versions if kind == "FoundationModel" else [])
+    assert facts.rejected(world, "home-fm", 1) is versions[2]
+    assert facts.rejected(world, "home-fm", 0) is versions[0]
+    assert facts.rejected(world, "home-fm", 3) is None
 
 
 @pytest.mark.parametrize(
