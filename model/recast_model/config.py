@@ -80,8 +80,12 @@ class ExpertConfig:
     tasks: tuple[ExpertTask, ...]
     block: Block = "DLRMv3"
     dropout: float = 0.1
-    tae_dropout: float = 0.1
-    """Share of training requests that see the absent vector, so that serving without a foundation was practised."""
+    tae_dropout: float = 0.25
+    """Share of training requests that see the absent vector, so that serving without a foundation was practised.
+
+    It also keeps the expert's own network from leaning on the TAE, which the foundation's heads read for it
+    (docs/evidence/experts.md).
+    """
 
     def __post_init__(self) -> None:
         _check(self.dim, self.heads, self.attn_norm_len, self.block, self.tasks)

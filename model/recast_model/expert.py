@@ -1,8 +1,11 @@
-"""An expert: one surface's light network beside the foundation's TAE.
+"""An expert: one surface's light network on top of the foundation's own heads.
 
-It reads the TAE (normed, projected, dropped out at times), the surface's own recent history through a small HSTU, and
-the item itself, and fuses the three. A request without TAE gets a learned vector in its place, which training
-practises. The TAE is detached on entry: an expert cannot move its foundation.
+Its logits are those of the foundation's heads, read from the TAE as it comes, plus what a network of its own learns
+beside them from the TAE (normed, projected, dropped out at times), the surface's own recent history through a small
+HSTU, and the item itself. That network's last layer starts at zero: before its first step an expert *is* the
+foundation's heads. A request without TAE is answered by heads of its own, which start from the base rate, and gets a
+learned vector in the place of the TAE; training practises it. The TAE is detached on entry: an expert cannot move its
+foundation.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 from recast_model.batch import RequestBatch
 from recast_model.config import ExpertConfig
 from recast_model.embeddings import EmbeddingTable, TableOptimizer
-from recast_model.foundation import check_content
+from recast_model.foundation import FoundationModel, check_content
 from recast_model.hstu import HstuStack
 from recast_model.tokens import TokenEncoder
 
@@ -52,8 +55,15 @@ class ExpertModel(nn.Module):
         self.tae_project = nn.Linear(config.tae_dim, dim)
         self.absent = nn.Parameter(torch.randn(dim) * 0.1)
         self.fusion = nn.Sequential(nn.Linear(3 * dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim), nn.SiLU())
-        self.heads = nn.Linear(dim, len(config.tasks))
-        self.tae_heads = nn.Linear(dim, len(config.tasks), bias=False)
+        tasks = len(config.tasks)
+        self.heads = nn.Linear(dim, tasks)
+        self.absent_heads = nn.Linear(dim, tasks)
+        self.foundation_heads = nn.Linear(config.tae_dim, tasks).requires_grad_(False)
+        for heads in (self.heads, self.absent_heads, self.foundation_heads):
+            nn.init.zeros_(heads.weight)
+            nn.init.zeros_(heads.bias)
+        self.learned_share: Tensor
+        self.register_buffer("learned_share", torch.ones(tasks))
         self.to(device)
 
     def tables(self) -> list[tuple[str, EmbeddingTable]]:
@@ -61,23 +71,35 @@ class ExpertModel(nn.Module):
         return [(name, module) for name, module in self.named_modules() if isinstance(module, EmbeddingTable)]
 
     @torch.no_grad()
+    def start_from(self, foundation: FoundationModel) -> None:
+        """Read the TAE as the foundation's main heads do, from here on: a copy, which nothing trains."""
+        columns = list(self.config.task_columns)
+        self.foundation_heads.weight.copy_(foundation.heads.weight[columns])
+        self.foundation_heads.bias.copy_(foundation.heads.bias[columns])
+
+    @torch.no_grad()
     def set_base_rates(self, rates: Tensor) -> None:
-        """Let the heads start from how often each task (T,) is positive; strictly between 0 and 1, NaN if unknown."""
-        self.heads.bias.copy_(torch.nan_to_num(torch.logit(rates.to(self.heads.bias))))
+        """Let a request without TAE start from how often each task (T,) is positive.
+
+        Rates are strictly between 0 and 1, NaN where unknown.
+        """
+        self.absent_heads.bias.copy_(torch.nan_to_num(torch.logit(rates.to(self.absent_heads.bias))))
+
+    @torch.no_grad()
+    def set_learned_share(self, share: Tensor) -> None:
+        """How much of what was learned counts beside the foundation's heads, by task (T,) from 0 to 1."""
+        self.learned_share.copy_(share)
 
     def forward(self, batch: RequestBatch, tae: Tensor, tae_present: Tensor) -> Tensor:
-        """Logits (B, M, T) from ``tae`` (B, M, D_tae) where ``tae_present`` (B,) bool, else from the absent vector."""
-        present = tae_present
+        """Logits (B, M, T) from ``tae`` (B, M, D_tae), which may hold anything where ``tae_present`` (B,) is False."""
         if self.training and self.config.tae_dropout > 0:
-            present = present & (torch.rand(present.shape, device=present.device) >= self.config.tae_dropout)
-        foundation = self._project_tae(tae.detach().to(torch.float32), present[:, None, None])  # (B, M, D)
+            drawn = torch.rand(tae_present.shape, device=tae_present.device)
+            tae_present = tae_present & (drawn >= self.config.tae_dropout)
+        present = tae_present[:, None, None]
+        tae = torch.where(present, tae.detach().to(torch.float32), 0.0)  # NaN there would poison gradients
+        vector = torch.where(present, self.tae_project(self.tae_dropout(self.tae_norm(tae))), self.absent)  # (B, M, D)
         rows = self.tokens(batch)
         recent = self.stack(rows)  # (B, M, D)
-        fused = self.fusion(torch.cat([recent, foundation, rows.candidates], -1))
-        logits: Tensor = self.heads(fused) + self.tae_heads(foundation)
-        return logits
-
-    def _project_tae(self, tae: Tensor, present: Tensor) -> Tensor:
-        # Whatever stands where no TAE is must not reach the norm: NaN there would poison its gradient.
-        safe = torch.where(present, tae, 0.0)
-        return torch.where(present, self.tae_project(self.tae_dropout(self.tae_norm(safe))), self.absent)
+        fused = self.fusion(torch.cat([recent, vector, rows.candidates], -1))  # (B, M, D)
+        beside = self.foundation_heads(tae) + self.learned_share * self.heads(fused)  # (B, M, T)
+        return torch.where(present, beside, self.absent_heads(fused))

@@ -190,7 +190,7 @@ def _expert(run: TrainingRun, group: ProcessGroup, work: Path, pinned: PinnedDat
     config, items = expert_config(run, foundation.config), foundation.items
     examples = Examples(stream, folder / tae_log.FOLDER, wanted.surface, config.history_length)
     checkpoints = Checkpoints(work / CHECKPOINTS, fingerprint(run, pinned))
-    expert = ExpertTrainer(items, config, run.optimization, group, examples, checkpoints)
+    expert = ExpertTrainer(foundation, config, run.optimization, group, examples, checkpoints)
     model = expert.train()
     held_out = examples.over(examples.held_out)
     parts = [score_expert(model, example.requests, example.tae, items, group) for example in held_out]

@@ -76,13 +76,16 @@ def expert(block: Block = "DLRMv3", optimizer: TableOptimizer | None = None, **c
     return model.eval()
 
 
+ZERO_AT_FIRST = ("bias.position", "bias.time", "heads.weight", "heads.bias")
+
+
 def randomize(model: FoundationModel | ExpertModel) -> None:
-    """Give tables and biases, which start at zero, values: a zero would hide a wrong term."""
+    """Give tables, biases and heads, which start at zero, values: a zero would hide a wrong term."""
     with torch.no_grad():
         for _, table in model.tables():
             table.weight[1:].normal_(std=0.5)
         for name, parameter in model.named_parameters():
-            if name.endswith(("bias.position", "bias.time")):
+            if name.endswith(ZERO_AT_FIRST):
                 parameter.normal_(std=0.5)
 
 

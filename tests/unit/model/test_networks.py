@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_every_parameter_of_an_expert_learns_and_nothing_reaches_the_foundation(
     expert_loss(logits, one, reader.config.task_columns).total.backward()
     still = [n for n, p in reader.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # One surface's expert still meets every surface and task in shared vocabularies; this batch holds them all.
-    assert still == []
+    assert still == ["foundation_heads.weight", "foundation_heads.bias"]
     assert all(p.grad is None for p in source.parameters())
     assert all(out.grad is None for _, table in source.tables() for _, out in table._pending)
 
@@ -98,6 +99,41 @@ def test_an_expert_without_tae_reads_the_learned_vector_and_nothing_else() -> No
     before = model(one, zeros, absent)
     model.absent += 1
     assert not torch.allclose(before, model(one, zeros, absent))
+
+
+@torch.no_grad()
+def test_before_its_first_step_an_expert_is_the_foundations_heads_and_without_tae_the_base_rate() -> None:
+    source, one = foundation(), batch()
+    reader = ExpertModel(expert_config(tasks=(ExpertTask("purchase"), ExpertTask("click"))), content()).eval()
+    reader.start_from(source)
+    reader.set_base_rates(torch.tensor([0.2, float("nan")]))
+    output, present = source(one), torch.arange(5) > 1
+    logits = reader(one, output.tae, present)
+    order = [source.config.tasks.index("purchase"), source.config.tasks.index("click")]
+    torch.testing.assert_close(logits[2:], output.logits[2:, :, order])
+    assert torch.equal(logits[:2], torch.tensor([math.log(0.25), 0.0]).expand(2, 4, 2))
+
+
+@torch.no_grad()
+def test_a_copy_of_the_heads_does_not_follow_the_foundation() -> None:
+    source, reader = foundation(), expert()
+    reader.start_from(source)
+    before = reader.foundation_heads.weight.clone()
+    source.heads.weight += 1
+    assert torch.equal(reader.foundation_heads.weight, before)
+
+
+@torch.no_grad()
+def test_the_share_of_what_was_learned_counts_beside_the_heads_and_not_without_tae() -> None:
+    model, one = expert(), batch()
+    tae = torch.randn(5, 4, 8, generator=torch.Generator().manual_seed(1))
+    present = torch.arange(5) > 1
+    whole, heads = model(one, tae, present), model.foundation_heads(tae)
+    model.set_learned_share(torch.tensor([0.0, 0.25]))
+    part = model(one, tae, present)
+    assert torch.equal(part[:2], whole[:2])
+    torch.testing.assert_close(part[2:], heads[2:] + torch.tensor([0.0, 0.25]) * (whole - heads)[2:])
+    assert not torch.allclose(part[2:], whole[2:])
 
 
 def test_a_missing_tae_that_is_not_a_number_does_not_poison_gradients() -> None:

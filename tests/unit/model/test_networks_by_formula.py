@@ -137,6 +137,8 @@ def test_the_foundations_embedding_and_both_kinds_of_logits_are_those_of_the_for
 def test_an_experts_logits_are_those_of_the_formula_with_tae_and_without(form: Block) -> None:
     model, one = expert(form, attn_norm_len=5), one_batch()
     fill(model)
+    share = torch.tensor([0.25, 0.75])
+    model.set_learned_share(share)
     tae = torch.randn(4, 2, 8, generator=torch.Generator().manual_seed(2))
     present = torch.tensor([True, False, True, True])
     logits = model(one, tae, present)
@@ -157,7 +159,8 @@ def test_an_experts_logits_are_those_of_the_formula_with_tae_and_without(form: B
             given = linear(model.tae_project, norm(model.tae_norm, tae[b, m])) if present[b] else model.absent
             joined = torch.cat([row.float(), given, request.candidates[m]])
             fused = silu(linear(second, silu(linear(first, joined))))
-            expected = linear(model.heads, fused) + linear(model.tae_heads, given)
+            beside = linear(model.foundation_heads, tae[b, m]) + share * linear(model.heads, fused)
+            expected = beside if present[b] else linear(model.absent_heads, fused)
             torch.testing.assert_close(logits[b, m], expected, atol=1e-5, rtol=1e-4)
 
 
@@ -192,9 +195,9 @@ def test_dropout_of_an_experts_tae_spares_the_absent_vector() -> None:
     tae = torch.randn(4, 2, 8, generator=torch.Generator().manual_seed(2))
     whole = expert()
     assert torch.equal(model(one, zeros, absent), whole(one, zeros, absent))
-    dropped = model(one, tae, ~absent)
-    torch.testing.assert_close(dropped, model(one, -3 * tae, ~absent))
-    assert not torch.allclose(dropped, whole(one, tae, ~absent))
+    learned = model(one, tae, ~absent) - model.foundation_heads(tae)
+    torch.testing.assert_close(learned, model(one, -3 * tae, ~absent) - model.foundation_heads(-3 * tae))
+    assert not torch.allclose(learned, whole(one, tae, ~absent) - whole.foundation_heads(tae))
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from trainer_builders import (
     START,
     delayed,
     expert_config,
+    foundation,
     hand_rows,
     optimization,
     requests_of,
@@ -28,7 +29,7 @@ from trainer_builders import (
 
 from recast_api.resources.common import Optimizer
 from recast_api.run import RecastError
-from recast_trainer.evaluation.scoring import absent
+from recast_trainer.evaluation.scoring import absent, score_expert
 from recast_trainer.tae import log as tae_log
 from recast_trainer.training import expert as expert_loop
 from recast_trainer.training.checkpoint import Checkpoints
@@ -231,7 +232,7 @@ def test_nothing_to_learn_from_is_an_error_before_anything_is_learned(tmp_path: 
     found = Examples(whole(), folder, "reels", 6)
     assert (found.prequential, len(found.last_phase), found.held_out, found.watermark) == ([], 1, [], 0)
     with pytest.raises(RecastError, match="nothing to measure on"):
-        ExpertTrainer(ITEMS, expert_config(), optimization(), ProcessGroup(), found).train()
+        ExpertTrainer(foundation(), expert_config(), optimization(), ProcessGroup(), found).train()
 
 
 def test_by_default_two_hundred_rows_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,14 +259,16 @@ def test_every_epoch_learns_the_log_in_time_order_and_the_last_phase_comes_once_
     ticks = itertools.count(100.0, 2.0)
     monkeypatch.setattr(expert_loop, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
     found = examples(tmp_path, whole())
-    trainer = Watched(ITEMS, expert_config(), optimization(epochs=2), ProcessGroup(), found)
+    trainer = Watched(foundation(), expert_config(), optimization(epochs=2), ProcessGroup(), found)
     trainer.steps = []
     trainer.train()
     prequential, last = on_reels(0, 1, 2, 3), on_reels(4, 5)
     assert [row for step in trainer.steps for row in step] == prequential + prequential + last
     assert [len(step) for step in trainer.steps] == [8, 8, 8] * 2 + [8, 4]  # at most four requests of two rows
     assert trainer.rows == len(prequential) + len(last)
-    said = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    *lines, chosen = capsys.readouterr().out.splitlines()
+    assert chosen.endswith(f"heads: {trainer.share.said(['like'])}")
+    said = [line.split("  ") for line in lines]
     assert all(0.3 < float(line[1].removeprefix("log loss ")) < 1.5 for line in said)  # a mean, and not a sum
     assert [(line[0], *line[2:]) for line in said] == [
         ("epoch 1/2", "3 steps", "2 s"), ("epoch 2/2", "6 steps", "4 s"), ("last phase", "8 steps", "6 s"),
@@ -275,7 +278,7 @@ def test_every_epoch_learns_the_log_in_time_order_and_the_last_phase_comes_once_
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_a_row_counts_as_learned_once_however_many_epochs_there_are(tmp_path: Path, epochs: int) -> None:
     trainer = ExpertTrainer(
-        ITEMS, expert_config(), optimization(epochs=epochs), ProcessGroup(), examples(tmp_path, whole())
+        foundation(), expert_config(), optimization(epochs=epochs), ProcessGroup(), examples(tmp_path, whole())
     )
     trainer.train()
     assert trainer.rows == len(on_reels(0, 1, 2, 3)) + len(on_reels(4, 5))
@@ -302,7 +305,7 @@ def test_global_batches_fill_up_across_segments(tmp_path: Path, counts: list[int
 def test_the_loss_that_is_said_is_the_mean_over_the_labels_of_the_experts_own_tasks(tmp_path: Path) -> None:
     found = examples(tmp_path, whole())
     found = replace(found, instead=lambda example: absent(example.requests, 4))
-    trainer = ExpertTrainer(ITEMS, expert_config(), optimization(batch_size=99), ProcessGroup(), found)
+    trainer = ExpertTrainer(foundation(), expert_config(), optimization(batch_size=99), ProcessGroup(), found)
     model = trainer.model.eval()
     example = functools.reduce(Example.and_these, found.learned(found.prequential))
     batch = on_device(example.requests, ITEMS, ProcessGroup())
@@ -325,7 +328,7 @@ def test_an_expert_starts_from_the_base_rates_of_its_first_thousand_requests(
     every = functools.reduce(Example.and_these, found.learned(found.prequential + found.last_phase)).requests
     for limit in (2, 3, 13, 1000):
         monkeypatch.setattr(expert_loop, "BASE_RATE_REQUESTS", limit)
-        trainer = ExpertTrainer(ITEMS, expert_config(), optimization(), ProcessGroup(), found)
+        trainer = ExpertTrainer(foundation(), expert_config(), optimization(), ProcessGroup(), found)
         first = trainer._first_requests()
         assert first.rows.row_ids.tolist() == every.rows.row_ids[: 2 * limit].tolist()
     given_rates: list[torch.Tensor] = []
@@ -337,7 +340,7 @@ def test_an_expert_starts_from_the_base_rates_of_its_first_thousand_requests(
 def test_the_optimisers_settings_are_those_of_the_run_with_a_rate_of_their_own_for_tables(tmp_path: Path) -> None:
     found, optimizer = examples(tmp_path, whole()), Optimizer(table_learning_rate="0.5", warm_up_steps=7)
     ordered = optimization(learning_rate="0.02", optimizer=optimizer)
-    trainer = ExpertTrainer(ITEMS, expert_config(), ordered, ProcessGroup(), found)
+    trainer = ExpertTrainer(foundation(), expert_config(), ordered, ProcessGroup(), found)
     assert (trainer.learner.learning_rate, trainer.learner.settings) == (0.02, optimizer)
     ((_, table),) = trainer.model.tables()
     assert table.optimizer is not None
@@ -371,9 +374,10 @@ def test_an_expert_that_was_cut_off_ends_in_the_same_bits(
 
     def made(folder: str) -> Cut:
         checkpoints = Checkpoints(tmp_path / folder, "f")
-        return Cut(ITEMS, config, optimization(epochs=2), ProcessGroup(), found, checkpoints)
+        return Cut(foundation(), config, optimization(epochs=2), ProcessGroup(), found, checkpoints)
 
-    straight = made("whole").train().state_dict()
+    first = made("whole")
+    straight = first.train().state_dict()
     dying = made("cut")
     dying.last = last
     with pytest.raises(CutOffError):
@@ -382,18 +386,19 @@ def test_an_expert_that_was_cut_off_ends_in_the_same_bits(
     again = made("cut")
     assert again.train().state_dict().keys() == straight.keys()
     assert all(torch.equal(value, straight[name]) for name, value in again.model.state_dict().items())
+    assert torch.equal(again.share.sums, first.share.sums)
     assert again.learner.steps == 8
     said = capsys.readouterr().out
     assert ("resumed after" in said) == (last > 3)
     start = int(said.split("resumed after ")[1].split()[0]) if "resumed after" in said else 0
-    phases = [line.split("  ")[0] for line in said.splitlines() if "log loss" in line]
+    phases = [line.split("  ")[0] for line in said.splitlines() if " steps  " in line]
     assert phases == [what for what, end in (("epoch 1/2", 3), ("epoch 2/2", 6), ("last phase", 8)) if start < end]
 
 
 def test_an_expert_cools_down_over_all_of_its_phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of ten segments, twice four and two, the one that the last request of a step is in says how much is over."""
     found = examples(tmp_path / "log", whole())
-    trainer = ExpertTrainer(ITEMS, expert_config(), optimization(epochs=2), ProcessGroup(), found)
+    trainer = ExpertTrainer(foundation(), expert_config(), optimization(epochs=2), ProcessGroup(), found)
     done: list[float] = []
     step = trainer.learner.step
     monkeypatch.setattr(trainer.learner, "step", lambda loss, share: (done.append(share), step(loss, share)))
@@ -418,7 +423,7 @@ def test_a_checkpoint_is_written_when_its_time_has_come_and_by_the_leader_alone(
     seconds = [0.0]
     monkeypatch.setattr(expert_loop, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
     store = Checkpoints(tmp_path / "store", "f")
-    trainer = ExpertTrainer(ITEMS, expert_config(), optimization(), ProcessGroup(), found, store)
+    trainer = ExpertTrainer(foundation(), expert_config(), optimization(), ProcessGroup(), found, store)
     for now, count in ((expert_loop.CHECKPOINT_SECONDS - 1, 0), (expert_loop.CHECKPOINT_SECONDS, 1)):
         seconds[0] = now
         trainer._save_at_times()
@@ -438,3 +443,29 @@ def test_a_checkpoint_is_written_when_its_time_has_come_and_by_the_leader_alone(
         trainer._save_at_times()
         assert len(taken) == count
     assert len(list(tmp_path.glob("store/f/*"))) == 1
+
+
+def test_an_expert_starts_as_its_foundations_heads(tmp_path: Path) -> None:
+    source = foundation()
+    trainer = ExpertTrainer(source, expert_config(), optimization(), ProcessGroup(), examples(tmp_path, whole()))
+    example = next(iter(trainer.examples.over(trainer.examples.prequential)))
+    scored = score_expert(trainer.model, example.requests, example.tae, ITEMS, ProcessGroup())
+    with torch.no_grad():
+        expected = source.model.heads(torch.from_numpy(example.tae.values).float())[:, 1:]  # "like"
+    np.testing.assert_allclose(scored.logits, expected.numpy(), rtol=1e-5)
+
+
+def test_the_last_phase_measures_each_batch_before_it_is_learned_and_sets_the_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = examples(tmp_path, whole())
+    trainer = ExpertTrainer(foundation(), expert_config(), optimization(), ProcessGroup(), found)
+    order: list[tuple[str, int]] = []
+    add, step = trainer.share.add, trainer.learner.step
+    monkeypatch.setattr(trainer.share, "add", lambda *given: (order.append(("scored", len(given[1]))), add(*given)))
+    monkeypatch.setattr(trainer.learner, "step", lambda *given: (order.append(("learned", 0)), step(*given)))
+    monkeypatch.setattr(trainer.share, "best", lambda: torch.tensor([0.3]))
+    model = trainer.train()
+    assert order == [("learned", 0)] * 3 + [("scored", 4), ("learned", 0), ("scored", 2), ("learned", 0)]
+    assert trainer.share.sums[0, 0] == len(on_reels(4, 5))
+    assert model.learned_share.tolist() == pytest.approx([0.3])

@@ -6,10 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from recast_api.run import Optimization
+from recast_model.artifact import FoundationBundle
 from recast_model.config import ExpertConfig, ExpertTask, FoundationConfig
+from recast_model.foundation import FoundationModel
 from recast_model.items import ItemTable
+from recast_model.snapshot import HistorySnapshot
 from recast_trainer.data.requests import Requests
 from recast_trainer.data.schema import Dataset, Rows, SurfaceInfo, segment_name
 from recast_trainer.data.segments import Segment
@@ -90,6 +94,14 @@ SIZE: dict[str, Any] = {
 
 def foundation_config() -> FoundationConfig:
     return FoundationConfig(block="DLRMv3", tasks=DATASET.tasks, **SIZE)
+
+
+def foundation() -> FoundationBundle:
+    """A foundation that has learned nothing; its heads say something all the same, even of vectors of hundreds."""
+    torch.manual_seed(0)
+    model = FoundationModel(foundation_config(), torch.from_numpy(ITEMS.content_matrix())).eval()
+    model.heads.weight.data *= 0.001
+    return FoundationBundle(model, ITEMS, HistorySnapshot.concatenate([], 0))
 
 
 def expert_config() -> ExpertConfig:

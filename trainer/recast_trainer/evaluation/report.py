@@ -123,7 +123,7 @@ def compare(foundation: Path, data: Path, *, epochs: int, batch_size: int, seed:
         for instead in (None, partial(_without, config.tae_dim)):
             print(f"{surface}: {'with' if not results else 'without'} TAE", flush=True)
             arm = replace(found, instead=instead)
-            model = ExpertTrainer(bundle.items, config, settings, SINGLE_PROCESS, arm).train()
+            model = ExpertTrainer(bundle, config, settings, SINGLE_PROCESS, arm).train()
             parts = [
                 score_expert(model, example.requests, example.tae, bundle.items, SINGLE_PROCESS)
                 for example in arm.over(arm.held_out)

@@ -2,6 +2,9 @@
 
 The tail is embedded by the landed foundation, the one that will serve; ending on it moves the expert from the
 embeddings of a foundation in motion to those it will really be given. The tail's newer half is held out.
+
+The last phase also decides how much of what was learned counts beside the foundation's own heads: what does not gain on
+rows that it has not learned is left out, so that no expert is worse than the heads that it starts from.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from recast_api.run import Optimization, RecastError
+from recast_model.artifact import FoundationBundle
 from recast_model.batch import RequestBatch
 from recast_model.config import ExpertConfig
 from recast_model.embeddings import TableOptimizer
@@ -29,6 +33,7 @@ from recast_trainer.evaluation.scoring import RequestTae, logged
 from recast_trainer.tae import log as tae_log
 from recast_trainer.training.checkpoint import Checkpoints, Progress, resume
 from recast_trainer.training.process_group import ProcessGroup
+from recast_trainer.training.share import ShareSearch
 from recast_trainer.training.step import Learner
 from recast_trainer.training.stream import Ints, Stream, shard
 
@@ -208,21 +213,21 @@ def global_batches(examples: Iterator[Example], size: int) -> Iterator[Example]:
 
 
 class ExpertTrainer:
-    """One expert from its examples, which are read by the foundation's items.
+    """One expert of a foundation, from examples that its log covers. It starts as the foundation's heads.
 
     Without ``checkpoints`` a run that is cut off begins anew.
     """
 
     def __init__(
         self,
-        items: ItemTable,
+        foundation: FoundationBundle,
         config: ExpertConfig,
         optimization: Optimization,
         group: ProcessGroup,
         examples: Examples,
         checkpoints: Checkpoints | None = None,
     ) -> None:
-        self.items, self.config, self.group = items, config, group
+        self.items, self.config, self.group = foundation.items, config, group
         self.optimization, self.examples = optimization, examples
         self.checkpoints, self._saved = checkpoints, 0.0
         self.rows = 0
@@ -230,10 +235,12 @@ class ExpertTrainer:
         torch.manual_seed(optimization.seed)
         self.model = ExpertModel(
             config,
-            torch.from_numpy(items.content_matrix()),
+            torch.from_numpy(self.items.content_matrix()),
             TableOptimizer(learning_rate=float(optimization.optimizer.table_learning_rate)),
             group.device,
         )
+        self.model.start_from(foundation.model)
+        self.share = ShareSearch(len(config.tasks))
         self.learner = Learner(self.model, group, optimization)
 
     def train(self) -> ExpertModel:
@@ -250,15 +257,21 @@ class ExpertTrainer:
                 if left:  # an earlier attempt has learned it
                     left -= 1
                 else:
-                    self._learn(batch, phase.done(self.examples.stream.segments[batch.segment].name), loss)
+                    done = phase.done(self.examples.stream.segments[batch.segment].name)
+                    self._learn(batch, done, loss, measured=phase.measured)
             if self.learner.steps > steps:
                 self._progress(phase.name, float(loss[0] / loss[1].clamp(min=1)), time.monotonic() - begun)
+        self.model.set_learned_share(self.share.best())
+        said = self.share.said([task.name for task in self.config.tasks])
+        self.group.log(f"share of what was learned that counts beside the foundation's heads: {said}")
         return self.model
 
-    def _learn(self, example: Example, done: float, sums: torch.Tensor) -> None:
+    def _learn(self, example: Example, done: float, sums: torch.Tensor, *, measured: bool = False) -> None:
         """One step; ``sums`` (2,) takes up the log loss and the number of the labels, each before it was learned."""
         index, batch = shard(example.requests, self.items, self.group)
         tae = example.tae.take(example.requests, index)
+        if measured:
+            self.share.add(self.model, batch, *tae.on_device(batch))
         self.learner.step(partial(self._loss, batch, tae, sums), done)
         self._save_at_times()
 
@@ -267,10 +280,10 @@ class ExpertTrainer:
         epochs, often, last = self.optimization.epochs, self.examples.prequential, self.examples.last_phase
         total = epochs * len(often) + len(last)
         found = [
-            Phase(f"epoch {epoch + 1}/{epochs}", often, epoch * len(often), total, counts=not epoch)
+            Phase(f"epoch {epoch + 1}/{epochs}", often, epoch * len(often), total, counts=not epoch, measured=False)
             for epoch in range(epochs)
         ]
-        return [*found, Phase("last phase", last, epochs * len(often), total, counts=True)]
+        return [*found, Phase("last phase", last, epochs * len(often), total, counts=True, measured=True)]
 
     def _first_requests(self) -> Requests:
         found: list[Requests] = []
@@ -291,7 +304,8 @@ class ExpertTrainer:
             return
         state = self.learner.state()
         if self.group.is_leader:
-            self.checkpoints.save(Progress(self.learner.steps, self.learner.steps), state)
+            progress = Progress(self.learner.steps, self.learner.steps, metrics=self.share.sums.tolist())
+            self.checkpoints.save(progress, state)
         self._saved = time.monotonic()
 
     def _resume(self) -> int:
@@ -301,6 +315,7 @@ class ExpertTrainer:
             return 0
         progress, tensors = found
         self.learner.restore(tensors, progress.step)
+        self.share.sums = torch.tensor(progress.metrics, dtype=torch.float64)
         self.group.log(f"resumed after {progress.step} steps")
         return progress.position
 
@@ -326,6 +341,8 @@ class Phase:
     """Files that the whole run goes through."""
     counts: bool
     """Whether its rows are learned for the first time."""
+    measured: bool
+    """Whether its batches are scored before they are learned."""
 
     def done(self, segment: str) -> float:
         """Share of the run that is over at a segment of this phase."""
