@@ -14,11 +14,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from recast_api.base import Name, RelativePath, Timestamp, Wire
-from recast_api.resources.version import Aggregate, Baseline, FoundationPin, Measurement
+from recast_api.resources.version import Aggregate, Baseline, FoundationPin, Measurement, Tail
 from recast_api.run import RecastError
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
+MEASURED = "measured.safetensors"
+"""The weights that were measured, where what serves has learned more since. No server loads them."""
 
 
 class ArtifactFile(Wire):
@@ -63,6 +65,8 @@ class Manifest(Wire):
     measurements: list[Measurement] = Field(default_factory=list)
     aggregate: Aggregate | None = None
     """Absent in what older trainers made; and what is absent is not part of :meth:`canonical`."""
+    tail: Tail | None = None
+    """Of a foundation's version alone."""
 
     def canonical(self) -> bytes:
         """The bytes that the digest is taken of: sorted keys, no white space."""

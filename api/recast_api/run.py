@@ -33,11 +33,12 @@ class ArtifactRef(Wire):
 
 
 class DataRef(Wire):
-    """Which part of which data set. ``until`` and ``window`` as in the resource's spec."""
+    """Which part of which data set: ``until``, ``window`` and, of a foundation's, ``tail``, as in the spec."""
 
     path: RelativePath
     until: Timestamp | None = None
     window: Duration | None = None
+    tail: Duration | None = None
 
 
 class Optimization(Wire):

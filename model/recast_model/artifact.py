@@ -55,14 +55,22 @@ class ExpertBundle:
 
 def save_model(folder: Path, weights: Mapping[str, Tensor], items: ItemTable, history: HistorySnapshot) -> list[str]:
     """Write weights (a model's ``state_dict()``), items and histories; returns the files' names, for the manifest."""
-    # Copies: live table storage is shared with the optimiser, and safetensors refuses views.
-    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
-    save_file(state, folder / WEIGHTS)
+    save_weights(weights, folder / WEIGHTS)
     return sorted([WEIGHTS, items.save(folder), history.save(folder)])
 
 
-def load_foundation(folder: Path, manifest: Manifest, optimizer: TableOptimizer | None = None) -> FoundationBundle:
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write a model's ``state_dict()`` alone."""
+    # Copies: live table storage is shared with the optimiser, and safetensors refuses views.
+    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}, path)
+
+
+def load_foundation(
+    folder: Path, manifest: Manifest, optimizer: TableOptimizer | None = None, weights: str = WEIGHTS
+) -> FoundationBundle:
     """The foundation in a folder. With ``optimizer`` its tables can be trained on, with fresh optimiser state.
+
+    ``weights`` may name :data:`recast_api.manifest.MEASURED` where the manifest lists it.
 
     Raises :class:`RecastError` with ``WrongKind``, ``ConfigMismatch``, ``ArtifactMissing`` or ``ArtifactTruncated``.
     """
@@ -70,7 +78,7 @@ def load_foundation(folder: Path, manifest: Manifest, optimizer: TableOptimizer 
     config = FoundationConfig.from_dict(manifest.config)
     items, history = ItemTable.load(folder), HistorySnapshot.load(folder)
     model = FoundationModel(config, torch.from_numpy(items.content_matrix()), optimizer)
-    _load_weights(model, folder)
+    load_weights(model, folder / weights)
     return FoundationBundle(model, items, history)
 
 
@@ -80,7 +88,7 @@ def load_expert(folder: Path, manifest: Manifest, optimizer: TableOptimizer | No
     config = ExpertConfig.from_dict(manifest.config)
     items, history = ItemTable.load(folder), HistorySnapshot.load(folder)
     model = ExpertModel(config, torch.from_numpy(items.content_matrix()), optimizer)
-    _load_weights(model, folder)
+    load_weights(model, folder / WEIGHTS)
     return ExpertBundle(model, items, history)
 
 
@@ -89,8 +97,8 @@ def _expect(manifest: Manifest, kind: str, folder: Path) -> None:
         raise RecastError("WrongKind", f"{folder} holds {manifest.kind} {manifest.model}, expected {kind}")
 
 
-def _load_weights(model: nn.Module, folder: Path) -> None:
-    path = folder / WEIGHTS
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Put what :func:`save_weights` wrote into a model, for evaluation. Raises as :func:`load_foundation`."""
     try:
         model.load_state_dict(load_file(path))
     except FileNotFoundError as error:

@@ -99,6 +99,7 @@ def local_run(model: FoundationModel | ExpertModel, data: Path, models: Models) 
     """
     kind, name, wanted = model.kind, model.metadata.name, model.spec.data
     until, window = (wanted.until, wanted.window) if wanted else (None, None)
+    tail = model.spec.data.tail if isinstance(model, FoundationModel) else None
     baseline = models.newest(kind, name)
     inputs = hashlib.sha256(model.spec.model_dump_json().encode()).hexdigest()
     return TrainingRun(
@@ -112,7 +113,7 @@ def local_run(model: FoundationModel | ExpertModel, data: Path, models: Models) 
         inputs_hash=inputs,
         models_root=str(models.root),
         data_root=str(data.parent),
-        data=DataRef(path=data.name, until=until, window=window),
+        data=DataRef(path=data.name, until=until, window=window, tail=tail),
         optimization=Optimization.of(model.spec.training),
         architecture=model.spec.architecture if isinstance(model, FoundationModel) else None,
         expert=_expert(model, models) if isinstance(model, ExpertModel) else None,

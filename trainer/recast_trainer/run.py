@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from recast_api import names
-from recast_api.manifest import Manifest, UsableRows, describe_files, load_verified
-from recast_api.resources.version import Aggregate, Baseline, FoundationPin, Measurement
+from recast_api.manifest import MEASURED, WEIGHTS, Manifest, UsableRows, describe_files, load_verified
+from recast_api.resources.version import Aggregate, Baseline, FoundationPin, Measurement, Tail
 from recast_api.run import ArtifactRef, RecastError, TrainingRun
 from recast_model.artifact import ExpertBundle, FoundationBundle, load_expert, load_foundation, save_model
 from recast_model.config import ExpertConfig, ExpertTask, FoundationConfig
@@ -27,9 +27,10 @@ from recast_trainer.data.pinning import PinnedData
 from recast_trainer.data.segments import require_tasks
 from recast_trainer.evaluation.burnin import first_usable
 from recast_trainer.evaluation.leak import require_no_leak
-from recast_trainer.evaluation.measure import ScoredRows, aggregate, headline, measurements
+from recast_trainer.evaluation.measure import ScoredRows, aggregate, decimal, headline, measurements
 from recast_trainer.evaluation.metrics import Floats
 from recast_trainer.evaluation.scoring import score_expert, score_foundation, score_pair
+from recast_trainer.evaluation.tail import describe_gap, moving_gap
 from recast_trainer.publishing.artifact import land, landed
 from recast_trainer.publishing.version import VersionApi, publish
 from recast_trainer.tae import log as tae_log
@@ -52,6 +53,7 @@ class TrainingResult:
     usable_rows: list[UsableRows]
     write: Callable[[Path], None]
     aggregate: Aggregate | None
+    tail: Tail | None = None
 
 
 def execute(run: TrainingRun, group: ProcessGroup, api: Callable[[], VersionApi] | None) -> Manifest | None:
@@ -74,7 +76,8 @@ def execute(run: TrainingRun, group: ProcessGroup, api: Callable[[], VersionApi]
     if not group.is_leader or manifest is None:
         return None
     group.log(f"landed {names.version(run.kind, run.model, run.number)} {manifest.digest[:19]}")
-    group.log(f"NE on the held-out window: {headline(manifest.measurements, manifest.aggregate)}")
+    before = ", before it was learned" if manifest.tail and manifest.tail.learned else ""
+    group.log(f"NE on the held-out window{before}: {headline(manifest.measurements, manifest.aggregate)}")
     if api is not None:
         publish(api(), run, manifest)
     shutil.rmtree(work, ignore_errors=True)
@@ -122,11 +125,15 @@ def expert_config(run: TrainingRun, foundation: FoundationConfig) -> ExpertConfi
     )
 
 
-def open_foundation(root: str, reference: ArtifactRef) -> tuple[Manifest, FoundationBundle, Path]:
-    """A landed foundation, every byte checked against the digest that the operator pinned."""
+def open_measured(root: str, reference: ArtifactRef) -> tuple[FoundationBundle, Path]:
+    """A landed foundation by the weights that its TAE log is of, every byte checked against the operator's digest.
+
+    What serves may have learned the tail since, and with it the labels that an expert is measured on.
+    """
     folder = Path(root) / reference.path
     manifest = load_verified(folder, reference.digest)
-    return manifest, load_foundation(folder, manifest), folder
+    learned = manifest.tail is not None and manifest.tail.learned
+    return load_foundation(folder, manifest, weights=MEASURED if learned else WEIGHTS), folder
 
 
 def open_expert(root: str, reference: ArtifactRef) -> tuple[Manifest, ExpertBundle]:
@@ -146,8 +153,11 @@ def fingerprint(run: TrainingRun, pinned: PinnedData) -> str:
 def _foundation(run: TrainingRun, group: ProcessGroup, work: Path, pinned: PinnedData) -> TrainingResult:
     stream = open_stream(Path(run.data_root) / run.data.path, run.data, pinned)
     config = foundation_config(run, stream)
-    trained = FoundationTrainer(stream, config, run.optimization, group, work, fingerprint(run, pinned)).train()
+    tail_ms = clock.duration_ms(run.data.tail) if run.data.tail else None
+    trainer = FoundationTrainer(stream, config, run.optimization, group, work, fingerprint(run, pinned), tail_ms)
+    trained = trainer.train()
     require_no_leak(trained.tail, config.tasks)
+    tail = _tail(trained, config, group)
     baseline = _baseline(run, group, lambda: _foundation_baseline(run, stream, trained, group))
     first = first_usable(trained.similarities)
     group.barrier()  # the leader has written all of the log
@@ -161,6 +171,8 @@ def _foundation(run: TrainingRun, group: ProcessGroup, work: Path, pinned: Pinne
 
     def write(folder: Path) -> None:
         save_model(folder, weights, stream.items, trained.histories)
+        if tail.learned:
+            shutil.copyfile(trained.through.weights, folder / MEASURED)
         target = folder / tae_log.FOLDER
         target.mkdir()
         for file in kept:
@@ -177,13 +189,34 @@ def _foundation(run: TrainingRun, group: ProcessGroup, work: Path, pinned: Pinne
         compared=baseline is not None,
         usable_rows=usable,
         write=write,
+        tail=tail,
+    )
+
+
+def _tail(trained: TrainedFoundation, config: FoundationConfig, group: ProcessGroup) -> Tail:
+    """What became of the tail, and the same for people."""
+    through, size = trained.through, trained.split.end - trained.split.learn
+    gap = moving_gap(trained.tail, through.moving, config.surfaces, config.tasks)
+    group.log(describe_gap(gap))
+    group.log(
+        f"what serves is what was measured, and has not learned the tail of {size} segments: {through.refused}"
+        if through.refused
+        else f"the tail of {size} segments is learned, TAE similarity {through.similarity:.3f} to what was measured"
+    )
+    return Tail(
+        segments=size,
+        watermark=clock.to_rfc3339(through.watermark),
+        learned=not through.refused,
+        refused=through.refused[:256],
+        similarity=decimal(through.similarity),
+        gap=gap,
     )
 
 
 def _expert(run: TrainingRun, group: ProcessGroup, work: Path, pinned: PinnedData) -> TrainingResult:
     assert run.expert is not None
     wanted = run.expert
-    _, foundation, folder = open_foundation(run.models_root, wanted.foundation)
+    foundation, folder = open_measured(run.models_root, wanted.foundation)
     stream = open_stream(Path(run.data_root) / run.data.path, run.data, pinned)
     require_tasks(stream.dataset, wanted.surface, [task.name for task in wanted.tasks])
     _require_same_vocabulary(stream, foundation.config)
@@ -222,9 +255,8 @@ def _foundation_baseline(
     run: TrainingRun, stream: Stream, trained: TrainedFoundation, group: ProcessGroup
 ) -> dict[str, Floats]:
     assert run.baseline is not None
-    manifest, bundle, _ = open_foundation(run.models_root, run.baseline)
+    bundle = _open_unseen(run.models_root, run.baseline, trained.tail, group)
     _require_same_vocabulary(stream, bundle.config)
-    _require_unseen(trained.tail, manifest)
     bundle.model.to(group.device)
     tail = stream.walk(
         bundle.config.history_length, choose=lambda index, slates: np.full(len(slates), index >= trained.split.learn)
@@ -242,9 +274,8 @@ def _expert_baseline(
     if run.baseline_foundation is None:
         raise RecastError("BadRun", "the baseline expert's foundation is not named")
     manifest, expert = open_expert(run.models_root, run.baseline)
-    foundation_manifest, foundation, _ = open_foundation(run.models_root, run.baseline_foundation)
-    for model in (manifest, foundation_manifest):
-        _require_unseen(scored, model)
+    _require_unseen(scored, manifest, manifest.watermark)
+    foundation = _open_unseen(run.models_root, run.baseline_foundation, scored, group)
     _require_same_vocabulary(examples.stream, foundation.config)
     foundation.model.to(group.device)
     expert.model.to(group.device)
@@ -267,13 +298,35 @@ def _baseline(
         return None
 
 
-def _require_unseen(scored: ScoredRows, manifest: Manifest) -> None:
-    if (scored.available_at <= clock.from_rfc3339(manifest.watermark)).any():
+def _open_unseen(root: str, reference: ArtifactRef, scored: ScoredRows, group: ProcessGroup) -> FoundationBundle:
+    """A landed foundation with the newest of its weights that have learned no label of these rows.
+
+    Raises ``BaselineSawLabels`` where neither what serves nor what was measured will do.
+    """
+    folder = Path(root) / reference.path
+    manifest = load_verified(folder, reference.digest)
+    if not _saw(scored, manifest.watermark) or manifest.tail is None or not manifest.tail.learned:
+        _require_unseen(scored, manifest, manifest.watermark)
+        return load_foundation(folder, manifest)
+    _require_unseen(scored, manifest, manifest.tail.watermark)
+    group.log(
+        f"{manifest.model} v{manifest.number} has learned rows that are held out here: its weights from before its "
+        f"tail are compared with, trained up to {manifest.tail.watermark}"
+    )
+    return load_foundation(folder, manifest, weights=MEASURED)
+
+
+def _require_unseen(scored: ScoredRows, manifest: Manifest, watermark: str) -> None:
+    if _saw(scored, watermark):
         raise RecastError(
             "BaselineSawLabels",
-            f"{manifest.model} v{manifest.number} has learned labels up to {manifest.watermark}, "
+            f"{manifest.model} v{manifest.number} has learned labels up to {watermark}, "
             "beyond the start of the held-out rows",
         )
+
+
+def _saw(scored: ScoredRows, watermark: str) -> bool:
+    return bool((scored.available_at <= clock.from_rfc3339(watermark)).any())
 
 
 def _require_same_vocabulary(stream: Stream, config: FoundationConfig) -> None:
@@ -326,4 +379,5 @@ def _manifest(run: TrainingRun, landing: TrainingResult, files: list[str], folde
         finite=landing.finite,
         measurements=landing.measurements,
         aggregate=landing.aggregate,
+        tail=landing.tail,
     )

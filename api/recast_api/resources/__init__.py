@@ -32,6 +32,7 @@ from recast_api.resources.expert import (
 from recast_api.resources.foundation import (
     Architecture,
     Fleet,
+    FoundationGates,
     FoundationModel,
     FoundationModelSpec,
     FoundationModelStatus,
@@ -70,6 +71,7 @@ __all__ = [
     "ExpertServing",
     "FailedRevision",
     "Fleet",
+    "FoundationGates",
     "FoundationModel",
     "FoundationModelSpec",
     "FoundationModelStatus",

@@ -48,7 +48,8 @@ class Baseline(Wire):
 
 
 class Measurement(Wire):
-    """Quality on the newest held-out window (frozen tail), for one surface and one task."""
+    """Quality on the newest held-out window (the tail), for one surface and one task, by weights that had not learned
+    it."""
 
     surface: Annotated[str, Field(min_length=1, max_length=40)]
     """The surface whose rows were measured."""
@@ -89,6 +90,25 @@ class Aggregate(Wire):
     """One-sided 95 % lower bound of the increase, users resampled over all surfaces and tasks at once."""
     ne_increase_high: Signed | None = None
     """One-sided 95 % upper bound of the increase, likewise."""
+
+
+class Tail(Wire):
+    """The newest data of a foundation's version: it was measured on them first, and learned them then."""
+
+    segments: Annotated[int, Field(ge=1)]
+    """How many of the newest segments that were."""
+    watermark: Timestamp
+    """Availability time up to which the weights that were measured had trained: the measurements are theirs."""
+    learned: bool
+    """Whether what serves has learned the tail since. If not, it is what was measured."""
+    refused: Annotated[str, Field(max_length=256)] = ""
+    """Why it has not."""
+    similarity: Signed
+    """Mean cosine between the embeddings of the tail's rows before and after the tail was learned, less what all rows
+    have in common."""
+    gap: Aggregate | None = None
+    """Over the whole tail: ne of the measured weights, which stood still, and as its baseline that of the weights that
+    learned each segment once they had been measured on it."""
 
 
 class TrainingRunRef(Wire):
@@ -142,6 +162,8 @@ class ModelVersionSpec(Wire):
     """What an expert's version was trained for, and so all that it can serve; empty: the tasks it was measured on."""
     measurements: Annotated[list[Measurement], Field(default_factory=list, max_length=256)]
     """Quality on held-out rows, one entry per surface and task. The gates judge each as a guard."""
+    tail: Tail | None = None
+    """What was measured on before it was learned; of a foundation's version."""
     aggregate: Aggregate | None = None
     """Quality over all of them together, which the gates judge first. Absent in what older trainers landed: the mean of
     ``measurements``, weighted by rows, stands in."""

@@ -61,6 +61,7 @@ def same(one: tuple[TrainedFoundation, Path], other: tuple[TrainedFoundation, Pa
         assert torch.equal(value, state(other[0])[name]), name
     assert one[0].similarities == other[0].similarities
     assert one[0].watermark == other[0].watermark
+    assert one[0].through.weights.read_bytes() == other[0].through.weights.read_bytes()
     files = [{path.name: path.read_bytes() for path in (folder / "tae").iterdir()} for _, folder in (one, other)]
     assert files[0] == files[1]
 
@@ -98,6 +99,23 @@ def test_a_run_killed_while_it_learns_repeats_the_segment_without_doubling_a_row
     with pytest.raises(CrashError):
         dying.train()
     assert (tmp_path / "tae" / "00003-prequential.parquet").exists()  # logged, not learned: the resume writes it again
+    same(uninterrupted, (start(run, stream, tmp_path).train(), tmp_path))
+
+
+def test_a_run_killed_while_it_learns_the_tail_measures_it_again_by_the_same_weights(
+    run: TrainingRun, stream: Stream, uninterrupted: tuple[TrainedFoundation, Path], tmp_path: Path
+) -> None:
+    dying = start(run, stream, tmp_path)
+    step, first = dying.learner.step, uninterrupted[0].split.learn
+
+    def die(loss: Any, done: float) -> None:
+        step(loss, done)
+        if dying.watermark > stream.segments[first].end and dying.learner.steps % 2:
+            raise CrashError
+
+    dying.learner.step = die  # type: ignore[method-assign]
+    with pytest.raises(CrashError):
+        dying.train()
     same(uninterrupted, (start(run, stream, tmp_path).train(), tmp_path))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from trainer_support import expert_order, order, reference, write_synthetic
 
-from recast_api.manifest import Manifest, load_verified
+from recast_api.manifest import MEASURED, Manifest, load_verified
 from recast_api.run import RecastError, TerminationMessage, TrainingRun
 from recast_model.artifact import load_foundation
 from recast_model.batch import RequestBatch
@@ -76,7 +76,13 @@ def test_a_foundation_lands_with_its_log_measurements_and_usable_rows(world: Wor
     made = world.fm1
     load_verified(world.folder(made), made.digest)
     files = {entry.path for entry in made.files}
-    assert {"model.safetensors", "items.safetensors", "history.safetensors", "tae/burn-in.json"} <= files
+    assert {
+        "model.safetensors", "measured.safetensors", "items.safetensors", "history.safetensors", "tae/burn-in.json"
+    } <= files  # fmt: skip
+    assert made.tail is not None
+    assert (made.tail.segments, made.tail.learned) == (2, True)
+    assert made.tail.watermark < made.watermark
+    assert world.api.objects["fm-home-fm-v1"]["spec"]["tail"] == made.tail.wire()
     assert {item.surface for item in made.measurements} == {"reels", "feed", "ads"}
     assert all(entry.tail > 0 for entry in made.usable_rows)
     for entry in made.usable_rows:
@@ -114,14 +120,15 @@ def test_an_expert_lands_pinned_to_its_foundation_and_a_refresh_is_compared_as_a
 
 
 def test_an_expert_never_learns_past_its_watermark_and_is_measured_only_after_it(world: World) -> None:
-    assert world.em1.watermark > world.fm1.watermark
+    assert world.fm1.tail is not None
+    assert world.fm1.tail.watermark < world.em1.watermark < world.fm1.watermark
     measured = {item.task: item.rows for item in world.em1.measurements}
     tail = next(entry.tail for entry in world.fm1.usable_rows if entry.surface == "reels")
     assert 0 < measured["click"] < tail
 
 
-def test_logged_tae_are_the_bytes_that_a_server_would_answer(world: World) -> None:
-    bundle = load_foundation(world.folder(world.fm1), world.fm1)
+def test_logged_tae_are_the_bytes_that_a_server_of_the_measured_weights_would_answer(world: World) -> None:
+    bundle = load_foundation(world.folder(world.fm1), world.fm1, weights=MEASURED)
     stream = open_stream(world.root / "data" / "set", order(world.root).data)
     everything = Rows.concatenate([stream.read(segment) for segment in stream.segments])
     events = events_of(everything, None, engagements_only=True)

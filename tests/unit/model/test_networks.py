@@ -309,7 +309,7 @@ def test_items_without_content_are_told_by_their_ids_alone(tmp_path: Path) -> No
     assert not torch.allclose(model.tae(other), found)
     _, history = artefact_parts()
     items = ItemTable(np.arange(10, 60, dtype=np.int64), np.empty((ITEMS, 0), np.float32))
-    save_model(tmp_path, model, items, history)
+    save_model(tmp_path, model.state_dict(), items, history)
     loaded = load_foundation(tmp_path, manifest("FoundationModel", config.to_dict()))
     assert torch.equal(loaded.model.tae(batch()), found)
     reader = ExpertModel(expert_config(content_dim=0), torch.empty(ITEMS + 1, 0)).eval()

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planning_simulator import digest_of, measured
 
-from recast_api.resources import Aggregate, Gates, Measurement, ModelReference, ModelVersionSpec
-from recast_api.resources.version import Baseline
+from recast_api.resources import Aggregate, FoundationGates, Gates, Measurement, ModelReference, ModelVersionSpec
+from recast_api.resources.version import Baseline, Tail
 from recast_operator.planning.versions.gates import judge
 from recast_operator.planning.versions.measured import quality
 
@@ -278,6 +278,40 @@ def test_an_acceptance_says_by_how_much_it_is_better() -> None:
         judge(version(measured(0.69, 0.70, -0.0150)), EXACT).message
         == "NE 0.6900 (-0.0100 against v1) over 5000 held-out rows"
     )
+
+
+@pytest.mark.parametrize(
+    ("low", "limit", "positives", "reason"),
+    [
+        ("0.030000", "0.03", 100, "GatesPassed"),
+        ("0.030001", "0.03", 100, "MovingGap"),
+        ("0.030001", "0.03", 99, "GatesPassed"),  # too few to tell
+        ("0.005001", "0.005", 100, "MovingGap"),
+        ("-0.010000", "0", 100, "GatesPassed"),
+        ("Infinity", "0.03", 100, "NotFinite"),
+    ],
+)
+def test_a_foundation_that_goes_stale_within_its_tail_does_not_serve(
+    low: str, limit: str, positives: int, reason: str
+) -> None:
+    gap = Aggregate.model_construct(
+        rows=900, positives=positives, ne="0.8", baseline_ne="0.7", ne_increase="0.14", ne_increase_low=low,
+        ne_increase_high="0.2",
+    )  # fmt: skip
+    tail = Tail(segments=2, watermark="2026-01-01T00:00:00Z", learned=True, similarity="0.98")
+    made = version(measured(0.69)).model_copy(update={"tail": tail.model_copy(update={"gap": gap})})
+    assert judge(made, FoundationGates(max_moving_gap=limit)).reason == reason
+    if reason == "MovingGap":
+        for part in ("NE 0.8000", "0.7000", "+14.00%", f"{float(low):+.2%}", "shorten spec.data.tail"):
+            assert part in judge(made, FoundationGates(max_moving_gap=limit)).message
+        assert judge(made, Gates()).reason == "GatesPassed"  # no expert has a tail of its own
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_verdict_says_where_what_serves_has_learned_the_rows_since(learned: bool) -> None:
+    tail = Tail(segments=2, watermark="2026-01-01T00:00:00Z", learned=learned, similarity="0.98")
+    message = judge(version(measured(0.69, 0.70, -0.0150)).model_copy(update={"tail": tail}), EXACT).message
+    assert message.endswith("over 5000 held-out rows, learned since" if learned else "over 5000 held-out rows")
 
 
 def test_means_are_weighted_by_rows_and_changes_only_over_pairs() -> None:

@@ -281,6 +281,14 @@ def test_a_run_is_handed_the_optimiser_of_its_resource() -> None:
     assert seen.spec.training.optimizer.warm_up_steps == 7
 
 
+def test_a_foundations_run_is_told_how_long_its_tail_is_and_no_expert_is() -> None:
+    tail = {"persistentVolumeClaim": {"claimName": "events"}, "path": "home", "tail": "2h"}
+    cluster = Cluster(foundation(data=tail), expert("reels"))
+    cluster.until(lambda c: c.em("reels").status.stable is not None)
+    assert cluster.jobs["fm-home-fm-r1-a1"].run.data.tail == "2h"
+    assert cluster.jobs["em-reels-r1-a1"].run.data.tail is None  # the foundation's log says which rows are the tail
+
+
 def test_an_expert_whose_pair_is_not_complete_any_more_has_no_baseline_at_all() -> None:
     cluster = Cluster(foundation(), expert("reels"))
     cluster.until(lambda c: c.em("reels").status.stable is not None)

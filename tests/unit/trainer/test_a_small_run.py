@@ -14,8 +14,8 @@ import pytest
 import torch
 from trainer_builders import DATASET, HOUR, ITEMS, START, hand_rows, requests_of
 
-from recast_api.manifest import MANIFEST, Manifest
-from recast_api.run import RecastError, TrainingRun
+from recast_api.manifest import MANIFEST, MEASURED, Manifest
+from recast_api.run import ArtifactRef, RecastError, TrainingRun
 from recast_model.artifact import load_expert, load_foundation
 from recast_model.items import ItemTable
 from recast_trainer import run as runs
@@ -28,6 +28,7 @@ from recast_trainer.evaluation.scoring import score_foundation
 from recast_trainer.run import execute, expert_config, fingerprint, foundation_config
 from recast_trainer.tae import log as tae_log
 from recast_trainer.training import expert as expert_loop
+from recast_trainer.training import loop
 from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.stream import open_stream
 
@@ -133,7 +134,14 @@ def test_usable_rows_are_those_of_the_landed_log_by_surface_and_phase(world: Wor
 
 def test_a_foundations_manifest_says_what_was_ordered_and_up_to_when_it_learned(world: World) -> None:
     made = world.foundation
-    assert made.watermark == to_rfc3339(START + LEARN * HOUR - 1)
+    assert made.watermark == to_rfc3339(START + HOURS * HOUR - 1)
+    assert made.tail is not None
+    assert made.tail.watermark == to_rfc3339(START + LEARN * HOUR - 1)
+    assert (made.tail.segments, made.tail.learned, made.tail.refused) == (HOURS - LEARN, True, "")
+    assert 0.9 < float(made.tail.similarity) < 1
+    assert made.tail.gap is not None
+    assert made.tail.gap.ne_increase_low is not None
+    assert world.expert.tail is None
     assert (made.number, made.lineage, made.attempt, made.job_name) == (1, 1, 2, "fm-home-fm-r1-a2")
     assert (made.surfaces, made.tasks, made.foundation, made.baseline) == (
         ["feed", "reels"],
@@ -172,9 +180,9 @@ def test_an_experts_manifest_names_its_foundation_its_tasks_and_its_watermark(wo
     assert (config.tae_dim, config.item_count, config.content_dim) == (4, len(ITEMS), 2)
 
 
-def test_the_measurement_of_a_foundation_is_that_of_its_tail_by_the_landed_weights(world: World) -> None:
+def test_the_measurement_of_a_foundation_is_that_of_its_tail_by_the_weights_from_before_it(world: World) -> None:
     stream = open_stream(world.root / "set", order(world.root).data)
-    bundle = load_foundation(world.folder(world.foundation), world.foundation)
+    bundle = load_foundation(world.folder(world.foundation), world.foundation, weights=MEASURED)
     tail = requests_of(stream, *range(LEARN, HOURS))
     scored, _ = score_foundation(bundle.model, tail, bundle.items, ProcessGroup())
     found = runs.measurements(scored, bundle.config.surfaces, bundle.config.tasks)
@@ -202,6 +210,60 @@ def test_a_version_is_compared_with_one_that_had_not_learned_the_rows_and_with_n
     assert alone.baseline is None
     assert all(item.ne_increase is None for item in alone.measurements)
     assert "no comparison with v2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_version_of_the_same_data_is_compared_with_the_weights_that_were_measured(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], learned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What serves has learned the rows that are held out here; what it was before its tail has not."""
+    before = world.foundation
+    run = order(tmp_path, 2, optimization={"batchSize": 8, "learningRate": "0.003", "seed": 1})
+    shutil.copytree(world.root / "set", tmp_path / "set")
+    if learned:
+        shutil.copytree(world.root / "models", tmp_path / "models")
+    else:
+        monkeypatch.setattr(loop, "refusal", lambda *_: "the reason")
+        made = execute(order(tmp_path), ProcessGroup(), None)
+        assert made is not None
+        before = made
+        assert before.tail is not None
+        assert (before.tail.learned, before.tail.refused) == (False, "the reason")
+        assert before.watermark == before.tail.watermark
+        assert MEASURED not in {file.path for file in before.files}  # it would be the same file twice
+        assert "what serves is what was measured, and has not learned the tail of 2 segments: the reason" in (
+            capsys.readouterr().out
+        )
+        assert before.measurements == world.foundation.measurements
+    later = execute(run.model_copy(update={"baseline": ArtifactRef(**pin(before))}), ProcessGroup(), None)
+    assert later is not None
+    assert later.baseline is not None
+    assert [item.baseline_ne for item in later.measurements] == [item.ne for item in before.measurements]
+    assert ("its weights from before its tail are compared with" in capsys.readouterr().out) is learned
+
+
+def test_a_pair_of_the_same_data_is_compared_by_the_foundations_measured_weights(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expert_loop, "MIN_USABLE_ROWS", 1)
+    for name in ("set", "models"):
+        shutil.copytree(world.root / name, tmp_path / name)
+    baseline = {"baseline": pin(world.expert), "baselineFoundation": pin(world.foundation)}
+    later = execute(expert_order(tmp_path, world.foundation, 2, **baseline), ProcessGroup(), None)
+    assert later is not None
+    assert later.baseline is not None
+    for item in later.measurements:  # the same training twice; the log's float16 are made again from the weights
+        assert float(item.baseline_ne or "nan") == pytest.approx(float(item.ne), abs=2e-3)
+
+
+def test_newer_data_are_scored_by_what_serves_and_from_its_watermark_on(world: World, tmp_path: Path) -> None:
+    write(tmp_path / "set", hours=HOURS + 1)
+    stream = open_stream(tmp_path / "set", order(world.root).data)
+    bundle = load_foundation(world.folder(world.foundation), world.foundation)
+    scored, _ = score_foundation(bundle.model, requests_of(stream, HOURS), bundle.items, ProcessGroup())
+    found = report.predictions(world.folder(world.foundation), None, tmp_path / "set")
+    assert found.rows.row_ids.tolist() == scored.row_ids.tolist()
+    assert np.array_equal(found.rows.logits, scored.logits)
 
 
 def test_the_leading_process_alone_publishes_what_an_earlier_attempt_completed(world: World) -> None:
@@ -240,14 +302,14 @@ def test_a_label_known_at_the_baselines_watermark_was_learned_by_it(world: World
     bundle = load_foundation(world.folder(world.foundation), world.foundation)
     tail = requests_of(stream, *range(LEARN, HOURS))
     scored, _ = score_foundation(bundle.model, tail, bundle.items, ProcessGroup())
-    watermark = from_rfc3339(world.foundation.watermark)
+    watermark = START + LEARN * HOUR - 1
     edge = replace(scored, available_at=np.where(scored.row_ids == scored.row_ids[3], watermark + later, 2**60))
     if seen:
         with pytest.raises(RecastError, match="has learned labels up to") as caught:
-            runs._require_unseen(edge, world.foundation)
+            runs._require_unseen(edge, world.foundation, to_rfc3339(watermark))
         assert caught.value.termination.reason == "BaselineSawLabels"
     else:
-        runs._require_unseen(edge, world.foundation)
+        runs._require_unseen(edge, world.foundation, to_rfc3339(watermark))
 
 
 def test_a_landed_version_is_measured_on_requests_none_of_whose_labels_it_may_have_learned(world: World) -> None:
@@ -264,7 +326,7 @@ def test_a_landed_version_is_measured_on_requests_none_of_whose_labels_it_may_ha
 def test_a_landed_pair_is_measured_by_hand_as_it_was_at_landing(world: World) -> None:
     data = world.root / "set"
     foundation = report.evaluate(world.folder(world.foundation), None, data)
-    assert foundation == world.foundation.measurements  # the tail is what came after the watermark
+    assert foundation == world.foundation.measurements  # of the weights that had not learned the tail
     expert = report.evaluate(world.folder(world.expert), world.folder(world.foundation), data)
     assert {(item.surface, item.task, item.rows) for item in expert} == {("reels", "like", 8), ("reels", "click", 8)}
     ours = {(item.task): float(item.ne) for item in world.expert.measurements}

@@ -31,13 +31,17 @@ from trainer_builders import (
 )
 
 from recast_api.resources.common import Optimizer
-from recast_model.inference import embed
+from recast_api.run import RecastError
+from recast_model.artifact import load_weights
+from recast_model.foundation import FoundationModel
+from recast_model.inference import embed, embed_and_predict
 from recast_trainer.data.requests import Requests
 from recast_trainer.data.schema import segment_name
 from recast_trainer.evaluation import scoring
 from recast_trainer.evaluation.scoring import RequestTae
 from recast_trainer.tae import log as tae_log
 from recast_trainer.training import loop, probes
+from recast_trainer.training import step as learner_step
 from recast_trainer.training.loop import FoundationTrainer, TrainedFoundation, global_batches
 from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.stream import Stream, on_device
@@ -94,7 +98,8 @@ class Watched(FoundationTrainer):
 
     def learn(self, requests: Any) -> None:
         batch = on_device(requests, ITEMS, self.group)
-        self.before[self.segment] = embed(self.model, batch)[batch.candidate_mask].numpy().tobytes()
+        segment = (self.watermark + 1 - START) // HOUR - 1
+        self.before[segment] = embed(self.model, batch)[batch.candidate_mask].numpy().tobytes()
         super().learn(requests)
 
 
@@ -128,35 +133,167 @@ def test_the_log_holds_the_embeddings_from_before_the_segment_was_learned(run: R
     watched, _, folder = run
     for segment, rows in logged(folder, "prequential").items():
         assert rows.tae.tobytes() == watched.before[segment]
-    assert len(set(watched.before.values())) == LEARN
+    assert len(set(watched.before.values())) == HOURS
 
 
-def test_the_tail_is_embedded_and_scored_by_the_final_weights_and_never_learned(run: Run) -> None:
+def measured(trained: TrainedFoundation) -> FoundationModel:
+    """The weights from before the tail."""
+    model = FoundationModel(foundation_config(), torch.from_numpy(ITEMS.content_matrix()))
+    load_weights(model, trained.through.weights)
+    return model
+
+
+def same_weights(one: FoundationModel, other: FoundationModel) -> bool:
+    theirs = other.state_dict()
+    return all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
+
+
+def test_the_tail_is_embedded_and_scored_by_the_weights_from_before_it(run: Run) -> None:
     watched, trained, folder = run
     found = logged(folder, "tail")
     assert sorted(found) == [LEARN, LEARN + 1]
     assert (trained.split.learn, trained.split.held_out, trained.split.end) == (LEARN, LEARN + 1, HOURS)
-    assert trained.watermark == START + LEARN * HOUR - 1
+    assert trained.through.watermark == START + LEARN * HOUR - 1
+    before, place = measured(trained), 0
+    assert not same_weights(before, trained.model)
     for segment, rows in found.items():
-        assert set(rows.cursor.tolist()) == {trained.watermark}
+        assert set(rows.cursor.tolist()) == {trained.through.watermark}
         batch = on_device(requests_of(watched.stream, segment), ITEMS, ProcessGroup())
-        assert rows.tae.tobytes() == embed(trained.model, batch)[batch.candidate_mask].numpy().tobytes()
-    tail_ids = list(range(LEARN * PER_HOUR * SLATE + 1, HOURS * PER_HOUR * SLATE + 1))
-    assert trained.tail.row_ids.tolist() == tail_ids
-    assert not set(tail_ids) & {row for rows in watched.learned for row in rows}
+        tae, logits = embed_and_predict(before, batch)
+        assert rows.tae.tobytes() == tae[batch.candidate_mask].numpy().tobytes()
+        expected = logits[batch.candidate_mask].numpy().astype(np.float64)
+        assert np.array_equal(trained.tail.logits[place : place + len(rows)], expected)
+        place += len(rows)
+    assert trained.tail.row_ids.tolist() == list(range(LEARN * PER_HOUR * SLATE + 1, HOURS * PER_HOUR * SLATE + 1))
     assert trained.finite
 
 
-def test_every_request_of_the_learned_segments_is_learned_once_in_time_order(run: Run) -> None:
+def test_weights_in_motion_score_each_segment_of_the_tail_before_they_learn_it(run: Run) -> None:
+    _, trained, _ = run
+    first = PER_HOUR * SLATE
+    fixed, moving = trained.tail.logits, trained.through.moving.logits
+    assert trained.through.moving.row_ids.tolist() == trained.tail.row_ids.tolist()
+    assert np.array_equal(fixed[:first], moving[:first])  # nothing of the tail was learned yet
+    assert not (fixed[first:] == moving[first:]).any()
+
+
+def test_what_serves_has_learned_the_tail_at_the_rate_of_the_runs_end(run: Run) -> None:
+    watched, trained, folder = run
+    assert trained.through.refused == ""
+    assert trained.watermark == START + HOURS * HOUR - 1
+    assert watched.done[-4:] == [1.0] * 4
+    then, now = [], []
+    for segment, rows in logged(folder, "tail").items():
+        batch = on_device(requests_of(watched.stream, segment), ITEMS, ProcessGroup())
+        then.append(rows.tae.astype(np.float64))
+        now.append(embed(trained.model, batch)[batch.candidate_mask].numpy().astype(np.float64))
+    found = [
+        (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+        for one, other in ((a - a.mean(0), b - b.mean(0)) for a, b in zip(then, now, strict=True))
+    ]
+    assert trained.through.similarity == pytest.approx(np.mean(found), abs=1e-5)
+    assert 0.9 < trained.through.similarity < 1
+
+
+def test_an_item_that_first_appears_in_the_tail_is_known_to_what_serves_alone(tmp_path: Path) -> None:
+    rows = hand_rows(HOURS, PER_HOUR)
+    late = rows.event_times >= START + LEARN * HOUR
+    rows = replace(rows, items=np.where(late, 139, np.minimum(rows.items, 138)))
+    trained = trainer(tmp_path, stream_of(rows, HOURS)).train()
+    row = ITEMS.index(np.array([139]))[0]
+    before, now = (model.state_dict()["tokens.items.weight"][row] for model in (measured(trained), trained.model))
+    assert not before.any()
+    assert now.all()
+
+
+def test_a_label_that_is_not_known_when_the_data_end_is_never_learned(tmp_path: Path) -> None:
+    last = HOURS * PER_HOUR * SLATE  # shown ten minutes before the end
+    rows = delayed(hand_rows(HOURS, PER_HOUR), {last - 2: 20 * 60_000 - 1, last: 10 * 60_000})
+    made = Watched(stream_of(rows, HOURS), foundation_config(), optimization(), ProcessGroup(), tmp_path, "f")
+    made.train()
+    assert sorted(row for rows in made.learned for row in rows) == list(range(1, last - 1))
+    assert made.pending is not None
+    assert made.pending.rows.row_ids.tolist() == [last - 1, last]
+
+
+def refuses(made: FoundationTrainer, trained: TrainedFoundation, says: str) -> None:
+    """What was measured serves, and what became of the step is said."""
+    assert says in trained.through.refused
+    assert same_weights(measured(trained), trained.model)
+    assert trained.watermark == trained.through.watermark == START + LEARN * HOUR - 1
+    assert trained.finite
+    assert trained.histories.until == START + HOURS * HOUR
+    assert len(trained.through.moving.row_ids) == len(trained.tail.row_ids)
+    assert made.segment == LEARN
+
+
+def test_a_step_through_the_tail_that_turns_the_embedding_does_not_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    usually = learner_step.cooldown
+    monkeypatch.setattr(learner_step, "cooldown", lambda done: 300.0 if done == 1.0 else usually(done))
+    made = trainer(tmp_path, stream_of(hand_rows(HOURS, PER_HOUR), HOURS))
+    trained = made.train()
+    refuses(made, trained, "the TAE turned: similarity")
+    assert trained.through.similarity < 0.8
+    _, usual, folder = run
+    assert trained.similarities != usual.similarities  # to what serves, which is another
+    for name in ("00005-tail.parquet", "00006-tail.parquet"):
+        assert (tmp_path / "tae" / name).read_bytes() == (folder / "tae" / name).read_bytes()
+
+
+@pytest.mark.parametrize("reason", ["NotFinite", "AnyOther"])
+def test_a_gradient_of_the_tail_that_is_not_finite_leaves_what_was_measured(tmp_path: Path, reason: str) -> None:
+    made = trainer(tmp_path, stream_of(hand_rows(HOURS, PER_HOUR), HOURS))
+    learn = made.learner.step
+    calls = itertools.count()
+
+    def fails(loss: Any, done: float) -> None:
+        if done == 1.0 and next(calls) == 1:
+            raise RecastError(reason, "the gradient of step 11 is not finite")
+        learn(loss, done)
+
+    made.learner.step = fails  # type: ignore[method-assign]
+    if reason == "NotFinite":
+        refuses(made, made.train(), "the gradient of step 11 is not finite")
+        assert next(calls) == 2  # nothing of the tail is learned after it
+    else:
+        with pytest.raises(RecastError, match="is not finite"):
+            made.train()
+
+
+def test_weights_that_the_tail_made_infinite_do_not_serve(tmp_path: Path) -> None:
+    made = trainer(tmp_path, stream_of(hand_rows(HOURS, PER_HOUR), HOURS))
+    learn = made.learner.step
+
+    def overflows(loss: Any, done: float) -> None:
+        learn(loss, done)
+        if done == 1.0:
+            made.model.heads.bias.data[0] = torch.inf
+
+    made.learner.step = overflows  # type: ignore[method-assign]
+    refuses(made, made.train(), "a weight is not finite")
+
+
+def test_the_tail_lasts_as_long_as_was_ordered(tmp_path: Path) -> None:
+    stream = stream_of(hand_rows(HOURS, PER_HOUR), HOURS)
+    made = FoundationTrainer(stream, foundation_config(), optimization(), ProcessGroup(), tmp_path, "f", 4 * HOUR)
+    trained = made.train()
+    assert (trained.split.learn, trained.split.held_out) == (3, 5)
+    assert sorted(logged(tmp_path, "tail")) == [3, 4, 5, 6]
+
+
+def test_every_request_is_learned_once_in_time_order(run: Run) -> None:
     watched, _, _ = run
-    assert [row for rows in watched.learned for row in rows] == list(range(1, LEARN * PER_HOUR * SLATE + 1))
+    assert [row for rows in watched.learned for row in rows] == list(range(1, HOURS * PER_HOUR * SLATE + 1))
     assert all(len(rows) <= 4 * SLATE for rows in watched.learned)
-    assert watched.learner.steps == len(watched.learned) == LEARN * 2
+    assert watched.learner.steps == len(watched.learned) == HOURS * 2
 
 
 def test_a_step_knows_how_much_of_the_run_is_over(run: Run) -> None:
     watched, _, _ = run
-    assert watched.done == [(segment + place / 2) / LEARN for segment in range(LEARN) for place in range(2)]
+    expected = [(min(segment, LEARN) + place / 2) / LEARN for segment in range(HOURS) for place in range(2)]
+    assert watched.done == [min(1.0, done) for done in expected]
 
 
 def test_a_segments_likeness_to_the_final_version_is_that_of_the_model_which_embedded_it(run: Run) -> None:
@@ -228,7 +365,7 @@ def test_probes_of_an_attempt_that_is_not_gone_on_with_are_forgotten(tmp_path: P
     stale.parent.mkdir()
     stale.write_bytes(b"of other inputs")
     trainer(tmp_path, stream_of(hand_rows(HOURS, PER_HOUR), HOURS)).train()
-    assert sorted(path.name for path in stale.parent.iterdir()) == [f"{n:05d}.safetensors" for n in range(LEARN)]
+    assert sorted(path.name for path in stale.parent.iterdir()) == [f"{n:05d}.safetensors" for n in range(HOURS)]
 
 
 def test_heads_start_from_the_base_rates_of_what_is_learned_first(
@@ -381,22 +518,28 @@ def test_the_heads_of_a_task_that_is_known_later_start_from_its_base_rates_then(
     assert again.begun.tolist() == [True, True]
 
 
-def test_a_run_that_is_cut_off_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    # Two requests of segment 1 wait at the cut: one until segment 4, one for ever, but for one label.
-    rows = delayed(hand_rows(HOURS, PER_HOUR), {13: 3 * HOUR, 15: 100 * HOUR})
+@pytest.mark.parametrize(
+    ("where", "call"),
+    [("learn", 3), ("_log", LEARN + 1), ("_learn_through", 0), ("learn", LEARN + 1)],
+    ids=["learning", "measuring the tail", "between measuring and learning the tail", "learning the tail"],
+)
+def test_a_run_that_is_cut_off_goes_on_to_the_same_bits(tmp_path: Path, where: str, call: int) -> None:
+    # Of those that wait at a cut one is learned in segment 4, one in the tail, one but for one label, and one never.
+    rows = delayed(hand_rows(HOURS, PER_HOUR), {13: 3 * HOUR, 15: 100 * HOUR, 49: 2 * HOUR})
     rows.available_at[14, 1] = START + 4 * HOUR
     stream = stream_of(rows, HOURS)
     straight = trainer(tmp_path / "whole", stream)
     whole = straight.train()
     cut = trainer(tmp_path / "cut", stream)
-    learn = cut.learn
+    part = getattr(cut, where)
+    calls = itertools.count()
 
-    def dies(requests: Any) -> None:
-        if cut.segment == 3:
+    def dies(*given: Any) -> Any:
+        if next(calls) == call:
             raise RuntimeError("killed")
-        learn(requests)
+        return part(*given)
 
-    cut.learn = dies  # type: ignore[method-assign]
+    setattr(cut, where, dies)
     with pytest.raises(RuntimeError, match="killed"):
         cut.train()
     resumed = trainer(tmp_path / "cut", stream)
@@ -405,6 +548,9 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert all(torch.equal(value, state[name]) for name, value in trained.model.state_dict().items())
     assert trained.similarities == whole.similarities
     assert np.array_equal(trained.tail.logits, whole.tail.logits)
+    assert np.array_equal(trained.through.moving.logits, whole.through.moving.logits)
+    assert same_weights(measured(trained), measured(whole))
+    assert (trained.watermark, trained.through.watermark) == (whole.watermark, whole.through.watermark)
     assert np.array_equal(resumed.entropy.sums, straight.entropy.sums)
     for made in (resumed, straight):
         assert made.pending is not None

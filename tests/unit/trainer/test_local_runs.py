@@ -53,12 +53,13 @@ def test_a_foundations_file_is_its_run_with_the_data_that_were_given(tmp_path: P
     }  # fmt: skip
 
 
-def test_until_and_window_hold_as_in_a_cluster(tmp_path: Path) -> None:
+def test_until_window_and_tail_hold_as_in_a_cluster(tmp_path: Path) -> None:
     model = example("home-fm.yaml")
-    data = model.spec.data.model_copy(update={"until": "2026-01-02T00:00:00Z", "window": "20h"})
+    assert run_of("home-fm.yaml", tmp_path).data.tail is None
+    data = model.spec.data.model_copy(update={"until": "2026-01-02T00:00:00Z", "window": "20h", "tail": "2h"})
     changed = model.model_copy(update={"spec": model.spec.model_copy(update={"data": data})})
     run = local_run(changed, DATA, Models(tmp_path))
-    assert (run.data.until, run.data.window) == ("2026-01-02T00:00:00Z", "20h")
+    assert (run.data.until, run.data.window, run.data.tail) == ("2026-01-02T00:00:00Z", "20h", "2h")
 
 
 def test_what_landed_is_what_the_next_run_is_measured_against(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from recast_model.snapshot import HistorySnapshot
 from recast_trainer.clock import to_rfc3339
 from recast_trainer.data.requests import Requests
 from recast_trainer.data.schema import Rows
+from recast_trainer.data.segments import Segment
 from recast_trainer.data.writing import DatasetWriter
 from recast_trainer.evaluation import scoring
 from recast_trainer.evaluation.scoring import (
@@ -153,19 +154,59 @@ def test_only_the_first_process_leads_and_speaks(capsys: pytest.CaptureFixture[s
     assert [ProcessGroup(rank, 2).is_leader for rank in (0, 1)] == [True, False]
 
 
+def hours(*which: int) -> list[Segment]:
+    return [Segment(Path("unread"), str(hour), START + hour * HOUR, START + (hour + 1) * HOUR) for hour in which]
+
+
 @pytest.mark.parametrize(
     ("segments", "learn", "held_out"),
-    [(4, 2, 3), (7, 5, 6), (10, 8, 9), (12, 10, 11), (13, 10, 12), (20, 16, 18), (72, 58, 65)],
-)
-def test_the_tail_is_the_newest_fifth_and_its_newer_half_is_held_out(segments: int, learn: int, held_out: int) -> None:
-    found = split(segments)
+    [(4, 2, 3), (7, 5, 6), (10, 8, 9), (12, 10, 11), (13, 10, 12), (20, 16, 18), (72, 58, 65),
+     (120, 96, 108), (124, 100, 112), (720, 696, 708)],
+)  # fmt: skip
+def test_the_tail_is_the_newest_fifth_up_to_a_day_of_hours_and_its_newer_half_is_held_out(
+    segments: int, learn: int, held_out: int
+) -> None:
+    found = split(hours(*range(segments)))
     assert (found.learn, found.held_out, found.end) == (learn, held_out, segments)
 
 
-def test_three_segments_are_too_few() -> None:
-    with pytest.raises(RecastError, match=r"3 segments of data are too few.*at least 4") as caught:
-        split(3)
-    assert caught.value.termination.reason == "DataTooShort"
+@pytest.mark.parametrize(
+    ("tail_minutes", "learn", "held_out"),
+    [(120, 8, 9), (179, 8, 9), (180, 7, 9), (240, 6, 8), (479, 3, 7), (480, 2, 6), (539, 2, 6)],
+)
+def test_a_tail_that_was_ordered_is_the_segments_that_lie_whole_within_it(
+    tail_minutes: int, learn: int, held_out: int
+) -> None:
+    found = split(hours(*range(10)), tail_minutes * 60_000)
+    assert (found.learn, found.held_out, found.end) == (learn, held_out, 10)
+
+
+@pytest.mark.parametrize(
+    ("there", "learn"), [((0, 1, 2, 3, 5, 7), 4), ((0, 1, 2, 3, 4, 9), 4), ((0, 1, 5, 6, 7, 8), 3)]
+)
+def test_a_tail_is_counted_in_time_and_the_newest_two_segments_always_belong_to_it(
+    there: tuple[int, ...], learn: int
+) -> None:
+    found = split(hours(*there), 3 * HOUR)
+    assert (found.learn, found.end) == (learn, 6)
+
+
+@pytest.mark.parametrize(
+    ("segments", "tail_ms", "reason", "says"),
+    [
+        (3, None, "DataTooShort", r"3 segments of data are too few.*at least 4"),
+        (3, 2 * HOUR, "DataTooShort", r"3 segments of data are too few.*at least 4"),
+        (4, 3 * HOUR, "DataTooShort", r"takes 3 of 4 segments and leaves 1 .*at least 2 are needed"),
+        (10, 100 * HOUR, "DataTooShort", r"takes 10 of 10 segments and leaves 0"),
+        (10, 2 * HOUR - 1000, "TailTooShort", r"is 7199 s; a segment of the data lasts 3600 s.*give 7200s or more"),
+    ],
+)
+def test_data_that_cannot_be_divided_say_what_to_change(
+    segments: int, tail_ms: int | None, reason: str, says: str
+) -> None:
+    with pytest.raises(RecastError, match=says) as caught:
+        split(hours(*range(segments)), tail_ms)
+    assert caught.value.termination.reason == reason
 
 
 @pytest.mark.parametrize("micro_batch", [1, 4, 64])

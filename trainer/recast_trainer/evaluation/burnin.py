@@ -22,14 +22,15 @@ def similarity(probe: NDArray[np.float32], final: NDArray[np.float32]) -> float:
     """Mean cosine between the same rows (P, D) at two points of a run, each less its mean over the rows.
 
     What all rows have in common tells none of them apart, and would let any two points look alike. 0 for rows that are
-    all the same.
+    all the same, or not finite.
     """
     if not len(probe):
         return 0.0
     one, other = (rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64) for rows in (probe, final))
     scale = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     dots = (one * other).sum(axis=1)
-    return float(np.where(scale > 0, dots / np.maximum(scale, 1e-30), 0.0).mean())
+    found = float(np.where(scale > 0, dots / np.maximum(scale, 1e-30), 0.0).mean())
+    return found if np.isfinite(found) else 0.0
 
 
 def first_usable(similarities: Sequence[float], threshold: float = THRESHOLD) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recast_api.manifest import MANIFEST, Manifest, load_verified
+from recast_api.manifest import MANIFEST, MEASURED, WEIGHTS, Manifest, load_verified
 from recast_api.resources.version import Aggregate, Measurement
 from recast_api.run import DataRef, Optimization, RecastError
 from recast_model.artifact import load_expert, load_foundation
@@ -21,7 +21,7 @@ from recast_trainer.evaluation.scoring import RequestTae, absent, score_expert, 
 from recast_trainer.tae import log as tae_log
 from recast_trainer.training.expert import Example, Examples, ExpertTrainer
 from recast_trainer.training.process_group import ProcessGroup
-from recast_trainer.training.stream import Choice, open_stream
+from recast_trainer.training.stream import Choice, Stream, open_stream
 
 SINGLE_PROCESS = ProcessGroup()
 WHOLE_DATA_SET = DataRef(path="x")  # the window of a data set that is given by its folder
@@ -62,12 +62,15 @@ class Scored:
 def predictions(artifact: Path, foundation: Path | None, data: Path) -> Scored:
     """Score a landed version on all requests after its watermark, and after its foundation's.
 
-    Raises ``BadRun``, ``PairMismatch`` or ``NothingToMeasure``, and what reading an artefact or a data set raises.
+    On data that end where the version's did, a foundation scores with the weights that it was measured with, and so all
+    of its tail. Raises ``BadRun``, ``PairMismatch`` or ``NothingToMeasure``, and what reading an artefact or a data set
+    raises.
     """
     manifest, stream = open_manifest(artifact), open_stream(data, WHOLE_DATA_SET)
     if manifest.kind == "FoundationModel":
-        bundle = load_foundation(artifact, manifest)
-        walk = stream.walk(bundle.config.history_length, choose=_after(clock.from_rfc3339(manifest.watermark)))
+        weights, watermark = _not_learned(manifest, stream)
+        bundle = load_foundation(artifact, manifest, weights=weights)
+        walk = stream.walk(bundle.config.history_length, choose=_after(watermark))
         scored = _some(
             [score_foundation(bundle.model, requests, bundle.items, SINGLE_PROCESS)[0] for _, requests in walk]
         )
@@ -79,8 +82,9 @@ def predictions(artifact: Path, foundation: Path | None, data: Path) -> Scored:
     foundation_manifest = open_manifest(foundation)
     if manifest.foundation is None or manifest.foundation.digest != foundation_manifest.digest:
         raise RecastError("PairMismatch", f"{artifact} was trained with another foundation than {foundation}")
-    source = load_foundation(foundation, foundation_manifest)
-    watermark = max(clock.from_rfc3339(m.watermark) for m in (manifest, foundation_manifest))
+    weights, watermark = _not_learned(foundation_manifest, stream)
+    source = load_foundation(foundation, foundation_manifest, weights=weights)
+    watermark = max(clock.from_rfc3339(manifest.watermark), watermark)
     scored = _some(score_pair(expert, source, stream, _after(watermark), SINGLE_PROCESS))
     return _of_one_surface(scored, expert.config)
 
@@ -145,6 +149,14 @@ def compare(foundation: Path, data: Path, *, epochs: int, batch_size: int, seed:
 
 def _without(size: int, example: Example) -> RequestTae:
     return absent(example.requests, size)
+
+
+def _not_learned(foundation: Manifest, stream: Stream) -> tuple[str, int]:
+    """Which of a foundation's weights score a stream, and their watermark in ms: what serves, if the stream goes on."""
+    watermark, tail = clock.from_rfc3339(foundation.watermark), foundation.tail
+    if stream.end - 1 > watermark or tail is None or not tail.learned:
+        return WEIGHTS, watermark
+    return MEASURED, clock.from_rfc3339(tail.watermark)
 
 
 def _after(watermark: int) -> Choice:

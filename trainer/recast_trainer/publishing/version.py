@@ -59,6 +59,7 @@ def model_version(run: TrainingRun, manifest: Manifest) -> ModelVersion:
             tasks=manifest.tasks if run.kind == "ExpertModel" else [],
             measurements=manifest.measurements,
             aggregate=manifest.aggregate,
+            tail=manifest.tail,
         ),
     )
 

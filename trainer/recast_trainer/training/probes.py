@@ -48,13 +48,13 @@ class Probes:
         sync_file(temporary)
         replace(temporary, self._path(index))
 
-    def similarities(self, model: FoundationModel, items: ItemTable, segments: int) -> list[float]:
-        """For each of so many segments, how like the model's TAE theirs were; the same on every process.
+    def similarities(self, model: FoundationModel, items: ItemTable, segments: range) -> list[float]:
+        """For each of these segments, how like the model's TAE theirs were; the same on every process.
 
         A segment with too few rows to tell counts as the next one that has enough.
         """
         result: list[float] = []
-        for index in reversed(range(segments)):
+        for index in reversed(segments):
             kept = self.group.broadcast(self._read(index))
             if kept:
                 arrays = load(kept)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
-from recast_api.resources import Aggregate, Gates, Measurement, ModelVersionSpec
+from recast_api.resources import Aggregate, FoundationGates, Gates, Measurement, ModelVersionSpec
 from recast_operator.planning.versions.comparison import TASK_NOISE, Increase, shared_doubt
 from recast_operator.planning.versions.measured import LARGEST, comparison_of, guards, number, quality, read
 
@@ -69,6 +69,8 @@ def _entries(version: ModelVersionSpec) -> Iterator[tuple[str, Measurement | Agg
         yield f"{entry.surface}/{entry.task}", entry
     if version.aggregate is not None:
         yield "aggregate", version.aggregate
+    if version.tail is not None and version.tail.gap is not None:
+        yield "tail.gap", version.tail.gap
 
 
 def _numbers(entry: Measurement | Aggregate) -> dict[str, str]:
@@ -173,6 +175,23 @@ def miscalibrated(version: ModelVersionSpec, gates: Gates) -> Judgement | None:
     return None
 
 
+def moving_gap(version: ModelVersionSpec, gates: Gates) -> Judgement | None:
+    """A foundation that goes stale within its own tail, beyond the doubt of which users came."""
+    gap = version.tail.gap if version.tail is not None else None
+    if not isinstance(gates, FoundationGates) or gap is None or gap.positives < gates.min_positives:
+        return None
+    if read(gap.ne_increase_low) <= Decimal(gates.max_moving_gap):
+        return None
+    return Judgement(
+        False,
+        "MovingGap",
+        f"over the tail, weights that stand still have NE {read(gap.ne):.4f} and weights that learn it "
+        f"{read(gap.baseline_ne):.4f}: {read(gap.ne_increase):+.2%}, one-sided 95 % lower bound "
+        f"{read(gap.ne_increase_low):+.2%}; gates.maxMovingGap allows {Decimal(gates.max_moving_gap):+.2%}. What "
+        "serves would go stale within the tail: shorten spec.data.tail, and train as often as it lasts",
+    )
+
+
 def inconclusive(version: ModelVersionSpec, gates: Gates) -> Judgement | None:
     """A comparison that cannot tell: too few positives, or bounds wider than the limit that still reach over it.
 
@@ -205,7 +224,8 @@ def inconclusive(version: ModelVersionSpec, gates: Gates) -> Judgement | None:
 
 
 GATES: tuple[Gate, ...] = (
-    not_finite, not_measured, ne_increased, task_ne_increased, worse_than_base_rate, miscalibrated, inconclusive,
+    not_finite, not_measured, ne_increased, task_ne_increased, worse_than_base_rate, miscalibrated, moving_gap,
+    inconclusive,
 )  # fmt: skip
 """In order; the first that speaks has the verdict. Only the last may speak for a version."""
 
@@ -223,7 +243,8 @@ def _summary(version: ModelVersionSpec) -> str:
     measured = quality(version)
     compared = measured.change is not None and version.baseline is not None
     against = f" ({measured.change_text} against {_baseline(version)})" if compared else ""
-    return f"NE {measured.ne_text}{against} over {measured.rows} held-out rows"
+    since = ", learned since" if version.tail is not None and version.tail.learned else ""
+    return f"NE {measured.ne_text}{against} over {measured.rows} held-out rows{since}"
 
 
 def _unjudged(version: ModelVersionSpec, gates: Gates) -> str:
