@@ -68,6 +68,11 @@ class Manifest(Wire):
     tail: Tail | None = None
     """Of a foundation's version alone."""
 
+    @property
+    def measured_weights(self) -> str:
+        """The file with the weights that the measurements and the TAE log are of."""
+        return MEASURED if self.tail is not None and self.tail.learned else WEIGHTS
+
     def canonical(self) -> bytes:
         """The bytes that the digest is taken of: sorted keys, no white space."""
         return json.dumps(self.wire(), sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()

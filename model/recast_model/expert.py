@@ -78,12 +78,13 @@ class ExpertModel(nn.Module):
         self.foundation_heads.bias.copy_(foundation.heads.bias[columns])
 
     @torch.no_grad()
-    def set_base_rates(self, rates: Tensor) -> None:
-        """Let a request without TAE start from how often each task (T,) is positive.
+    def set_base_rates(self, rates: Tensor, *, for_tae: bool = False) -> None:
+        """Let a request without TAE, or any where ``for_tae``, start from how often each task (T,) is positive.
 
         Rates are strictly between 0 and 1, NaN where unknown.
         """
-        self.absent_heads.bias.copy_(torch.nan_to_num(torch.logit(rates.to(self.absent_heads.bias))))
+        for heads in (self.absent_heads, self.foundation_heads)[: 1 + for_tae]:
+            heads.bias.copy_(torch.nan_to_num(torch.logit(rates.to(heads.bias))))
 
     @torch.no_grad()
     def set_learned_share(self, share: Tensor) -> None:

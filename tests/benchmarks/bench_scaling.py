@@ -27,8 +27,10 @@ from recast_api.run import DataRef, TrainingRun
 from recast_trainer.data.schema import Rows
 from recast_trainer.data.synthetic import SyntheticConfig, SyntheticStream
 from recast_trainer.data.writing import write_dataset
+from recast_trainer.evaluation.compare.arms import WITH, WITHOUT
+from recast_trainer.evaluation.compare.comparison import compare
+from recast_trainer.evaluation.compare.settings import Settings
 from recast_trainer.evaluation.measure import ScoredRows, measurements
-from recast_trainer.evaluation.report import compare
 from recast_trainer.run import execute
 from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.split import split
@@ -172,18 +174,20 @@ def sharing(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     for rho in options.rho:
         data = write(replace(SHARED, rho=rho, seed=options.stream_seed), folder / f"rho-{rho}")
         _, version = train(FOR_TAE, data, folder / f"models-{rho}", 0)
+        settings = Settings(seeds=options.seeds, learning_rates=["0.003"], epochs=[EPOCHS], batch_size=BATCH)
         with contextlib.redirect_stdout(sys.stderr):
-            measured = compare(version, data, epochs=EPOCHS, batch_size=BATCH, seed=0)
-        for item in measured:
-            line = {
-                "rho": rho, "surface": item.surface, "task": item.task, "rows": item.rows,
-                "without": float(item.baseline_ne or "nan"), "with": float(item.ne),
-                "change": float(item.ne_increase or "nan"),
-                "low": float(item.ne_increase_low or "nan"), "high": float(item.ne_increase_high or "nan"),
+            compared = compare(version, data, settings)
+        for surface, task in ((each, task) for each in compared.surfaces for task in each.tasks):
+            ne = {arm.arm: arm.ne[task].value for arm in surface.arms}
+            (change,) = (gap.relative[task] for gap in surface.gaps if (gap.arm, gap.against) == (WITH, WITHOUT))
+            line: dict[str, Any] = {
+                "rho": rho, "surface": surface.surface, "task": task, "rows": surface.rows,
+                "without": ne[WITHOUT], "with": ne[WITH],
+                "change": change.value, "low": change.low, "high": change.high,
             }  # fmt: skip
             found.append(line)
             print(
-                f"{rho:5}  {item.surface:10}{item.task:12}{line['without']:9.4f}{line['with']:9.4f}"
+                f"{rho:5}  {surface.surface:10}{task:12}{line['without']:9.4f}{line['with']:9.4f}"
                 f"  {line['change']:+.2%} [{line['low']:+.2%}, {line['high']:+.2%}]",
                 flush=True,
             )
@@ -194,7 +198,7 @@ def main() -> None:
     """Both halves, or one of them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", choices=["scaling", "sharing"], help="one half alone")
-    parser.add_argument("--seeds", type=int, default=1, help="training seeds of each size; default: 1")
+    parser.add_argument("--seeds", type=int, default=1, help="training seeds of each size and expert; default: 1")
     parser.add_argument("--stream-seed", type=int, default=0, help="seed of the world; default: 0")
     parser.add_argument("--ablations", action="store_true", help="also sizes that differ in one thing")
     parser.add_argument("--rho", type=float, nargs="+", default=[0.0, 0.5, 0.9], help="default: 0 0.5 0.9")

@@ -85,9 +85,19 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from recast_trainer.evaluation.report import compare
+    from recast_trainer.evaluation.compare.settings import Settings, read_settings
 
-    compare(options.foundation, options.data, epochs=options.epochs, batch_size=options.batch_size, seed=options.seed)
+    settings = read_settings(options.settings) if options.settings else Settings()
+    from recast_trainer.evaluation.compare.comparison import compare
+    from recast_trainer.evaluation.compare.markdown import markdown
+    from recast_trainer.evaluation.compare.reports import write_reports
+    from recast_trainer.training.process_group import join_process_group
+
+    with join_process_group() as group:
+        found = compare(options.foundation, options.data, settings, against=options.against, group=group, say=group.log)
+        if group.is_leader:
+            print("\n" + markdown(found))
+            print("written: " + ", ".join(map(str, write_reports(found, options.out))))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -126,12 +136,29 @@ def _parser() -> argparse.ArgumentParser:
     version.add_argument("--data", type=Path, required=True, help="folder of the data set")
     version.set_defaults(run=_evaluate)
 
-    compare = measures.add_parser("compare", help="NE of each surface's expert with TAE and without, per surface")
+    compare = measures.add_parser(
+        "compare",
+        help="what a foundation's embeddings are worth to each surface's expert",
+        description="For each surface, train experts that read the foundation's embeddings (TAE), those of others, "
+        "and none, and measure them beside the foundation's own heads, the base rate and, where the data have it, the "
+        "true probability. Each trained arm is tuned on the same candidates, on rows before the held-out ones, and "
+        "trained with several seeds for equally many steps. Writes comparison.md, .html, .svg and .json.",
+    )
     compare.add_argument("foundation", type=Path, help="folder of a foundation version, with its TAE log")
-    compare.add_argument("--data", type=Path, required=True, help="folder of the data set")
-    compare.add_argument("--epochs", type=int, default=2)
-    compare.add_argument("--batch-size", type=int, default=32)
-    compare.add_argument("--seed", type=int, default=0)
+    compare.add_argument("--data", type=Path, required=True, help="folder of the data set that it was trained on")
+    compare.add_argument(
+        "--against",
+        type=Path,
+        metavar="FOLDER",
+        help="another foundation version, trained on the same data: also train experts that read it, and print the "
+        "transfer ratio, the experts' gap over the foundations'",
+    )
+    compare.add_argument(
+        "--settings", type=Path, metavar="FILE", help="YAML with seeds, candidates and more (examples/compare.yaml)"
+    )
+    compare.add_argument(
+        "--out", type=Path, default=Path("comparison"), help="folder of the reports (default: %(default)s)"
+    )
     compare.set_defaults(run=_compare)
 
     run = commands.add_parser("run", help=f"what a training Job runs: one version, as {RUN_ENV} says, under torchrun")

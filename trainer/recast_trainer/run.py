@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from recast_api import names
-from recast_api.manifest import MEASURED, WEIGHTS, Manifest, UsableRows, describe_files, load_verified
+from recast_api.manifest import MEASURED, Manifest, UsableRows, describe_files, load_verified
 from recast_api.resources.version import Aggregate, Baseline, FoundationPin, Measurement, Tail
 from recast_api.run import ArtifactRef, RecastError, TrainingRun
 from recast_model.artifact import ExpertBundle, FoundationBundle, load_expert, load_foundation, save_model
@@ -38,7 +38,7 @@ from recast_trainer.training.checkpoint import CHECKPOINTS, Checkpoints
 from recast_trainer.training.expert import Examples, ExpertTrainer
 from recast_trainer.training.loop import FoundationTrainer, TrainedFoundation
 from recast_trainer.training.process_group import ProcessGroup
-from recast_trainer.training.stream import Stream, open_stream, pin_data
+from recast_trainer.training.stream import Stream, open_stream, pin_data, require_same_vocabulary
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,7 @@ def open_measured(root: str, reference: ArtifactRef) -> tuple[FoundationBundle, 
     """
     folder = Path(root) / reference.path
     manifest = load_verified(folder, reference.digest)
-    learned = manifest.tail is not None and manifest.tail.learned
-    return load_foundation(folder, manifest, weights=MEASURED if learned else WEIGHTS), folder
+    return load_foundation(folder, manifest, weights=manifest.measured_weights), folder
 
 
 def open_expert(root: str, reference: ArtifactRef) -> tuple[Manifest, ExpertBundle]:
@@ -219,7 +218,7 @@ def _expert(run: TrainingRun, group: ProcessGroup, work: Path, pinned: PinnedDat
     foundation, folder = open_measured(run.models_root, wanted.foundation)
     stream = open_stream(Path(run.data_root) / run.data.path, run.data, pinned)
     require_tasks(stream.dataset, wanted.surface, [task.name for task in wanted.tasks])
-    _require_same_vocabulary(stream, foundation.config)
+    require_same_vocabulary(stream, foundation.config)
     config, items = expert_config(run, foundation.config), foundation.items
     examples = Examples(stream, folder / tae_log.FOLDER, wanted.surface, config.history_length)
     checkpoints = Checkpoints(work / CHECKPOINTS, fingerprint(run, pinned))
@@ -256,7 +255,7 @@ def _foundation_baseline(
 ) -> dict[str, Floats]:
     assert run.baseline is not None
     bundle = _open_unseen(run.models_root, run.baseline, trained.tail, group)
-    _require_same_vocabulary(stream, bundle.config)
+    require_same_vocabulary(stream, bundle.config)
     bundle.model.to(group.device)
     tail = stream.walk(
         bundle.config.history_length, choose=lambda index, slates: np.full(len(slates), index >= trained.split.learn)
@@ -276,7 +275,7 @@ def _expert_baseline(
     manifest, expert = open_expert(run.models_root, run.baseline)
     _require_unseen(scored, manifest, manifest.watermark)
     foundation = _open_unseen(run.models_root, run.baseline_foundation, scored, group)
-    _require_same_vocabulary(examples.stream, foundation.config)
+    require_same_vocabulary(examples.stream, foundation.config)
     foundation.model.to(group.device)
     expert.model.to(group.device)
     theirs = ScoredRows.concatenate(score_pair(expert, foundation, examples.stream, examples.is_held_out, group))
@@ -327,17 +326,6 @@ def _require_unseen(scored: ScoredRows, manifest: Manifest, watermark: str) -> N
 
 def _saw(scored: ScoredRows, watermark: str) -> bool:
     return bool((scored.available_at <= clock.from_rfc3339(watermark)).any())
-
-
-def _require_same_vocabulary(stream: Stream, config: FoundationConfig) -> None:
-    """Surfaces and tasks are indices in batches: they must mean the same to the data and to the foundation."""
-    if (config.surfaces, config.tasks) != (stream.dataset.surface_names, stream.dataset.tasks):
-        raise RecastError(
-            "DataChanged",
-            f"the foundation knows surfaces {', '.join(config.surfaces)} and tasks {', '.join(config.tasks)}; the data "
-            f"now have {', '.join(stream.dataset.surface_names)} and {', '.join(stream.dataset.tasks)}. "
-            "Train the foundation again",
-        )
 
 
 def _usable_rows(stream: Stream, log: Sequence[tae_log.LogFile]) -> list[UsableRows]:

@@ -30,7 +30,7 @@ from recast_trainer.tae import log as tae_log
 from recast_trainer.training import expert as expert_loop
 from recast_trainer.training import loop
 from recast_trainer.training.process_group import ProcessGroup
-from recast_trainer.training.stream import open_stream
+from recast_trainer.training.stream import open_stream, require_same_vocabulary
 
 HOURS, PER_HOUR, LEARN, FIRST = 8, 8, 6, 2  # two of eight segments are the tail; two are taken for burn-in
 
@@ -382,10 +382,10 @@ def test_an_order_of_the_other_kind_is_refused(world: World) -> None:
 def test_data_with_other_surfaces_or_tasks_than_the_foundations_are_refused(world: World) -> None:
     stream = open_stream(world.root / "set", order(world.root).data)
     config = load_foundation(world.folder(world.foundation), world.foundation).config
-    runs._require_same_vocabulary(stream, config)
+    require_same_vocabulary(stream, config)
     for changed in (replace(config, surfaces=("reels", "feed")), replace(config, tasks=("like", "click"))):
         with pytest.raises(RecastError, match="the data now have") as caught:
-            runs._require_same_vocabulary(stream, changed)
+            require_same_vocabulary(stream, changed)
         assert caught.value.termination.reason == "DataChanged"
 
 

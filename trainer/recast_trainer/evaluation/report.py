@@ -1,25 +1,22 @@
-"""Figures for people: a landed version on data it never learned, and what the TAE are worth to each surface."""
+"""Figures for people: a landed version on data it never learned."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from recast_api.manifest import MANIFEST, MEASURED, WEIGHTS, Manifest, load_verified
 from recast_api.resources.version import Aggregate, Measurement
-from recast_api.run import DataRef, Optimization, RecastError
+from recast_api.run import DataRef, RecastError
 from recast_model.artifact import load_expert, load_foundation
-from recast_model.config import ExpertConfig, ExpertTask
+from recast_model.config import ExpertConfig
 from recast_trainer import clock
 from recast_trainer.data.schema import ALL_SURFACES
 from recast_trainer.evaluation.measure import ScoredRows, aggregate, measurements
-from recast_trainer.evaluation.scoring import RequestTae, absent, score_expert, score_foundation, score_pair
-from recast_trainer.tae import log as tae_log
-from recast_trainer.training.expert import Example, Examples, ExpertTrainer
+from recast_trainer.evaluation.scoring import score_foundation, score_pair
 from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.stream import Choice, Stream, open_stream
 
@@ -102,53 +99,6 @@ def evaluate(artifact: Path, foundation: Path | None, data: Path) -> list[Measur
     if whole is not None and len(found) > 1:
         print(f"{ALL_SURFACES:32}{whole.rows:9,}{float(whole.ne):9.4f}", flush=True)
     return found
-
-
-def compare(foundation: Path, data: Path, *, epochs: int, batch_size: int, seed: int) -> list[Measurement]:
-    """Train each surface's expert twice, with TAE and with the absent vector alone, and print NE on the held-out tail.
-
-    Returns what it prints: the expert with TAE, and as its baseline the one without. Both have the same architecture,
-    data, order and seed. The base rate has NE 1 by definition.
-    """
-    manifest, stream = open_manifest(foundation), open_stream(data, WHOLE_DATA_SET)
-    bundle = load_foundation(foundation, manifest)
-    settings = Optimization(batch_size=batch_size, learning_rate="0.003", epochs=epochs, seed=seed)
-    rows = []
-    for surface in bundle.config.surfaces:
-        tasks = stream.dataset.tasks_of(surface)
-        config = ExpertConfig(
-            layers=1, dim=32, heads=2, history_length=32, attn_norm_len=32, tae_dim=bundle.config.tae_dim,
-            content_dim=bundle.config.content_dim, item_count=bundle.config.item_count, surface=surface,
-            surfaces=bundle.config.surfaces, event_tasks=bundle.config.tasks,
-            tasks=tuple(ExpertTask(task) for task in tasks),
-        )  # fmt: skip
-        found = Examples(stream, foundation / tae_log.FOLDER, surface, config.history_length)
-        results: list[ScoredRows] = []
-        for instead in (None, partial(_without, config.tae_dim)):
-            print(f"{surface}: {'with' if not results else 'without'} TAE", flush=True)
-            arm = replace(found, instead=instead)
-            model = ExpertTrainer(bundle, config, settings, SINGLE_PROCESS, arm).train()
-            parts = [
-                score_expert(model, example.requests, example.tae, bundle.items, SINGLE_PROCESS)
-                for example in arm.over(arm.held_out)
-            ]
-            results.append(ScoredRows.concatenate(parts))
-        ours, without = (_of_one_surface(result, config) for result in results)
-        rows += ours.measured(without.logits())
-    print(f"\n{'surface':12}{'task':12}{'rows':>8}{'base rate':>11}{'without':>9}{'with TAE':>9}  change [95 % bounds]")
-    for item in rows:
-        change = [
-            float(value or "nan") * 100 for value in (item.ne_increase, item.ne_increase_low, item.ne_increase_high)
-        ]
-        print(
-            f"{item.surface:12}{item.task:12}{item.rows:8,}{1:11.4f}{float(item.baseline_ne or 'nan'):9.4f}"
-            f"{float(item.ne):9.4f}  {change[0]:+.2f} % [{change[1]:+.2f}, {change[2]:+.2f}]"
-        )
-    return rows
-
-
-def _without(size: int, example: Example) -> RequestTae:
-    return absent(example.requests, size)
 
 
 def _not_learned(foundation: Manifest, stream: Stream) -> tuple[str, int]:

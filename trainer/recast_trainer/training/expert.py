@@ -215,7 +215,8 @@ def global_batches(examples: Iterator[Example], size: int) -> Iterator[Example]:
 class ExpertTrainer:
     """One expert of a foundation, from examples that its log covers. It starts as the foundation's heads.
 
-    Without ``checkpoints`` a run that is cut off begins anew.
+    Without ``checkpoints`` a run that is cut off begins anew. Without ``reads_heads`` it starts from base rates, and has
+    to learn what TAE mean: that is for TAE that are not the request's own.
     """
 
     def __init__(
@@ -226,8 +227,11 @@ class ExpertTrainer:
         group: ProcessGroup,
         examples: Examples,
         checkpoints: Checkpoints | None = None,
+        *,
+        reads_heads: bool = True,
     ) -> None:
         self.items, self.config, self.group = foundation.items, config, group
+        self.reads_heads = reads_heads
         self.optimization, self.examples = optimization, examples
         self.checkpoints, self._saved = checkpoints, 0.0
         self.rows = 0
@@ -239,7 +243,8 @@ class ExpertTrainer:
             TableOptimizer(learning_rate=float(optimization.optimizer.table_learning_rate)),
             group.device,
         )
-        self.model.start_from(foundation.model)
+        if reads_heads:
+            self.model.start_from(foundation.model)
         self.share = ShareSearch(len(config.tasks))
         self.learner = Learner(self.model, group, optimization)
 
@@ -249,7 +254,7 @@ class ExpertTrainer:
         left = self._resume()
         if not self.learner.steps:
             rates = self._first_requests().base_rates(len(self.config.surfaces))[self.config.surface_index]
-            self.model.set_base_rates(rates[list(self.config.task_columns)])
+            self.model.set_base_rates(rates[list(self.config.task_columns)], for_tae=not self.reads_heads)
         for phase in self._phases():
             loss, steps = torch.zeros(2, dtype=torch.float64), self.learner.steps
             for batch in global_batches(self.examples.learned(phase.files), self.optimization.batch_size):

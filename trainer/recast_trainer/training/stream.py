@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from recast_api.run import DataRef, RecastError
 from recast_model.batch import RequestBatch
+from recast_model.config import FoundationConfig
 from recast_model.items import ItemTable
 from recast_model.snapshot import HistorySnapshot
 from recast_trainer.clock import duration_ms, from_rfc3339
@@ -172,6 +173,17 @@ def open_stream(folder: Path, data: DataRef, pinned: PinnedData | None = None) -
     return Stream(
         dataset, segments, items, read if pinned is None else partial(_read_pinned, folder, pinned.by_segment(), read)
     )
+
+
+def require_same_vocabulary(stream: Stream, config: FoundationConfig) -> None:
+    """Raise ``DataChanged`` unless surfaces and tasks, indices in batches, mean the same to data and foundation."""
+    if (config.surfaces, config.tasks) != (stream.dataset.surface_names, stream.dataset.tasks):
+        raise RecastError(
+            "DataChanged",
+            f"the foundation knows surfaces {', '.join(config.surfaces)} and tasks {', '.join(config.tasks)}; the data "
+            f"now have {', '.join(stream.dataset.surface_names)} and {', '.join(stream.dataset.tasks)}. "
+            "Train the foundation again",
+        )
 
 
 def _read_pinned(
