@@ -186,6 +186,8 @@ def test_the_base_rate_is_that_of_what_is_learned(tmp_path: Path) -> None:
     )
     rate = 1 / (1 + np.exp(-base_rate_logits(part)))
     assert rate == pytest.approx((labels.sum(0) + 0.5) / (len(labels) + 1))
+    of_feed = Part.of(replace(part, surface="feed"), {segment.name for segment in part.stream.segments})
+    assert base_rate_logits(of_feed)[1] == 0  # no label of "like" is known there
 
 
 def test_only_the_arm_that_reads_the_tae_learns_what_they_say_and_all_take_equally_many_steps(tmp_path: Path) -> None:
