@@ -90,6 +90,17 @@ def test_a_landed_version_clears_the_failure_that_its_run_or_its_inputs_are_reme
     assert kept.failures == memory, "a version by CI says nothing of our runs"
 
 
+def test_a_version_of_before_does_not_make_good_the_run_that_was_to_land_it_again() -> None:
+    """v1 landed from the spec, somebody's v2 serves, going back to v1 is landing it again, and that run fails."""
+    failure = remembered_run(WANTED)[1].model_copy(update={"number": 3})
+    at = inputs(judged=(landed(1, inputs=WANTED), landed(2)), serving=2)
+    after = advance(at, state_of(failures=(failure,)))
+    assert after.failures == (failure,)
+    assert not is_due(at, after), "it would be trained in a circle"
+    later = advance(replace(at, judged=(*at.judged, landed(4, inputs=WANTED))), state_of(failures=(failure,)))
+    assert later.failures == ()
+
+
 MEMORY = [("cccc.11", 4), (WANTED, 3), ("aaaa.22", 5)]
 
 

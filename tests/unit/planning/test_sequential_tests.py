@@ -223,6 +223,7 @@ def test_more_bad_requests_never_make_an_answer_better(seen: tuple[int, int], li
     st.floats(1e-4, 1),
 )
 @example((1, 10), 0.0, 0.5, 0.2)
+@example((0, 1), 0.0, 5e-324, 1.0)
 def test_the_evidence_against_a_canary_falls_as_its_limit_rises(
     seen: tuple[int, int], one: float, two: float, margin: float
 ) -> None:

@@ -104,7 +104,7 @@ def _evidence(bad: float, total: float, limit: float, beyond: float) -> float:
         return 0.0
     if limit <= 0:
         return math.inf if bad > 0 else total * math.log1p(-worse)
-    return bad * math.log(worse / limit) + (total - bad) * (math.log1p(-worse) - math.log1p(-limit))
+    return bad * (math.log(worse) - math.log(limit)) + (total - bad) * (math.log1p(-worse) - math.log1p(-limit))
 
 
 def _edge(bad: float, total: float, doubt: float, inside: float, outside: float) -> float:

@@ -63,7 +63,12 @@ def _recall(inputs: TrainingInputs, state: TrainingState) -> TrainingState:
     """What the landed versions say overrules what status remembers of their runs."""
     landed = [entry.version.spec for entry in inputs.judged if entry.ours]
     runs = [(spec.number, spec.run.inputs_hash) for spec in landed if spec.run is not None]
-    failures = (old for old in state.failures if not any(old.number == n or old.inputs_hash == i for n, i in runs))
+    # A version from the same inputs makes good the failures before it, not that of the run which was to land it again.
+    failures = (
+        old
+        for old in state.failures
+        if not any(n == old.number or (n > old.number and i == old.inputs_hash) for n, i in runs)
+    )
     return replace(
         state,
         trained=runs[-1][1] if runs else state.trained,
