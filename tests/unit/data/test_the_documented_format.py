@@ -34,7 +34,7 @@ def test_the_example_passes_the_check_it_names(written: Path, capsys: pytest.Cap
 def test_the_example_can_be_trained_on(written: Path) -> None:
     stream = open_stream(written, DataRef(path="stream"))
     assert sum(len(requests) for _, requests in stream.walk(4)) == 8
-    assert split(len(stream.segments)).end == 8
+    assert split(stream.segments).end == 8
 
 
 def test_every_column_is_documented() -> None:

@@ -129,7 +129,7 @@ def log_of(folder: Path, stream: Stream, tae: NDArray[np.float32], rows: Rows, *
     for index, segment in enumerate(stream.segments):
         here = (rows.event_times >= segment.start) & (rows.event_times < segment.end)
         cursor = np.full(int(here.sum()), min(segment.start, stream.segments[tail].start) - 1)
-        found = tae_log.TaeRows(rows.row_ids[here], rows.available_at[here], cursor, tae[here].astype(np.float16))
+        found = tae_log.TaeRows(rows.row_ids[here], rows.first_known[here], cursor, tae[here].astype(np.float16))
         names = np.array(stream.dataset.surface_names)[rows.surfaces[here]]
         tae_log.write_segment(folder, index, "prequential" if index < tail else "tail", found, names, segment.name)
     return folder
@@ -162,9 +162,9 @@ def test_tuning_is_a_run_that_ends_where_the_held_out_window_begins(tmp_path: Pa
     last = earlier.earlier()
     assert [segments(files) for files in (last.last_phase, last.held_out)] == [[], [8]]
     assert earlier.watermark < START + 9 * HOUR + HOUR <= part.watermark
-    scored = [row for example in earlier.over(earlier.held_out) for row in example.requests.rows.available_at]
-    learned = [row for phase in (earlier.prequential, earlier.last_phase) for example in earlier.learned(phase)
-               for row in example.requests.rows.available_at]  # fmt: skip
+    scored = [at for example in earlier.over(earlier.held_out) for at in example.requests.rows.first_known]
+    learned = [at for phase in (earlier.prequential, earlier.last_phase) for example in earlier.learned(phase)
+               for at in example.requests.rows.last_known]  # fmt: skip
     assert max(learned) <= earlier.watermark < min(scored)
 
 
@@ -208,7 +208,7 @@ def test_only_the_arm_that_reads_the_tae_learns_what_they_say_and_all_take_equal
 
 def test_a_seed_gives_the_same_training_each_time_and_another_one_another(tmp_path: Path) -> None:
     foundation, part = planted(tmp_path)
-    arm = trained_arms(foundation, None)[1]
+    arm = trained_arms(foundation, None)[0]
     first, again, other = (
         train(arm, part, Recipe("0.01", 1), seed, quick(), ProcessGroup()).scored.logits for seed in (0, 0, 1)
     )

@@ -331,10 +331,18 @@ def test_an_expert_starts_from_the_base_rates_of_its_first_thousand_requests(
         trainer = ExpertTrainer(foundation(), expert_config(), optimization(), ProcessGroup(), found)
         first = trainer._first_requests()
         assert first.rows.row_ids.tolist() == every.rows.row_ids[: 2 * limit].tolist()
-    given_rates: list[torch.Tensor] = []
-    monkeypatch.setattr(trainer.model, "set_base_rates", given_rates.append)
-    trainer.train()
-    assert [rates.tolist() for rates in given_rates] == [every.base_rates(2)[1, 1:].tolist()]  # of "like" on reels
+    expected = every.base_rates(2)[1, 1:]  # of "like" on reels
+    for reads_heads in (True, False):
+        trainer = ExpertTrainer(
+            foundation(), expert_config(), optimization(), ProcessGroup(), found, reads_heads=reads_heads
+        )
+        begun = trainer.model.foundation_heads.bias.clone()
+        monkeypatch.setattr(trainer, "_phases", list)
+        trained = trainer.train()
+        torch.testing.assert_close(trained.absent_heads.bias, torch.logit(expected).float())
+        own = begun if reads_heads else torch.logit(expected).float()
+        torch.testing.assert_close(trained.foundation_heads.bias, own)
+        assert bool(trained.foundation_heads.weight.any()) is reads_heads
 
 
 def test_the_optimisers_settings_are_those_of_the_run_with_a_rate_of_their_own_for_tables(tmp_path: Path) -> None:

@@ -211,9 +211,10 @@ def test_a_label_that_is_not_known_when_the_data_end_is_never_learned(tmp_path: 
     rows = delayed(hand_rows(HOURS, PER_HOUR), {last - 2: 20 * 60_000 - 1, last: 10 * 60_000})
     made = Watched(stream_of(rows, HOURS), foundation_config(), optimization(), ProcessGroup(), tmp_path, "f")
     made.train()
-    assert sorted(row for rows in made.learned for row in rows) == list(range(1, last - 1))
+    assert sorted(row for rows in made.learned for row in rows) == list(range(1, last))
     assert made.pending is not None
     assert made.pending.rows.row_ids.tolist() == [last - 1, last]
+    assert made.pending.rows.label_mask.any(1).tolist() == [False, True]
 
 
 def refuses(made: FoundationTrainer, trained: TrainedFoundation, says: str) -> None:
@@ -230,8 +231,8 @@ def refuses(made: FoundationTrainer, trained: TrainedFoundation, says: str) -> N
 def test_a_step_through_the_tail_that_turns_the_embedding_does_not_serve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
-    usually = learner_step.cooldown
-    monkeypatch.setattr(learner_step, "cooldown", lambda done: 300.0 if done == 1.0 else usually(done))
+    usually = learner_step.cool_down
+    monkeypatch.setattr(learner_step, "cool_down", lambda share, done: 300.0 if done == 1.0 else usually(share, done))
     made = trainer(tmp_path, stream_of(hand_rows(HOURS, PER_HOUR), HOURS))
     trained = made.train()
     refuses(made, trained, "the TAE turned: similarity")
@@ -341,7 +342,7 @@ def test_probes_are_the_leaders_alone_to_read_and_every_process_embeds_some(
         return scoring.computed(model, requests, items, ProcessGroup())
 
     monkeypatch.setattr(probes, "computed", computed)
-    theirs = probes.Probes(leaders.folder, group).similarities(watched.model, ITEMS, LEARN)
+    theirs = probes.Probes(leaders.folder, group).similarities(watched.model, ITEMS, range(LEARN))
     assert theirs == trained.similarities
     assert shared == [group] * LEARN
 
@@ -473,9 +474,11 @@ class WaitsForAll(FoundationTrainer):
         ready, self.pending = waiting.take(mature), waiting.take(~mature)
         if not self.learner.steps:
             self.model.set_base_rates(ready.base_rates(2))
-        for chunk in global_batches(np.arange(len(ready)), self.optimization.batch_size):
+        batches = list(global_batches(np.arange(len(ready)), self.optimization.batch_size))
+        for place, chunk in enumerate(batches):
             batch = on_device(ready.take(chunk), ITEMS, self.group)
-            self.learner.step(functools.partial(self._loss, batch), self.segment / self.split.learn)
+            done = (self.segment + place / len(batches)) / self.split.learn
+            self.learner.step(functools.partial(self._loss, batch), min(1.0, done))
 
 
 def test_where_a_requests_labels_are_known_together_learning_is_to_the_bit_that_of_whole_requests(

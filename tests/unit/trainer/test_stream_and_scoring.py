@@ -214,6 +214,7 @@ def test_scored_rows_are_the_requests_rows_in_order_however_they_are_batched(
     requests: Requests, monkeypatch: pytest.MonkeyPatch, micro_batch: int
 ) -> None:
     monkeypatch.setattr(scoring, "MICRO_BATCH", micro_batch)
+    requests.rows.available_at[:, 1] += 7  # a row is known with its first label
     model, some = foundation(), requests.take(np.array([12, 3, 0, 7, 14]))
     found, tae = score_foundation(model, some, ITEMS, ALONE)
     assert found.row_ids.tolist() == [25, 26, 7, 8, 1, 2, 15, 16, 29, 30]
@@ -320,15 +321,15 @@ def test_padding_of_a_short_slate_is_no_row() -> None:
 
 def test_a_logged_tae_made_at_or_after_its_label_is_refused_when_it_is_read(requests: Requests) -> None:
     rows = requests.rows
-    rows.available_at[1, 1] += 7  # of its labels the first counts
-    for cursor, refused in ((rows.available_at[1, 0] - 1, False), (rows.available_at[1, 0], True)):
-        cursors = np.where(rows.row_ids == 2, cursor, 0)
+    rows.available_at[3, 1] += 7  # of row 4's two labels the first counts
+    for cursor, refused in ((rows.available_at[3, 0] - 1, False), (rows.available_at[3, 0], True)):
+        cursors = np.where(rows.row_ids == 4, cursor, 0)
         index = TaeIndex(TaeRows(rows.row_ids, rows.first_known + 10**9, cursors, np.zeros((len(rows), 4), np.float16)))
         if refused:
             with pytest.raises(RecastError, match="1 of 2 TAE rows were made after their label"):
-                logged(index, requests.take(np.array([0])))
+                logged(index, requests.take(np.array([1])))
         else:
-            assert logged(index, requests.take(np.array([0]))).present.all()
+            assert logged(index, requests.take(np.array([1]))).present.all()
 
 
 def test_computed_tae_are_the_foundations_for_the_same_requests_and_absent_ones_are_nowhere(

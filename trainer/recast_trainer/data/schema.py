@@ -107,7 +107,7 @@ class Rows:
 
     def take(self, index: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Rows:
         """The rows that an index, a mask or a slice names."""
-        chosen = np.arange(len(self))[index]  # np.take of numbers is some times as fast as indexing, by rows of labels
+        chosen = np.arange(len(self))[index]  # np.take gathers rows of labels several times as fast as an index
         return Rows(**{name: np.take(getattr(self, name), chosen, axis=0) for name in self.__dataclass_fields__})
 
     @classmethod

@@ -215,8 +215,8 @@ def global_batches(examples: Iterator[Example], size: int) -> Iterator[Example]:
 class ExpertTrainer:
     """One expert of a foundation, from examples that its log covers. It starts as the foundation's heads.
 
-    Without ``checkpoints`` a run that is cut off begins anew. Without ``reads_heads`` it starts from base rates, and has
-    to learn what TAE mean: that is for TAE that are not the request's own.
+    Without ``checkpoints`` a run that is cut off begins anew. Without ``reads_heads`` the expert starts from base
+    rates, for TAE that are not the request's own.
     """
 
     def __init__(
