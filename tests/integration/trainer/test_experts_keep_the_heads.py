@@ -27,7 +27,8 @@ def test_no_expert_is_worse_than_its_foundations_own_heads_on_the_held_out_rows(
     made = execute(order(tmp_path, optimization=QUICK), ProcessGroup(), None)
     assert made is not None
     folder = tmp_path / "models" / reference(made)["path"]
-    foundation, stream = load_foundation(folder, made), open_stream(data, WHOLE_DATA_SET)
+    foundation = load_foundation(folder, made, weights=made.measured_weights)  # what serves has learned these rows
+    stream = open_stream(data, WHOLE_DATA_SET)
     size = foundation.config.history_length
     for number, (surface, tasks) in enumerate(TASKS.items(), 1):
         wanted = {"surface": surface, "tasks": [{"name": task} for task in tasks]}
