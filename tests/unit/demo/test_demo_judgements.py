@@ -130,7 +130,7 @@ def test_an_image_that_the_cluster_lacks_is_named_with_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("chosen", scenario.SCENARIOS.values(), ids=lambda chosen: chosen.name)
-def test_the_worse_foundation_is_the_second_one_with_a_learning_rate_three_orders_too_small(
+def test_the_worse_foundation_is_the_second_one_with_far_too_high_a_learning_rate(
     chosen: scenario.Scenario,
 ) -> None:
     def load(name: str) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def test_the_worse_foundation_is_the_second_one_with_a_learning_rate_three_order
 
     good, worse = load(f"{chosen.foundation}-v2.yaml"), load(f"{chosen.foundation}-worse.yaml")
     right, wrong = (Decimal(each["spec"]["training"].pop("learningRate")) for each in (good, worse))
-    assert wrong * 1000 == right
+    assert wrong >= 30 * right
     assert good == worse
 
 
