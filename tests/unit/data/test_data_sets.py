@@ -465,6 +465,26 @@ def test_a_folder_that_is_hidden_or_empty_or_stands_beside_a_file_of_its_name_is
     assert caught.value.termination.reason == "CorruptSegment"
 
 
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [("2026-01-01T07.parquet", "broken link"), (f"{SEGMENT}/part-9.parquet", "broken link"),
+     (f"{SEGMENT}/part-9.parquet", "folder")],
+)  # fmt: skip
+def test_what_is_no_file_in_a_files_place_is_named(folder: Path, place: str, what: str) -> None:
+    in_parts(folder, 1, 2)
+    strange = folder / "segments" / place
+    strange.mkdir() if what == "folder" else strange.symlink_to(folder / "elsewhere")
+    with pytest.raises(RecastError, match=f"{strange}: it is no file, nor a link to one") as caught:
+        list_segments(folder, load_dataset(folder))
+    assert caught.value.termination.reason == "CorruptSegment"
+
+
+def test_a_segment_may_be_a_link(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    before, path = read_first(folder), folder / "segments" / f"{SEGMENT}.parquet"
+    path.symlink_to(path.rename(tmp_path_factory.mktemp("elsewhere") / "data.parquet"))
+    np.testing.assert_array_equal(read_first(folder).row_ids, before.row_ids)
+
+
 def test_a_writer_replaces_segments_in_folders_too(folder: Path) -> None:
     in_parts(folder, 1, 2)
     writer = DatasetWriter(folder, DATASET)

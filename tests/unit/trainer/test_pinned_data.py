@@ -15,9 +15,10 @@ from trainer_builders import DATASET, HOUR, ITEMS, START, hand_rows
 from recast_api.run import DataRef, RecastError
 from recast_trainer.data.pinning import PINNED, PinnedData
 from recast_trainer.data.schema import segment_name
+from recast_trainer.data.segments import load_dataset
 from recast_trainer.data.writing import DatasetWriter
 from recast_trainer.training.process_group import ProcessGroup
-from recast_trainer.training.stream import open_stream, pin_data
+from recast_trainer.training.stream import choose_segments, open_stream, pin_data
 
 HOURS, PER_HOUR = 6, 4
 ALONE = ProcessGroup()
@@ -112,6 +113,13 @@ def test_data_that_are_not_as_they_were_start_the_run_over_and_that_is_said(
     assert again != first
     assert HOURS in names(folder, again)
     assert not (tmp_path / "work" / "checkpoints").exists()
+
+
+def test_a_file_that_goes_while_the_data_are_listed_is_not_left_out(folder: Path) -> None:
+    segments = choose_segments(folder, load_dataset(folder), ALL)
+    removed(folder)
+    with pytest.raises(FileNotFoundError, match=r"01T01\.parquet"):
+        PinnedData.of(folder, ALL, segments)
 
 
 def in_two_files(folder: Path, hour: int) -> Path:

@@ -58,8 +58,8 @@ class PinnedData(Wire):
     def of(cls, folder: Path, data: DataRef, segments: list[Segment]) -> PinnedData:
         """These segments, with what the data set says of itself. Raises ``OSError`` for a file that is gone."""
         files = [str(path.relative_to(folder)) for segment in segments for path in segment.files]
-        paths = [DATASET, ITEMS, *files]
-        return cls(data=data, files=[PinnedFile.of(folder, path) for path in paths if (folder / path).exists()])
+        catalogue = [ITEMS] if (folder / ITEMS).exists() else []  # it is missed where it is read
+        return cls(data=data, files=[PinnedFile.of(folder, path) for path in [DATASET, *catalogue, *files]])
 
     @classmethod
     def read(cls, work: Path) -> PinnedData | None:

@@ -165,6 +165,8 @@ def _segment(path: Path, dataset: Dataset) -> Segment:
     files = tuple(sorted(path.glob(SHOWN + PARQUET))) if path.is_dir() else (path,)
     if not files:
         raise _corrupt(path, f"the folder holds no file whose name ends in {PARQUET}")
+    if strange := next((file for file in files if not file.is_file()), None):
+        raise _corrupt(strange, "it is no file, nor a link to one")
     return Segment(files, name, start, start + dataset.segment_seconds * 1000)
 
 
