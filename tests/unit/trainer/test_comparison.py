@@ -275,6 +275,24 @@ def test_a_recipe_that_diverges_is_the_worst_and_other_errors_end_the_comparison
         assert (found.ne, rows) == (float("inf"), 0)
 
 
+def test_a_recipe_that_diverges_in_its_last_step_is_the_worst_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foundation, part = planted(tmp_path)
+    arm = trained_arms(foundation, None)[0]
+    whole = training.train
+
+    def diverging(*given: Any) -> training.Trained:
+        found = whole(*given)
+        found.scored.logits[-1] = np.nan
+        return found
+
+    monkeypatch.setattr(training, "train", diverging)
+    found, rows = training.attempt(arm, part, Recipe("0.01", 1), quick(), ProcessGroup())
+    assert found.ne == float("inf")
+    assert rows > 0
+
+
 # -------- settings --------
 
 

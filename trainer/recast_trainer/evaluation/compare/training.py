@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 
+import numpy as np
+
 from recast_api.run import Optimization, RecastError
 from recast_model.config import ExpertConfig, ExpertTask
 from recast_trainer.evaluation.compare.arms import Arm, Foundation
@@ -152,10 +154,9 @@ def attempt(arm: Arm, part: Part, recipe: Recipe, settings: Settings, group: Pro
     ne, rows = math.inf, 0
     try:
         scored = train(arm, part.earlier(), recipe, settings.first_seed, settings, group).scored
-        ne, rows = (
-            float(resample(scored, {arm.name: [scored.logits]}, draws=1)[arm.name].value[-1]),
-            len(scored.row_ids),
-        )
+        rows = len(scored.row_ids)
+        if np.isfinite(scored.logits).all():
+            ne = float(resample(scored, {arm.name: [scored.logits]}, draws=1)[arm.name].value[-1])
     except RecastError as error:
         if error.termination.reason != "NotFinite":
             raise
