@@ -566,9 +566,14 @@ def test_nothing_is_converted_onto_what_is_there_or_twice_or_where_a_file_is_bad
     with pytest.raises(RecastError, match="is of format 2 already"):
         convert(folder, out)
     of_format_1(folder)
-    with pytest.raises(RecastError, match="holds files already") as caught:
-        convert(folder, folder)
-    assert caught.value.termination.reason == "BadSpec"
+    for there in (folder, folder / "items.parquet"):
+        with pytest.raises(RecastError, match="is there already") as caught:
+            convert(folder, there)
+        assert caught.value.termination.reason == "BadSpec"
+    for inside in (folder / "stream", folder / "segments" / ".." / "segments" / "new"):
+        with pytest.raises(RecastError, match="lies in the data set that is converted"):
+            convert(folder, inside)
+        assert not inside.exists()
     change(folder, "label_click", None)
     with pytest.raises(RecastError, match="column label_click is missing"):
         convert(folder, out)

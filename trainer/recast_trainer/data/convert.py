@@ -28,10 +28,13 @@ def convert(folder: Path, out: Path) -> int:
     """Copy a data set of format 1 to ``out`` as format 2, and return its number of rows. ``folder`` is only read.
 
     Files are copied byte by byte once all have been looked at, and ``dataset.json`` comes last. Raises ``BadSpec``
-    where ``out`` holds anything or nothing is to be converted, and the errors of reading a data set.
+    where ``out`` holds anything or lies in ``folder``, or nothing is to be converted, and the errors of reading a data
+    set.
     """
-    if out.exists() and any(out.iterdir()):
-        raise RecastError("BadSpec", f"{out} holds files already; give --out a new folder")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise RecastError("BadSpec", f"{out} is there already; give --out a new folder")
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise RecastError("BadSpec", f"{out} lies in the data set that is converted; give --out a folder beside it")
     dataset = _of_format_1(folder)
     load_items(folder, dataset)
     segments = list_segments(folder, dataset)
