@@ -52,8 +52,11 @@ class ShareSearch:
 
     def said(self, tasks: Sequence[str]) -> str:
         """One line for people: the chosen shares, with the mean losses of the heads alone and of that share."""
-        labels, losses = self.sums[:, :1].clamp(min=1), self.sums[:, 1:]
-        found = zip(tasks, self.best().tolist(), (losses / labels).tolist(), strict=True)
-        return "  ".join(
-            f"{task} {share:.1f} (log loss {all_[0]:.4f} -> {min(all_):.4f})" for task, share, all_ in found
-        )
+        found = zip(tasks, self.best().tolist(), self.sums.tolist(), strict=True)
+        return "  ".join(f"{task} {share:.1f} ({_why(*sums)})" for task, share, sums in found)
+
+
+def _why(labels: float, *losses: float) -> str:
+    if not labels:
+        return "none of its labels in the last phase was known before the held-out rows"
+    return f"log loss {losses[0] / labels:.4f} -> {min(losses) / labels:.4f}"
