@@ -50,7 +50,16 @@ def _parse(path: Path, document: dict[str, Any]) -> FoundationModel | ExpertMode
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise RecastError("BadSpec", f"{path}: {document['kind']}: {where}: {first['msg']}; correct it") from error
+        metadata = document.get("metadata")
+        name = metadata.get("name") if isinstance(metadata, dict) else None
+        model = f"{document['kind']} {name}" if name else document["kind"]
+        remedy = {
+            "string_type": "write it in quotes",
+            "extra_forbidden": "it is misspelt, or belongs elsewhere: docs/reference.md has every field",
+        }
+        raise RecastError(
+            "BadSpec", f"{path}: {model}: {where}: {first['msg']}; {remedy.get(first['type'], 'correct it')}"
+        ) from error
 
 
 @dataclass(frozen=True)

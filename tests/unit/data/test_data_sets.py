@@ -237,11 +237,11 @@ def test_a_surface_or_task_that_the_data_lack_is_answered_with_those_they_have(f
         ("surface", pa.array(["reels", None, "ads"]), 'column surface holds "null"'),
         ("label_click", pa.array([0, 1, 2], pa.int8()), "column label_click holds values other than 0, 1 and null"),
         ("label_click", pa.array([0.5, 1.0, 0.0]), "column label_click is double, expected int8"),
-        ("event_time", pa.array([START, START, START + HOUR]), "outside the hour"),
+        ("event_time", pa.array([START, START, START + HOUR]), "event_time, in ms, must be from"),
         ("available_at", pa.array([START, START, START]), "available_at is before event_time"),
         ("available_at", pa.array([START + 6, START + 6, START + 12]), "available_at is before event_time"),
         ("label_click", pa.array([0, -1, 1], pa.int8()), "column label_click holds values other than 0, 1 and null"),
-        ("event_time", pa.array([START - 1, START + 7, START + 9]), "outside the hour"),
+        ("event_time", pa.array([START - 1, START + 7, START + 9]), "event_time, in ms, must be from"),
     ],
 )
 def test_a_corrupt_column_is_named_with_its_file(
@@ -597,6 +597,15 @@ def test_a_conversion_that_is_cut_off_leaves_no_data_set(
         convert(of_format_1(folder), out)
     with pytest.raises(RecastError, match="no data set at"):
         load_dataset(out)
+
+
+@pytest.mark.parametrize("content", [None, [], [0.5]])
+def test_an_item_without_content_is_told_to_have_zeros(folder: Path, content: list[float] | None) -> None:
+    column = pa.array([content, *ITEMS.content[1:].tolist()], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"item_id": ITEMS.ids, "content": column}), folder / "items.parquet")
+    with pytest.raises(RecastError, match="2 finite numbers an item, zeros where an item has none") as caught:
+        load_items(folder, DATASET)
+    assert caught.value.termination.reason == "CorruptItems"
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -131,13 +131,19 @@ def test_foundations_come_first_and_other_objects_are_passed_over(tmp_path: Path
     assert [model.metadata.name for model in read_models(file)] == ["home-fm", "reels", "ads"]
 
 
+EXAMPLE = (EXAMPLES / "reels.yaml").read_text()
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("", "holds no FoundationModel and no ExpertModel"),
         ("kind: Job", "holds no FoundationModel and no ExpertModel"),
         ("kind: [", "cannot be read as YAML"),
-        ("kind: ExpertModel\nmetadata: {name: reels}\nspec: {surfaces: reels}", "ExpertModel: spec"),
+        ("kind: ExpertModel\nmetadata: {name: reels}\nspec: {surfaces: reels}", "ExpertModel reels: "),
+        ("kind: ExpertModel\nmetadata: reels", "ExpertModel: metadata"),
+        (EXAMPLE.replace('"0.01"', "0.01"), "learningRate: Input should be a valid string; write it in quotes"),
+        (EXAMPLE.replace("epochs", "epoch"), "training.epoch: Extra inputs are not permitted; it is misspelt"),
     ],
 )
 def test_a_file_that_no_apiserver_would_take_says_what_is_wrong(

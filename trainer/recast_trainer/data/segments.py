@@ -202,7 +202,11 @@ def _rows(table: pa.Table, path: Path, segment: Segment, dataset: Dataset) -> Ro
     ]
     times, known = columns["event_time"], _known(table, columns["available_at"], dataset)
     if len(times) and not (segment.start <= times.min() and times.max() < segment.end):
-        raise _corrupt(path, "event_time holds instants outside the hour in the segment's name")
+        raise _corrupt(
+            path,
+            f"event_time, in ms, must be from {segment.start} to before {segment.end}, as the segment's name and "
+            f"segmentSeconds in {DATASET} say, but is {times.min()} to {times.max()}",
+        )
     for task, at in zip(("", *dataset.tasks), (columns["available_at"], *known.T), strict=True):
         if (at < times).any():
             name = f"available_at_{task}" if task else "available_at"
@@ -256,17 +260,24 @@ def load_items(folder: Path, dataset: Dataset) -> ItemTable:
         ids = table.column("item_id").to_numpy().astype(np.int64)
         content = np.empty((len(ids), 0), np.float32)
         if dataset.content_dim:
-            content = np.stack(table.column("content").to_numpy(zero_copy_only=False)).astype(np.float32)
+            column = table.column("content")
+            lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+            if (lengths != dataset.content_dim).any():
+                raise _wrong_content(path, dataset)
+            content = np.stack(column.to_numpy(zero_copy_only=False)).astype(np.float32)
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise RecastError("CorruptItems", f"{path} cannot be read ({error}); write it again") from error
-    if content.ndim != 2 or content.shape[1] != dataset.content_dim or not np.isfinite(content).all():
-        raise RecastError(
-            "CorruptItems", f"{path}: content must hold {dataset.content_dim} finite numbers an item; write it again"
-        )
+    if not np.isfinite(content).all():
+        raise _wrong_content(path, dataset)
     order = np.argsort(ids)
     if (np.diff(ids[order]) == 0).any():
         raise RecastError("CorruptItems", f"{path}: item_id repeats; write each item once")
     return ItemTable(ids[order], content[order])
+
+
+def _wrong_content(path: Path, dataset: Dataset) -> RecastError:
+    what = f"content must hold {dataset.content_dim} finite numbers an item, zeros where an item has none"
+    return RecastError("CorruptItems", f"{path}: {what}; write it again")
 
 
 class Limits:
