@@ -126,7 +126,7 @@ class Surface:
             raise RecastError(
                 "NotComparable",
                 f"the logs of the two foundations hold out other rows of {self.name}: train both on the same data, up "
-                "to the same time",
+                "to the same time and with the same spec.data.tail",
             )
         return found | {kinds.BASE_RATE: [np.broadcast_to(rates, (len(rows[0]), len(columns)))]}
 
