@@ -579,6 +579,16 @@ def test_the_entropy_so_far_counts_learned_segments_as_they_were_predicted_once_
     assert counts[:, 1].tolist() == past.labels.sum(0).tolist()
 
 
+def test_a_task_counts_in_the_entropy_so_far_from_when_its_first_labels_were_learned(tmp_path: Path) -> None:
+    rows = hand_rows(HOURS, PER_HOUR)
+    rows.available_at[:, 1] += 2 * HOUR  # nobody knows a like before the third segment
+    made = trainer(tmp_path, stream_of(rows, HOURS))
+    made.train()
+    hours = (rows.event_times - START) // HOUR
+    counted = [rows.label_mask[(hours >= first) & (hours < LEARN), task].sum() for task, first in enumerate((1, 3))]
+    assert made.entropy.sums[:, 0].tolist() == counted
+
+
 def test_progress_says_rows_per_second_and_the_time_that_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -140,8 +140,8 @@ class FoundationTrainer:
                 self._wait_for(requests.with_labels(requests.rows.available_at > self._resumed_at))
             elif index < self.split.learn:
                 scored = self._log(index, requests, "prequential")
-                if self.learner.steps:  # before, there is nothing that could have predicted
-                    self.entropy.add(scored.logits, scored.labels, scored.mask)
+                known = scored.mask & self.begun.numpy()  # before its first labels, nothing predicts a task
+                self.entropy.add(scored.logits, scored.labels, known)
                 learned += len(scored.row_ids)
                 self.watermark = self._known_after(index)
                 self.learn(requests)
