@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from recast_api import names
 from recast_api.manifest import MANIFEST, Manifest
 from recast_api.resources import ExpertModel, FoundationModel
+from recast_api.resources.common import GROUP
 from recast_api.run import ArtifactRef, DataRef, ExpertRun, Optimization, RecastError, TrainingRun
 
 UID = "local"
@@ -36,6 +37,12 @@ def read_models(path: Path) -> list[FoundationModel | ExpertModel]:
         documents = [document for document in yaml.safe_load_all(path.read_text()) if isinstance(document, dict)]
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RecastError("BadSpec", f"{path} cannot be read as YAML: {error}") from error
+    for document in documents:
+        kind, group = document.get("kind"), str(document.get("apiVersion", "")).partition("/")[0]
+        if group == GROUP and kind not in (*_KINDS, "ModelVersion"):
+            raise RecastError(
+                "BadSpec", f"{path}: {group} has no kind {kind}; correct it to one of {', '.join(_KINDS)}"
+            )
     found = [_parse(path, document) for document in documents if document.get("kind") in _KINDS]
     if not found:
         raise RecastError(

@@ -27,7 +27,7 @@ from recast_trainer.data.pinning import PinnedData
 from recast_trainer.data.segments import require_tasks
 from recast_trainer.evaluation.burnin import first_usable
 from recast_trainer.evaluation.leak import require_no_leak
-from recast_trainer.evaluation.measure import ScoredRows, aggregate, decimal, headline, measurements
+from recast_trainer.evaluation.measure import ScoredRows, aggregate, decimal, headline, measurements, warnings
 from recast_trainer.evaluation.metrics import Floats
 from recast_trainer.evaluation.scoring import score_expert, score_foundation, score_pair
 from recast_trainer.evaluation.tail import describe_gap, moving_gap
@@ -78,6 +78,8 @@ def execute(run: TrainingRun, group: ProcessGroup, api: Callable[[], VersionApi]
     group.log(f"landed {names.version(run.kind, run.model, run.number)} {manifest.digest[:19]}")
     before = ", before it was learned" if manifest.tail and manifest.tail.learned else ""
     group.log(f"NE on the held-out window{before}: {headline(manifest.measurements, manifest.aggregate)}")
+    for line in warnings(manifest.measurements):
+        group.log(line)
     if api is not None:
         publish(api(), run, manifest)
     shutil.rmtree(work, ignore_errors=True)

@@ -256,6 +256,18 @@ def test_a_corrupt_column_is_named_with_its_file(
     assert "write the segment again, or remove it" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["available_at_clikc", "label_clicks"])
+def test_a_label_or_a_time_of_no_task_is_refused_and_other_columns_are_passed_over(folder: Path, name: str) -> None:
+    path = folder / "segments" / f"{SEGMENT}.parquet"
+    table = pq.read_table(path).append_column("price", pa.array([1.5, 2.5, 3.5]))
+    pq.write_table(table, path)
+    assert len(read_first(folder)) == 3
+    pq.write_table(table.append_column(name, pa.array([START + HOUR] * 3)), path)
+    with pytest.raises(RecastError, match=rf"column {name} is of no task .*\(click, long_view, buy\)") as caught:
+        read_first(folder)
+    assert caught.value.termination.reason == "CorruptSegment"
+
+
 @pytest.mark.parametrize(("limit", "words"), [("MAX_SEGMENT_ROWS", "more than"), ("MAX_SEGMENT_BYTES", "larger than")])
 def test_a_segment_is_read_up_to_its_limits_and_not_beyond(
     folder: Path, monkeypatch: pytest.MonkeyPatch, limit: str, words: str

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from recast_api.resources.version import Aggregate, Measurement
-from recast_trainer.evaluation.measure import ScoredRows, aggregate, decimal, headline, measurements
+from recast_trainer.evaluation.measure import ScoredRows, aggregate, decimal, headline, measurements, warnings
 from recast_trainer.evaluation.metrics import Group, RunningNE, paired_increase, quality, summed_increase, summed_ne
 
 
@@ -324,6 +324,18 @@ def test_the_headline_weighs_tasks_by_their_rows() -> None:
     assert headline(made) == "feed 0.7000  reels 0.5000"
     assert headline(made, together) == "feed 0.7000  reels 0.5000  all 0.6500"
     assert headline(made[:1], together) == "feed 0.8000"
+
+
+def test_what_is_no_better_than_the_base_rate_or_not_measured_at_all_is_said() -> None:
+    made = [
+        Measurement(surface="feed", task=task, rows=300, positives=17, ne=ne, calibration="1")
+        for task, ne in (("click", "0.999999"), ("like", "1.0"), ("buy", "1.0361"))
+    ]
+    assert warnings(made) == [
+        "WARNING: feed like: NE 1.0000 is no better than the base rate, on 17 positives of 300 rows",
+        "WARNING: feed buy: NE 1.0361 is no better than the base rate, on 17 positives of 300 rows",
+    ]
+    assert ["nothing could be measured" in line for line in warnings([])] == [True]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -142,6 +142,7 @@ EXAMPLE = (EXAMPLES / "reels.yaml").read_text()
         ("kind: [", "cannot be read as YAML"),
         ("kind: ExpertModel\nmetadata: {name: reels}\nspec: {surfaces: reels}", "ExpertModel reels: "),
         ("kind: ExpertModel\nmetadata: reels", "ExpertModel: metadata"),
+        (EXAMPLE.replace("kind: ExpertModel", "kind: ExpertModle"), "recast.dev has no kind ExpertModle"),
         (EXAMPLE.replace('"0.01"', "0.01"), "learningRate: Input should be a valid string; write it in quotes"),
         (EXAMPLE.replace("epochs", "epoch"), "training.epoch: Extra inputs are not permitted; it is misspelt"),
     ],

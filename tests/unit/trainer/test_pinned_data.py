@@ -13,6 +13,7 @@ import pytest
 from trainer_builders import DATASET, HOUR, ITEMS, START, hand_rows
 
 from recast_api.run import DataRef, RecastError
+from recast_trainer.clock import to_rfc3339
 from recast_trainer.data.pinning import PINNED, PinnedData
 from recast_trainer.data.schema import segment_name
 from recast_trainer.data.segments import load_dataset
@@ -74,6 +75,14 @@ def test_a_window_does_not_move_on_while_a_run_is_tried_again(folder: Path, tmp_
     add_segment(folder, HOURS)
     assert names(folder, pin_data(folder, window, tmp_path / "work", ALONE), window) == [3, 4, 5]
     assert names(folder, pinned, window) == [3, 4, 5]
+
+
+def test_what_comes_to_lie_outside_the_data_of_a_run_cannot_end_it(folder: Path, tmp_path: Path) -> None:
+    window = DataRef(path="set", until=to_rfc3339(START + 3 * HOUR))
+    pinned = pin_data(folder, window, tmp_path / "work", ALONE)
+    (folder / "segments" / segment_name(START + 5 * HOUR)).mkdir()
+    (folder / "segments" / "misnamed.parquet").touch()
+    assert names(folder, pinned, window) == [0, 1, 2]
 
 
 def rewritten(folder: Path) -> None:
@@ -150,11 +159,11 @@ def test_each_file_of_a_segment_is_pinned(
         (parts / "part-1.parquet").unlink()
     else:
         pq.write_table(whole.slice(1), parts / "part-1.parquet")
-    for late in (stream, open_stream(folder, ALL, pinned)):  # the second finds but one of its files
+    for read in (lambda: stream.read(stream.segments[1]), lambda: open_stream(folder, ALL, pinned)):
         with pytest.raises(RecastError, match=r"01T01/part-1\.parquet (was rewritten|is gone)") as caught:
-            late.read(late.segments[1])
+            read()
         assert caught.value.termination.reason == "DataRewritten"
-        assert len(late.read(late.segments[2])) == 2 * PER_HOUR
+    assert len(stream.read(stream.segments[2])) == 2 * PER_HOUR
     (parts / "part-2.parquet").unlink()
     assert pin_data(folder, ALL, tmp_path / "work", ALONE) != pinned
     assert "part-1.parquet" in said(capsys)

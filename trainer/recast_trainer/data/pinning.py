@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from recast_api.base import Wire
 from recast_api.run import DataRef
-from recast_trainer.data.schema import DATASET, ITEMS, PARQUET, SEGMENTS
+from recast_trainer.data.schema import DATASET, ITEMS, PARQUET, SEGMENTS, Dataset
 from recast_trainer.data.segments import Segment
 from recast_trainer.files import write_bytes
 
@@ -94,8 +93,7 @@ class PinnedData(Wire):
                 found.setdefault(below[0].removesuffix(PARQUET), []).append(pin)
         return found
 
-    def of_these(self, folder: Path, segments: list[Segment]) -> list[Segment]:
-        """Those segments that are pinned, with those files that are."""
-        pinned = {folder / pin.path for pin in self.files}
-        some = [replace(each, files=tuple(path for path in each.files if path in pinned)) for each in segments]
-        return [segment for segment in some if segment.files]
+    def segments(self, folder: Path, dataset: Dataset) -> list[Segment]:
+        """What is pinned, in time order, whatever else has come to lie in the folder since."""
+        files = {name: [folder / pin.path for pin in pins] for name, pins in self.by_segment().items()}
+        return sorted((Segment.of(name, paths, dataset) for name, paths in files.items()), key=lambda each: each.start)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -42,6 +42,9 @@ _MAGIC = b"PAR1"
 """What a Parquet file begins and ends with."""
 _SHORTER = "divide the data by shorter segments"
 _SHOWN = 5
+_OF_A_TASK = ("label", "available_at")
+_LABELS = tuple(f"{what}_" for what in _OF_A_TASK)
+"""How columns begin that must not be passed over: a misspelt time lets a label be learned before it was known."""
 
 T = TypeVar("T")
 
@@ -54,6 +57,12 @@ class Segment:
     name: str
     start: int  # ms
     end: int  # ms, exclusive
+
+    @classmethod
+    def of(cls, name: str, files: Sequence[Path], dataset: Dataset) -> Segment:
+        """The segment of that name. Raises ``ValueError`` where the name is no hour."""
+        start = segment_start(name)
+        return cls(tuple(files), name, start, start + dataset.segment_seconds * 1000)
 
 
 def load_dataset(folder: Path) -> Dataset:
@@ -153,21 +162,20 @@ def list_segments(
 
 def _segment(path: Path, dataset: Dataset) -> Segment:
     """The segment that is this file, or the files in this folder."""
-    name = path.name.removesuffix(PARQUET)
+    files = sorted(path.glob(SHOWN + PARQUET)) if path.is_dir() else [path]
     try:
-        start = segment_start(name)
+        segment = Segment.of(path.name.removesuffix(PARQUET), files, dataset)
     except ValueError as error:
         raise RecastError(
             "CorruptSegment",
             f"{path}: a segment is named like 2026-01-01T00.parquet, a folder of its files like 2026-01-01T00; rename "
             "or remove it",
         ) from error
-    files = tuple(sorted(path.glob(SHOWN + PARQUET))) if path.is_dir() else (path,)
     if not files:
         raise _corrupt(path, f"the folder holds no file whose name ends in {PARQUET}")
     if strange := next((file for file in files if not file.is_file()), None):
         raise _corrupt(strange, "it is no file, nor a link to one")
-    return Segment(files, name, start, start + dataset.segment_seconds * 1000)
+    return segment
 
 
 def read_segment(segment: Segment, dataset: Dataset) -> Rows:
@@ -298,6 +306,7 @@ def _reading(path: Path, use: Callable[[pq.ParquetFile], T], dataset: Dataset, l
             missing = [name for name in _required(dataset) if name not in there]
             if missing:
                 raise _corrupt(path, f"column {missing[0]} is missing")
+            _require_named(there, dataset, path)
             left.rows -= file.metadata.num_rows
             if left.rows < 0:
                 raise _corrupt(path, f"with it the segment has more than {MAX_SEGMENT_ROWS} rows; {_SHORTER}")
@@ -312,6 +321,17 @@ def _reading(path: Path, use: Callable[[pq.ParquetFile], T], dataset: Dataset, l
                 retryable=True,
             ) from error
         raise _corrupt(path, f"it cannot be read as Parquet ({str(error)[:200]})") from error
+
+
+def _require_named(columns: set[str], dataset: Dataset, path: Path) -> None:
+    known = {f"{what}_{task}" for what in _OF_A_TASK for task in dataset.tasks}
+    strange = sorted(name for name in columns - known if name.startswith(_LABELS))
+    if strange:
+        raise _corrupt(
+            path,
+            f"column {strange[0]} is of no task that {DATASET} names ({', '.join(dataset.tasks)}): correct its name, "
+            "name its task there, or leave it out",
+        )
 
 
 def _require_types(schema: pa.Schema, dataset: Dataset, path: Path) -> None:

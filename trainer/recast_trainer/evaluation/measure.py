@@ -157,3 +157,15 @@ def headline(found: Sequence[Measurement], whole: Aggregate | None = None) -> st
     if whole is not None and len(found) > 1:
         parts.append(f"{ALL_SURFACES} {float(whole.ne):.4f}")
     return "  ".join(parts)
+
+
+def warnings(found: Sequence[Measurement]) -> list[str]:
+    """Lines for people: what was measured no better than the base rate, or not at all."""
+    if not found:
+        return ["WARNING: nothing could be measured: no task has labels of both kinds in the held-out window"]
+    return [
+        f"WARNING: {item.surface} {item.task}: NE {float(item.ne):.4f} is no better than the base rate, "
+        f"on {item.positives} positives of {item.rows} rows"
+        for item in found
+        if float(item.ne) >= 1
+    ]

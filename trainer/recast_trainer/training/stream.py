@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -153,7 +153,7 @@ def pin_data(folder: Path, data: DataRef, work: Path, group: ProcessGroup) -> Pi
         if pinned is None:
             pinned = PinnedData.of(folder, data, segments)
             pinned.write(work)
-        if late := len(segments) - len(pinned.of_these(folder, segments)):
+        if late := len({segment.name for segment in segments} - pinned.by_segment().keys()):
             group.log(f"{late} segments have arrived since this run began: they are for the next one")
     return PinnedData.model_validate_json(group.broadcast(pinned.encoded() if pinned else b""))
 
@@ -165,9 +165,12 @@ def open_stream(folder: Path, data: DataRef, pinned: PinnedData | None = None) -
     """
     dataset = load_dataset(folder)
     items = load_items(folder, dataset)
-    segments = choose_segments(folder, dataset, data if pinned is None else DataRef(path=data.path))
-    segments = segments if pinned is None else pinned.of_these(folder, segments)
-    if not require_readable(segments, dataset):
+    segments = choose_segments(folder, dataset, data) if pinned is None else pinned.segments(folder, dataset)
+    try:
+        rows = require_readable(segments, dataset)
+    finally:  # in the place of what it may have led to
+        _require_unchanged(folder, pinned.files if pinned else [])
+    if not rows:
         raise RecastError("DataNotFound", f"the {len(segments)} segments of {folder} hold no rows; fix spec.data")
     read = partial(read_segment, dataset=dataset)
     return Stream(
@@ -193,9 +196,13 @@ def _read_pinned(
     try:
         return read(segment)
     finally:  # in the place of what it may have led to
-        if changed := next(filter(None, (pin.changed(folder) for pin in pins[segment.name])), ""):
-            raise RecastError(
-                "DataRewritten",
-                f"{changed} since this run began; it is tried again, from the data as they are then",
-                retryable=True,
-            )
+        _require_unchanged(folder, pins[segment.name])
+
+
+def _require_unchanged(folder: Path, pins: Sequence[PinnedFile]) -> None:
+    if changed := next(filter(None, (pin.changed(folder) for pin in pins)), ""):
+        raise RecastError(
+            "DataRewritten",
+            f"{changed} since this run began; it is tried again, from the data as they are then",
+            retryable=True,
+        )
