@@ -35,6 +35,7 @@ from recast_trainer.training import expert as expert_loop
 from recast_trainer.training.checkpoint import Checkpoints
 from recast_trainer.training.expert import Example, Examples, ExpertTrainer, global_batches
 from recast_trainer.training.process_group import ProcessGroup
+from recast_trainer.training.share import ShareSearch
 from recast_trainer.training.stream import Stream, on_device
 
 HOURS, PER_HOUR, LEARN = 7, 6, 4  # three of seven segments are the tail: two older, one newer
@@ -472,8 +473,28 @@ def test_the_last_phase_measures_each_batch_before_it_is_learned_and_sets_the_sh
     add, step = trainer.share.add, trainer.learner.step
     monkeypatch.setattr(trainer.share, "add", lambda *given: (order.append(("scored", len(given[1]))), add(*given)))
     monkeypatch.setattr(trainer.learner, "step", lambda *given: (order.append(("learned", 0)), step(*given)))
-    monkeypatch.setattr(trainer.share, "best", lambda: torch.tensor([0.3]))
+    monkeypatch.setattr(ShareSearch, "best", lambda _: torch.tensor([0.3]))
     model = trainer.train()
     assert order == [("learned", 0)] * 3 + [("scored", 4), ("learned", 0), ("scored", 2), ("learned", 0)]
     assert trainer.share.sums[0, 0] == len(on_reels(4, 5))
     assert model.learned_share.tolist() == pytest.approx([0.3])
+
+
+def test_where_a_label_waits_longer_than_half_of_the_tail_the_newer_half_of_the_first_epoch_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = hand_rows(HOURS, PER_HOUR)
+    rows.available_at[:] += 2 * HOUR  # of the tail's older half none is known when the newer one begins
+    found = examples(tmp_path, stream_of(rows, HOURS))
+    assert not list(found.learned(found.last_phase))
+    trainer = ExpertTrainer(foundation(), expert_config(), optimization(epochs=2), ProcessGroup(), found)
+    scored: list[int] = []
+    add = trainer.earlier.add
+    monkeypatch.setattr(trainer.earlier, "add", lambda *given: (scored.append(trainer.learner.steps), add(*given)))
+    monkeypatch.setattr(trainer.share, "add", lambda *_: pytest.fail("there is nothing to score"))
+    trainer.train()
+    steps = trainer.learner.steps // 2
+    assert scored
+    assert min(scored) > 0
+    assert max(scored) == steps - 1
+    assert trainer.earlier.sums[0, 0] > 0

@@ -96,7 +96,12 @@ def test_what_is_said_are_the_shares_with_mean_losses() -> None:
     search = ShareSearch(2)
     search.sums[0] = torch.cat([torch.tensor([4.0]), 2 + (SHARES - 0.5) ** 2])
     said = search.said(["click", "like"])
-    assert said == (
-        "click 0.5 (log loss 0.5625 -> 0.5000)  "
-        "like 0.0 (none of its labels in the last phase was known before the held-out rows)"
-    )
+    assert said == ("click 0.5 (log loss 0.5625 -> 0.5000)  like 0.0 (no label was known in time to tell)")
+
+
+def test_an_earlier_search_tells_of_tasks_of_which_nothing_was_counted() -> None:
+    search, earlier = ShareSearch(2), ShareSearch(2)
+    search.sums[0] = torch.cat([torch.tensor([4.0]), SHARES])
+    earlier.sums[:] = torch.cat([torch.tensor([9.0]), -SHARES])
+    assert search.or_else(earlier).best().tolist() == [0.0, 1.0]
+    assert search.or_else(earlier).sums[:, 0].tolist() == [4.0, 9.0]

@@ -245,7 +245,7 @@ class ExpertTrainer:
         )
         if reads_heads:
             self.model.start_from(foundation.model)
-        self.share = ShareSearch(len(config.tasks))
+        self.share, self.earlier = ShareSearch(len(config.tasks)), ShareSearch(len(config.tasks))
         self.learner = Learner(self.model, group, optimization)
 
     def train(self) -> ExpertModel:
@@ -262,21 +262,22 @@ class ExpertTrainer:
                 if left:  # an earlier attempt has learned it
                     left -= 1
                 else:
-                    done = phase.done(self.examples.stream.segments[batch.segment].name)
-                    self._learn(batch, done, loss, measured=phase.measured)
+                    segment = self.examples.stream.segments[batch.segment].name
+                    self._learn(batch, phase.done(segment), loss, phase.search_at(segment))
             if self.learner.steps > steps:
                 self._progress(phase.name, float(loss[0] / loss[1].clamp(min=1)), time.monotonic() - begun)
-        self.model.set_learned_share(self.share.best())
-        said = self.share.said([task.name for task in self.config.tasks])
+        chosen = self.share.or_else(self.earlier)
+        self.model.set_learned_share(chosen.best())
+        said = chosen.said([task.name for task in self.config.tasks])
         self.group.log(f"share of what was learned that counts beside the foundation's heads: {said}")
         return self.model
 
-    def _learn(self, example: Example, done: float, sums: torch.Tensor, *, measured: bool = False) -> None:
+    def _learn(self, example: Example, done: float, sums: torch.Tensor, search: ShareSearch | None = None) -> None:
         """One step; ``sums`` (2,) takes up the log loss and the number of the labels, each before it was learned."""
         index, batch = shard(example.requests, self.items, self.group)
         tae = example.tae.take(example.requests, index)
-        if measured:
-            self.share.add(self.model, batch, *tae.on_device(batch))
+        if search is not None:
+            search.add(self.model, batch, *tae.on_device(batch))
         self.learner.step(partial(self._loss, batch, tae, sums), done)
         self._save_at_times()
 
@@ -285,10 +286,19 @@ class ExpertTrainer:
         epochs, often, last = self.optimization.epochs, self.examples.prequential, self.examples.last_phase
         total = epochs * len(often) + len(last)
         found = [
-            Phase(f"epoch {epoch + 1}/{epochs}", often, epoch * len(often), total, counts=not epoch, measured=False)
+            Phase(f"epoch {epoch + 1}/{epochs}", often, epoch * len(often), total, counts=not epoch)
             for epoch in range(epochs)
         ]
-        return [*found, Phase("last phase", last, epochs * len(often), total, counts=True, measured=True)]
+        if self._some_label_waits():
+            found[0] = replace(found[0], search=self.earlier, searched_from=len(often) // 2)
+        return [*found, Phase("last phase", last, epochs * len(often), total, counts=True, search=self.share)]
+
+    def _some_label_waits(self) -> bool:
+        """Whether of some task no label of the last phase is known before the held-out rows."""
+        known = np.zeros(len(self.config.tasks), np.bool_)
+        for example in self.examples.learned(self.examples.last_phase):
+            known |= example.requests.rows.label_mask[:, list(self.config.task_columns)].any(0)
+        return not known.all()
 
     def _first_requests(self) -> Requests:
         found: list[Requests] = []
@@ -309,7 +319,8 @@ class ExpertTrainer:
             return
         state = self.learner.state()
         if self.group.is_leader:
-            progress = Progress(self.learner.steps, self.learner.steps, metrics=self.share.sums.tolist())
+            sums = torch.cat([self.share.sums, self.earlier.sums])
+            progress = Progress(self.learner.steps, self.learner.steps, metrics=sums.tolist())
             self.checkpoints.save(progress, state)
         self._saved = time.monotonic()
 
@@ -320,7 +331,7 @@ class ExpertTrainer:
             return 0
         progress, tensors = found
         self.learner.restore(tensors, progress.step)
-        self.share.sums = torch.tensor(progress.metrics, dtype=torch.float64)
+        self.share.sums, self.earlier.sums = torch.tensor(progress.metrics, dtype=torch.float64).chunk(2)
         self.group.log(f"resumed after {progress.step} steps")
         return progress.position
 
@@ -346,10 +357,18 @@ class Phase:
     """Files that the whole run goes through."""
     counts: bool
     """Whether its rows are learned for the first time."""
-    measured: bool
-    """Whether its batches are scored before they are learned."""
+    search: ShareSearch | None = None
+    """What its batches are scored for, before they are learned."""
+    searched_from: int = 0
+    """The first of the files of which they are."""
 
     def done(self, segment: str) -> float:
         """Share of the run that is over at a segment of this phase."""
-        place = next(place for place, file in enumerate(self.files) if file.segment == segment)
-        return (self.before + place) / self.total
+        return (self.before + self._place(segment)) / self.total
+
+    def search_at(self, segment: str) -> ShareSearch | None:
+        """What batches that end in this segment are scored for."""
+        return self.search if self._place(segment) >= self.searched_from else None
+
+    def _place(self, segment: str) -> int:
+        return next(place for place, file in enumerate(self.files) if file.segment == segment)

@@ -3,6 +3,9 @@
 Each batch of the last phase is scored before it is learned, by the foundation's heads alone and with all that was
 learned. A logit part of the way from one to the other has a log loss that is convex in that part, so a few parts tell
 where the least lies. What does not gain there gets the part 0: the expert lands as the foundation's heads.
+
+Labels that wait longer than half of the tail are not known there in time. Then the newer half of the first epoch, each
+batch before it was learned, tells what the last phase cannot.
 """
 
 from __future__ import annotations
@@ -50,6 +53,12 @@ class ShareSearch:
         """(T,) the share of the least loss, the lowest of several: 0 where nothing was counted."""
         return SHARES[self.sums[:, 1:].argmin(-1)]
 
+    def or_else(self, earlier: ShareSearch) -> ShareSearch:
+        """This search, and of tasks of which it counted no label the earlier one."""
+        found = ShareSearch(len(self.sums))
+        found.sums = torch.where(self.sums[:, :1] > 0, self.sums, earlier.sums)
+        return found
+
     def said(self, tasks: Sequence[str]) -> str:
         """One line for people: the chosen shares, with the mean losses of the heads alone and of that share."""
         found = zip(tasks, self.best().tolist(), self.sums.tolist(), strict=True)
@@ -58,5 +67,5 @@ class ShareSearch:
 
 def _why(labels: float, *losses: float) -> str:
     if not labels:
-        return "none of its labels in the last phase was known before the held-out rows"
+        return "no label was known in time to tell"
     return f"log loss {losses[0] / labels:.4f} -> {min(losses) / labels:.4f}"
