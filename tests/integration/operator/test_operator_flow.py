@@ -22,7 +22,7 @@ def quiet(world: World, name: str) -> bool:
 async def play_demo(world: World) -> None:
     """What `make demo` applies, in its order, each time until the world is as it should be."""
     experts = ("reels", "feed", "ads")
-    world.worse.add("0.00001")
+    world.worse.add("0.3")
     await world.boot()
     try:
         await world.apply("home-fm.yaml", "reels.yaml", "feed.yaml", "ads.yaml")
