@@ -73,6 +73,11 @@ class Manifest(Wire):
         """The file with the weights that the measurements and the TAE log are of."""
         return MEASURED if self.tail is not None and self.tail.learned else WEIGHTS
 
+    @property
+    def measured_watermark(self) -> str:
+        """Availability time up to which those weights have learned labels."""
+        return self.tail.watermark if self.tail is not None and self.tail.learned else self.watermark
+
     def canonical(self) -> bytes:
         """The bytes that the digest is taken of: sorted keys, no white space."""
         return json.dumps(self.wire(), sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()

@@ -29,13 +29,13 @@ from recast_trainer.evaluation.burnin import first_usable
 from recast_trainer.evaluation.leak import require_no_leak
 from recast_trainer.evaluation.measure import ScoredRows, aggregate, decimal, headline, measurements, warnings
 from recast_trainer.evaluation.metrics import Floats
-from recast_trainer.evaluation.scoring import score_expert, score_foundation, score_pair
+from recast_trainer.evaluation.scoring import score_foundation, score_pair
 from recast_trainer.evaluation.tail import describe_gap, moving_gap
 from recast_trainer.publishing.artifact import land, landed
 from recast_trainer.publishing.version import VersionApi, publish
 from recast_trainer.tae import log as tae_log
 from recast_trainer.training.checkpoint import CHECKPOINTS, Checkpoints
-from recast_trainer.training.expert import Examples, ExpertTrainer
+from recast_trainer.training.expert import Examples, ExpertTrainer, reader_config
 from recast_trainer.training.loop import FoundationTrainer, TrainedFoundation
 from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.stream import Stream, open_stream, pin_data, require_same_vocabulary
@@ -110,21 +110,8 @@ def expert_config(run: TrainingRun, foundation: FoundationConfig) -> ExpertConfi
     """The network that the run describes, reading this foundation."""
     if run.expert is None:
         raise RecastError("BadRun", "an expert's run needs expert; the operator and the trainer differ")
-    wanted = run.expert.architecture
-    return ExpertConfig(
-        layers=wanted.layers,
-        dim=wanted.dim,
-        heads=wanted.heads,
-        history_length=wanted.history_length,
-        attn_norm_len=wanted.history_length,
-        tae_dim=foundation.tae_dim,
-        content_dim=foundation.content_dim,
-        item_count=foundation.item_count,
-        surface=run.expert.surface,
-        surfaces=foundation.surfaces,
-        event_tasks=foundation.tasks,
-        tasks=tuple(ExpertTask(task.name, float(task.weight)) for task in run.expert.tasks),
-    )
+    tasks = [ExpertTask(task.name, float(task.weight)) for task in run.expert.tasks]
+    return reader_config(foundation, run.expert.architecture, run.expert.surface, tasks)
 
 
 def open_measured(root: str, reference: ArtifactRef) -> tuple[FoundationBundle, Path]:
@@ -227,11 +214,8 @@ def _expert(run: TrainingRun, group: ProcessGroup, work: Path, pinned: PinnedDat
     expert = ExpertTrainer(foundation, config, run.optimization, group, examples, checkpoints)
     model = expert.train()
     held_out = examples.over(examples.held_out)
-    parts = [score_expert(model, example.requests, example.tae, items, group) for example in held_out]
-    examples.require_enough(expert.rows, sum(len(part.row_ids) for part in parts))
-    scored = ScoredRows.concatenate(parts)
+    scored = expert.measure(held_out)
     tasks = [task.name for task in config.tasks]
-    require_no_leak(scored, tasks)
     baseline = _baseline(run, group, lambda: _expert_baseline(run, examples, scored, group))
     alone = replace(scored, surfaces=np.zeros_like(scored.surfaces))  # of one surface: index 0 of one name
 
@@ -306,15 +290,14 @@ def _open_unseen(root: str, reference: ArtifactRef, scored: ScoredRows, group: P
     """
     folder = Path(root) / reference.path
     manifest = load_verified(folder, reference.digest)
-    if not _saw(scored, manifest.watermark) or manifest.tail is None or not manifest.tail.learned:
-        _require_unseen(scored, manifest, manifest.watermark)
+    if not _saw(scored, manifest.watermark):
         return load_foundation(folder, manifest)
-    _require_unseen(scored, manifest, manifest.tail.watermark)
+    _require_unseen(scored, manifest, manifest.measured_watermark)
     group.log(
         f"{manifest.model} v{manifest.number} has learned rows that are held out here: its weights from before its "
-        f"tail are compared with, trained up to {manifest.tail.watermark}"
+        f"tail are compared with, trained up to {manifest.measured_watermark}"
     )
-    return load_foundation(folder, manifest, weights=MEASURED)
+    return load_foundation(folder, manifest, weights=manifest.measured_weights)
 
 
 def _require_unseen(scored: ScoredRows, manifest: Manifest, watermark: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from trainer_builders import DATASET, HOUR, ITEMS, START, hand_rows, requests_of
 
-from recast_api.manifest import MANIFEST, MEASURED, Manifest
+from recast_api.manifest import MANIFEST, MEASURED, WEIGHTS, Manifest
 from recast_api.run import ArtifactRef, RecastError, TrainingRun
 from recast_model.artifact import load_expert, load_foundation
 from recast_model.items import ItemTable
@@ -24,6 +24,7 @@ from recast_trainer.data.pinning import PinnedData
 from recast_trainer.data.requests import Slates
 from recast_trainer.data.writing import DatasetWriter
 from recast_trainer.evaluation import report
+from recast_trainer.evaluation.compare import comparison
 from recast_trainer.evaluation.scoring import score_foundation
 from recast_trainer.run import execute, expert_config, fingerprint, foundation_config
 from recast_trainer.tae import log as tae_log
@@ -187,6 +188,23 @@ def test_the_measurement_of_a_foundation_is_that_of_its_tail_by_the_weights_from
     scored, _ = score_foundation(bundle.model, tail, bundle.items, ProcessGroup())
     found = runs.measurements(scored, bundle.config.surfaces, bundle.config.tasks)
     assert found == world.foundation.measurements
+
+
+def test_an_expert_begins_as_heads_that_have_not_learned_the_labels_it_is_measured_on(
+    world: World,
+) -> None:
+    folder, reader = world.folder(world.foundation), load_expert(world.folder(world.expert), world.expert).model
+    measured, serving = (load_foundation(folder, world.foundation, weights=name).model for name in (MEASURED, WEIGHTS))
+    columns = list(reader.config.task_columns)
+    assert torch.equal(reader.foundation_heads.weight, measured.heads.weight[columns])
+    assert not torch.equal(reader.foundation_heads.weight, serving.heads.weight[columns])
+
+
+def test_a_comparison_reads_a_foundation_by_the_weights_that_were_measured(world: World) -> None:
+    folder = world.folder(world.foundation)
+    _, source = comparison._open(folder, open_stream(world.root / "set", order(world.root).data))
+    measured = load_foundation(folder, world.foundation, weights=MEASURED).model
+    assert torch.equal(source.bundle.model.heads.weight, measured.heads.weight)
 
 
 def test_a_version_is_compared_with_one_that_had_not_learned_the_rows_and_with_no_other(

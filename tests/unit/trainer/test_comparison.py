@@ -311,6 +311,7 @@ def test_the_example_holds_the_defaults_and_every_field() -> None:
         ("learningRates: [0.003]", 'learningRates.0: Input should be a valid string; write it in quotes, as "0.003"'),
         ('learningRates: ["fast"]', "learningRates.0: String should match"),
         ('learningRates: ["0.0"]', "learningRates must be above 0"),
+        ('learningRates: ["0.003", "0"]', "learningRates must be above 0"),
         ('learningRates: ["0.1", "0.10"]', "learningRates must not repeat one"),
         ("learningRates: []", "learningRates: List should have at least 1 item"),
         ("epochs: [2, 2]", "epochs must not repeat one"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recast_api.manifest import MANIFEST, MEASURED, WEIGHTS, Manifest, load_verified
+from recast_api.manifest import MANIFEST, WEIGHTS, Manifest, load_verified
 from recast_api.resources.version import Aggregate, Measurement
 from recast_api.run import DataRef, RecastError
 from recast_model.artifact import load_expert, load_foundation
@@ -103,10 +103,10 @@ def evaluate(artifact: Path, foundation: Path | None, data: Path) -> list[Measur
 
 def _not_learned(foundation: Manifest, stream: Stream) -> tuple[str, int]:
     """Which of a foundation's weights score a stream, and their watermark in ms: what serves, if the stream goes on."""
-    watermark, tail = clock.from_rfc3339(foundation.watermark), foundation.tail
-    if stream.end - 1 > watermark or tail is None or not tail.learned:
+    watermark = clock.from_rfc3339(foundation.watermark)
+    if stream.end - 1 > watermark:
         return WEIGHTS, watermark
-    return MEASURED, clock.from_rfc3339(tail.watermark)
+    return foundation.measured_weights, clock.from_rfc3339(foundation.measured_watermark)
 
 
 def _after(watermark: int) -> Choice:

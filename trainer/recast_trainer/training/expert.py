@@ -19,17 +19,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recast_api.resources.expert import ExpertArchitecture
 from recast_api.run import Optimization, RecastError
 from recast_model.artifact import FoundationBundle
 from recast_model.batch import RequestBatch
-from recast_model.config import ExpertConfig
+from recast_model.config import ExpertConfig, ExpertTask, FoundationConfig
 from recast_model.embeddings import TableOptimizer
 from recast_model.expert import ExpertModel
 from recast_model.items import ItemTable
 from recast_model.losses import expert_loss
 from recast_model.snapshot import HistorySnapshot
 from recast_trainer.data.requests import Index, Requests, Slates
-from recast_trainer.evaluation.scoring import RequestTae, logged
+from recast_trainer.evaluation.leak import require_no_leak
+from recast_trainer.evaluation.measure import ScoredRows
+from recast_trainer.evaluation.scoring import RequestTae, logged, score_expert
 from recast_trainer.tae import log as tae_log
 from recast_trainer.training.checkpoint import Checkpoints, Progress, resume
 from recast_trainer.training.process_group import ProcessGroup
@@ -212,6 +215,26 @@ def global_batches(examples: Iterator[Example], size: int) -> Iterator[Example]:
         yield rest
 
 
+def reader_config(
+    foundation: FoundationConfig, architecture: ExpertArchitecture, surface: str, tasks: Sequence[ExpertTask]
+) -> ExpertConfig:
+    """The network of a surface's expert that reads this foundation."""
+    return ExpertConfig(
+        layers=architecture.layers,
+        dim=architecture.dim,
+        heads=architecture.heads,
+        history_length=architecture.history_length,
+        attn_norm_len=architecture.history_length,
+        tae_dim=foundation.tae_dim,
+        content_dim=foundation.content_dim,
+        item_count=foundation.item_count,
+        surface=surface,
+        surfaces=foundation.surfaces,
+        event_tasks=foundation.tasks,
+        tasks=tuple(tasks),
+    )
+
+
 class ExpertTrainer:
     """One expert of a foundation, from examples that its log covers. It starts as the foundation's heads.
 
@@ -271,6 +294,16 @@ class ExpertTrainer:
         said = chosen.said([task.name for task in self.config.tasks])
         self.group.log(f"share of what was learned that counts beside the foundation's heads: {said}")
         return self.model
+
+    def measure(self, held_out: Pass) -> ScoredRows:
+        """What the trained expert predicts for rows that were held out. Raises ``TooFewRows`` or ``LabelLeak``."""
+        parts = [
+            score_expert(self.model, example.requests, example.tae, self.items, self.group) for example in held_out
+        ]
+        self.examples.require_enough(self.rows, sum(len(part.row_ids) for part in parts))
+        scored = ScoredRows.concatenate(parts)
+        require_no_leak(scored, [task.name for task in self.config.tasks])
+        return scored
 
     def _learn(self, example: Example, done: float, sums: torch.Tensor, search: ShareSearch | None = None) -> None:
         """One step; ``sums`` (2,) takes up the log loss and the number of the labels, each before it was learned."""

@@ -11,16 +11,14 @@ from itertools import product
 import numpy as np
 
 from recast_api.run import Optimization, RecastError
-from recast_model.config import ExpertConfig, ExpertTask
-from recast_trainer.evaluation.compare.arms import Arm, Foundation
+from recast_model.config import ExpertTask
+from recast_trainer.evaluation.compare.arms import Arm
 from recast_trainer.evaluation.compare.results import Tried, counted
 from recast_trainer.evaluation.compare.settings import Settings
 from recast_trainer.evaluation.compare.statistics import resample
-from recast_trainer.evaluation.leak import require_no_leak
 from recast_trainer.evaluation.measure import ScoredRows
-from recast_trainer.evaluation.scoring import score_expert
 from recast_trainer.tae.log import LogFile
-from recast_trainer.training.expert import Examples, ExpertTrainer
+from recast_trainer.training.expert import Examples, ExpertTrainer, reader_config
 from recast_trainer.training.process_group import ProcessGroup
 
 
@@ -104,46 +102,25 @@ class Recipe:
         return f"rate {self.learning_rate}, {counted(self.epochs, 'epoch')}"
 
 
-def expert_config(foundation: Foundation, surface: str, tasks: Sequence[str], settings: Settings) -> ExpertConfig:
-    """The network of a surface's experts."""
-    source, own = foundation.bundle.config, settings.architecture
-    return ExpertConfig(
-        layers=own.layers,
-        dim=own.dim,
-        heads=own.heads,
-        history_length=own.history_length,
-        attn_norm_len=own.history_length,
-        tae_dim=source.tae_dim,
-        content_dim=source.content_dim,
-        item_count=source.item_count,
-        surface=surface,
-        surfaces=source.surfaces,
-        event_tasks=source.tasks,
-        tasks=tuple(ExpertTask(task) for task in tasks),
-    )
-
-
 def train(arm: Arm, part: Part, recipe: Recipe, seed: int, settings: Settings, group: ProcessGroup) -> Trained:
     """Train an arm as a run trains an expert, and score what its part holds out.
 
     Raises ``TooFewRows``, ``LabelLeak``, and what training an expert raises.
     """
-    dataset = part.stream.dataset
-    config = expert_config(arm.foundation, part.surface, dataset.tasks_of(part.surface), settings)
+    config = reader_config(
+        arm.foundation.bundle.config,
+        settings.architecture,
+        part.surface,
+        [ExpertTask(task) for task in part.stream.dataset.tasks_of(part.surface)],
+    )
     optimization = Optimization(
         batch_size=settings.batch_size, learning_rate=recipe.learning_rate, epochs=recipe.epochs, seed=seed
     )
-    items, examples = arm.foundation.bundle.items, replace(part, instead=arm.reading(seed))
+    examples = replace(part, instead=arm.reading(seed))
     quiet = Quiet(group.rank, group.size, group.device)
     trainer = ExpertTrainer(arm.foundation.bundle, config, optimization, quiet, examples, reads_heads=arm.reads_heads)
-    model = trainer.train()
-    parts = [
-        score_expert(model, example.requests, example.tae, items, group) for example in examples.over(examples.held_out)
-    ]
-    examples.require_enough(trainer.rows, sum(len(each.row_ids) for each in parts))
-    scored = ScoredRows.concatenate(parts)
-    require_no_leak(scored, [task.name for task in config.tasks])
-    return Trained(scored, trainer.learner.steps, trainer.rows)
+    trainer.train()
+    return Trained(trainer.measure(examples.over(examples.held_out)), trainer.learner.steps, trainer.rows)
 
 
 def attempt(arm: Arm, part: Part, recipe: Recipe, settings: Settings, group: ProcessGroup) -> tuple[Tried, int]:
