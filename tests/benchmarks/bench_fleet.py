@@ -323,7 +323,8 @@ class Bench:
         for path in sorted((self._options.operator_root / "crds").glob("*.yaml")):
             body = yaml.safe_load(path.read_text(encoding="utf-8"))
             await self._api.send("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", body)
-            plural, served = body["spec"]["names"]["plural"], {}
+            plural = body["spec"]["names"]["plural"]
+            served: dict[str, Any] = {}
             while not served:
                 await asyncio.sleep(0.1)
                 served = await self._api.send("GET", f"/apis/recast.dev/v1alpha1/{plural}")

@@ -116,7 +116,7 @@ def generate(folder: Path, rows: int, seed: int) -> Stream:
 
 def oracle(stream: Stream) -> tuple[float, float]:
     """NE of the true probability, over what is learned but for the first segment, and over the tail."""
-    learned = split(len(stream.segments)).learn
+    learned = split(stream.segments).learn
     tasks = len(stream.dataset.tasks)
     found = (RunningNE(tasks), RunningNE(tasks))
     for index, segment in enumerate(stream.segments[1:], start=1):

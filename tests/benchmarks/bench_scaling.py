@@ -108,7 +108,7 @@ def oracle(data: Path, config: SyntheticConfig, *, place: bool) -> list[Measurem
     does not know the place in the slate, as no model does: its mean over all places, which are equally likely.
     """
     stream = open_stream(data, DataRef(path=data.name))
-    rows = Rows.concatenate([stream.read(segment) for segment in stream.segments[split(len(stream.segments)).learn :]])
+    rows = Rows.concatenate([stream.read(segment) for segment in stream.segments[split(stream.segments).learn :]])
     logits = logit(np.nan_to_num(rows.oracle.astype(np.float64), nan=0.5))
     if not place:
         bias = config.position_bias * np.log1p(np.arange(config.slate))

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 
 from recast_model.distributed import gather_rows
@@ -54,7 +54,8 @@ class Counted:
             self.received += total.nbytes * others
             all_reduce(total)
 
-        dist.all_to_all_single, dist.all_gather, dist.all_reduce = to_all, gather, reduce
+        watched: Any = dist
+        watched.all_to_all_single, watched.all_gather, watched.all_reduce = to_all, gather, reduce
 
     def _count(self, tensor: Tensor, rows: int, *, received: bool = False) -> None:
         size = rows * tensor.element_size() * tensor[:1].numel() if rows else 0
@@ -73,7 +74,7 @@ def spread(table: EmbeddingTable, ids: Tensor, gradients: Tensor) -> None:
 def gathered(table: EmbeddingTable, ids: Tensor, gradients: Tensor) -> None:
     """A step of whole tables: each rank sends all others what it has learned of each row, and all update all."""
     found = functional.embedding(ids, table.weight).requires_grad_()
-    found.backward(gradients)
+    found.backward(gradients)  # type: ignore[no-untyped-call]
     assert found.grad is not None
     distinct, place = torch.unique(ids, return_inverse=True)
     sums = torch.zeros(len(distinct), table.dim).index_add_(0, place, found.grad)
@@ -137,7 +138,7 @@ def _rank(rank: int, options: argparse.Namespace, folder: str) -> None:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The figures, of the rank that moves or holds most."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (options, folder), nprocs=options.ranks)
+        spawn(_rank, (options, folder), nprocs=options.ranks)  # type: ignore[no-untyped-call]
         ranks = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(options.ranks)]
     figures: dict[str, Any] = {key: getattr(options, key) for key in ("rows", "dim", "batch", "ranks", "steps", "zipf")}
     figures["distinct_ids_per_rank"] = round(max(each["distinct"]["ids"] for each in ranks))

@@ -78,7 +78,8 @@ class NaiveLayer(nn.Module):
         q, k, v = (part.view(batch, length, self.heads, -1).transpose(1, 2) for part in qkv)
         weights = functional.silu(q @ k.transpose(-1, -2) / math.sqrt(dim // self.heads)) / self.norm_len * mask
         attended, u = (weights @ v).transpose(1, 2).reshape(batch, length, dim), functional.silu(u)
-        return rows + self.output(torch.cat([u, attended, u * self.attended_norm(attended)], -1))
+        updated: Tensor = rows + self.output(torch.cat([u, attended, u * self.attended_norm(attended)], -1))
+        return updated
 
 
 class Naive(nn.Module):
@@ -142,7 +143,7 @@ def naive(config: FoundationConfig, batch: RequestBatch) -> Runs:
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         assert batch.labels is not None
-        functional.binary_cross_entropy_with_logits(model(batch), batch.labels).backward()
+        functional.binary_cross_entropy_with_logits(model(batch), batch.labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return {"training": step, "inference": torch.inference_mode()(lambda: model(batch))}

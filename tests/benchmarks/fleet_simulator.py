@@ -63,7 +63,7 @@ class Apiserver:
 
     async def follow(self, path: str, selector: str = "") -> AsyncIterator[tuple[str, Object]]:
         """All objects of a collection, then every change of one."""
-        params = {"labelSelector": selector} if selector else {}
+        params: Object = {"labelSelector": selector} if selector else {}
         while True:
             listed = await self.send("GET", path, **params)
             for raw in listed["items"]:
