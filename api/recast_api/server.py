@@ -54,6 +54,11 @@ class ExpertServerConfig(Wire):
 
 REQUESTS_TOTAL = "recast_requests_total"
 """Counter. Scoring requests by ``code``, the HTTP status."""
+CLIENT_GONE = 499
+"""The code of a request whose client hung up before its answer: nginx's number, since HTTP has none for it."""
+CLIENT_DISCONNECTS_TOTAL = "recast_client_disconnects_total"
+"""Counter. Requests whose client hung up before the answer. None of them is in the counters below, but for those that
+had waited for longer than the SLO."""
 REQUEST_SECONDS = "recast_request_duration_seconds"
 """Histogram. Wall time of scoring requests; one bucket edge is the SLO."""
 SLOW_TOTAL = "recast_slow_requests_total"
@@ -66,5 +71,5 @@ FOUNDATION_REQUESTS_TOTAL = "recast_foundation_requests_total"
 """Counter. TAE calls by ``code``, the gRPC status name."""
 FOUNDATION_SECONDS = "recast_foundation_duration_seconds"
 """Histogram. Wall time of TAE calls."""
-CODES = ("200", "400", "404", "405", "413", "422", "500", "503")
+CODES = ("200", "400", "404", "405", "413", "422", "499", "500", "503")
 """Codes whose counters exist at zero from the start: a rate over one that appears at 1 misses its first request."""

@@ -24,10 +24,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recast_api import names
 from recast_api.resources.version import FoundationPin
+from recast_api.server import CLIENT_GONE
 from recast_server.expert import schema
 from recast_server.expert.ranker import Ranker
 from recast_server.expert.schema import RefusedError
 from recast_server.runtime.health import Health
+from recast_server.runtime.http_protocol import Connection
 from recast_server.runtime.metrics import ScoringRequests
 from recast_server.runtime.model_thread import ExpiredError, QueueFullError
 
@@ -76,7 +78,9 @@ def create_app(
 
     async def rank(request: Request) -> Response:
         request_id: str = request.scope["recast"]["request_id"]
-        asked = schema.parse(await _bounded_body(request))
+        body = await _bounded_body(request)
+        request.scope["recast"]["received"] = True
+        asked = schema.parse(body)
         ranking = await ranker.rank(asked, request_id)
         request.scope["recast"]["tae"] = ranking.tae
         order = sorted(range(len(ranking.scores)), key=ranking.scores.__getitem__, reverse=True)[: asked.limit]
@@ -117,7 +121,7 @@ def create_app(
         try:
             return await rank(request)
         except ClientDisconnect:
-            raise
+            return Response(status_code=CLIENT_GONE)  # nobody is left to read it
         except Exception as error:
             return await refused(request, error)
 
@@ -146,34 +150,40 @@ class _Edge:
         if scope["type"] != "http":
             return
         begin = time.monotonic()
-        known: dict[str, Any] = {"request_id": _request_id(scope), "tae": None}
+        connection: Connection | None = scope.get("state", {}).get("connection")
+        known: dict[str, Any] = {"request_id": _request_id(scope), "tae": None, "received": False}
         scope["recast"] = known
         status = 0
+        end: float | None = None
 
         async def stamped(message: Message) -> None:
-            nonlocal status
+            nonlocal status, end
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if status != 500 and connection and connection.lost is not None:  # a failure is one, whoever sees it
+                    status, end = CLIENT_GONE, connection.lost
                 headers = [*message["headers"], *self._identity.headers(known["request_id"], known["tae"] or TAE_NONE)]
-                if self._closes(scope):
+                if self._closes(connection):
                     headers.append((b"connection", b"close"))
                 message = {**message, "headers": headers}
             await send(message)
 
         try:
             await self._app(scope, receive, stamped)
-        except ClientDisconnect:
-            return  # nobody is left to answer
         finally:
             if status:
-                seconds = time.monotonic() - begin
-                self._metrics.observe(status, seconds, known["tae"] if status == 200 else None)
-                fields = {"requestId": known["request_id"], "code": status, "ms": round(seconds * 1000, 2)}
-                _log.info("request", extra={"fields": {**fields, "tae": known["tae"] or TAE_NONE}})
+                self._count(status, (end or time.monotonic()) - begin, known)
 
-    def _closes(self, scope: Scope) -> bool:
-        opened = scope.get("state", {}).get("opened")
-        aged = opened is not None and time.monotonic() - opened >= self._max_age_seconds
+    def _count(self, status: int, seconds: float, known: dict[str, Any]) -> None:
+        if status == CLIENT_GONE:
+            self._metrics.disconnected(seconds if known["received"] else None)
+        else:
+            self._metrics.observe(status, seconds, known["tae"] if status == 200 else None)
+        fields = {"requestId": known["request_id"], "code": status, "ms": round(seconds * 1000, 2)}
+        _log.info("request", extra={"fields": {**fields, "tae": known["tae"] or TAE_NONE}})
+
+    def _closes(self, connection: Connection | None) -> bool:
+        aged = connection is not None and time.monotonic() - connection.opened >= self._max_age_seconds
         return aged or self._health.draining
 
 

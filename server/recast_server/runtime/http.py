@@ -1,79 +1,28 @@
-"""HTTP over uvicorn, uvloop and httptools: several servers on one loop, the age of connections, and a drain.
+"""HTTP over uvicorn, uvloop and httptools: several servers on one loop, and a drain.
 
 Kubernetes balances connections, not requests: a client that keeps one open stays on one pod for ever, and a canary's
-weight never reaches it. So every connection carries the time it was opened (``scope["state"]["opened"]``) and the
-application asks old ones to close with their next response.
+weight never reaches it. So every connection knows when it was opened (:mod:`recast_server.runtime.http_protocol`), and
+the application asks old ones to close with their next response.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEADER_BYTES = 32 * 1024
-"""Of a request's line and headers together; httptools itself has no bound."""
+from recast_server.runtime.http_protocol import Malformed, protocol
+
 KEEP_ALIVE_SECONDS = 75
 """Longer than common clients' own limit, so that it is the client that closes an idle connection, not the server
 beneath a request that is already on its way."""
 SHUTDOWN_SECONDS = 10
-
-_UPGRADE = re.compile(rb"\r\nUpgrade(?=[ \t]*:)", re.IGNORECASE)
-"""Java's client offers HTTP/2 with every request. A server may ignore that, but httptools would skip the body; so it
-does not get to see the header. The name put in its place is as long, and no JSON body can hold such a line."""
-
-Malformed = Callable[[], tuple[list[tuple[bytes, bytes]], bytes]]
-"""Headers and JSON body that answer bytes which are no HTTP request."""
-
-
-def _protocol(malformed: Malformed) -> type[HttpToolsProtocol]:
-    class Protocol(HttpToolsProtocol):
-        """uvicorn's protocol with a clock, a bound on headers and a well-formed answer to malformed requests."""
-
-        _head_bytes = 0
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            self.app_state = {**self.app_state, "opened": time.monotonic()}
-            super().connection_made(transport)
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(_UPGRADE.sub(b"\r\nIgnored", data) if b"pgrade" in data else data)
-
-        def on_message_begin(self) -> None:
-            self._head_bytes = 0
-            super().on_message_begin()
-
-        def on_url(self, url: bytes) -> None:
-            self._bound(len(url))
-            super().on_url(url)
-
-        def on_header(self, name: bytes, value: bytes) -> None:
-            self._bound(len(name) + len(value))
-            super().on_header(name, value)
-
-        def _bound(self, more_bytes: int) -> None:
-            self._head_bytes += more_bytes
-            if self._head_bytes > HEADER_BYTES:
-                raise ValueError("request headers are too long")  # httptools turns this into a parser error: 400
-
-        def send_400_response(self, msg: str) -> None:
-            headers, body = malformed()
-            head = b"".join(b"%s: %s\r\n" % header for header in headers)
-            self.transport.write(
-                b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: %d\r\n%s\r\n%s"
-                % (len(body), head, body)
-            )
-            self.transport.close()
-
-    return Protocol
 
 
 class _Server(uvicorn.Server):
@@ -103,7 +52,7 @@ class HttpServer:
     """One application on one port."""
 
     def __init__(self, app: ASGIApp, listener: socket.socket, malformed: Malformed | None = None) -> None:
-        options: dict[str, Any] = {} if malformed is None else {"http": _protocol(malformed)}
+        options: dict[str, Any] = {} if malformed is None else {"http": protocol(malformed)}
         self._server = _Server(
             uvicorn.Config(
                 cast("Any", app),

@@ -40,13 +40,21 @@ class FoundationCalls:
 
 
 class ScoringRequests:
-    """Requests to an expert, each counted once, when its status is known."""
+    """Requests to an expert, each counted once, when its status is known.
+
+    A client that hangs up before its answer is no answer of the server's, neither good nor bad: it has a counter of its
+    own, which no verdict on a revision reads. Only one that had waited for longer than the SLO allows also counts as a
+    slow request, with code 499: a revision that answers nobody in time must not look as if nobody had asked it.
+    """
 
     def __init__(self, registry: CollectorRegistry, slo_seconds: float) -> None:
         self._slo_seconds = slo_seconds
         self._total = Counter(contract.REQUESTS_TOTAL, "Requests by HTTP status", ["code"], registry=registry)
         self._slow = Counter(contract.SLOW_TOTAL, "Requests slower than the SLO", registry=registry)
         self._tae = Counter(contract.TAE_TOTAL, "Answered requests by source of TAE", ["state"], registry=registry)
+        self._disconnects = Counter(
+            contract.CLIENT_DISCONNECTS_TOTAL, "Requests whose client hung up before the answer", registry=registry
+        )
         self._seconds = Histogram(
             contract.REQUEST_SECONDS,
             "Wall time of requests",
@@ -66,6 +74,12 @@ class ScoringRequests:
             self._slow.inc()
         if tae is not None:
             self._tae.labels(tae).inc()
+
+    def disconnected(self, waited_seconds: float | None) -> None:
+        """Counts one client that hung up; None where it did before its request was complete."""
+        self._disconnects.inc()
+        if waited_seconds is not None and waited_seconds > self._slo_seconds:
+            self.observe(contract.CLIENT_GONE, waited_seconds, None)
 
 
 def new_registry() -> CollectorRegistry:

@@ -44,7 +44,7 @@ class Served:
     health: Health
     registry: CollectorRegistry
     client: httpx.AsyncClient
-    state: dict[str, float]
+    state: dict[str, object]
 
     def count(self, code: str) -> float:
         value = self.registry.get_sample_value("recast_requests_total", {"code": code})
@@ -58,7 +58,7 @@ async def served() -> AsyncIterator[Served]:
     health = Health(ModelThread(1))
     health.phase = Phase.SERVING
     app = create_app(IDENTITY, ranker, health, ScoringRequests(registry, 0.2), 30.0)
-    state: dict[str, float] = {}
+    state: dict[str, object] = {}
 
     async def with_state(scope: dict[str, object], receive: Callable[..., Awaitable[object]], send: object) -> None:
         await app({**scope, "state": dict(state)}, receive, send)  # type: ignore[arg-type]

@@ -11,12 +11,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from recast_server.runtime.http import HEADER_BYTES, HttpServer, bind
+from recast_server.runtime.http import HttpServer, bind
+from recast_server.runtime.http_protocol import HEADER_BYTES
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     request = Request(scope, receive)
-    assert scope["state"]["opened"] > 0
+    assert scope["state"]["connection"].opened > 0
     await PlainTextResponse(await request.body())(scope, receive, send)
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from recast_server.expert.schema import BODY_BYTES, RefusedError, parse
+from recast_server.runtime.http_protocol import Connection
 from recast_server.runtime.metrics import ScoringRequests
 from recast_server.runtime.model_thread import ExpiredError, QueueFullError
 
@@ -168,15 +169,16 @@ async def test_a_failing_ranker_is_counted_once_and_tells_no_internals(
 
 
 async def test_every_code_and_state_is_counted_from_zero(served: Any) -> None:
-    for code in ("200", "400", "404", "405", "413", "422", "500", "503"):
+    for code in ("200", "400", "404", "405", "413", "422", "499", "500", "503"):
         assert served.count(code) == 0
+    assert served.registry.get_sample_value("recast_client_disconnects_total") == 0
     assert served.registry.get_sample_value("recast_tae_total", {"state": "absent"}) == 0
     assert served.registry.get_sample_value("recast_request_duration_seconds_bucket", {"le": "0.2"}) == 0
 
 
 @pytest.mark.parametrize(("opened", "closes"), [(1e12, False), (-1e12, True)], ids=["young", "old"])
 async def test_a_connection_beyond_its_age_is_asked_to_close(served: Any, opened: float, closes: bool) -> None:
-    served.state["opened"] = opened  # on the monotonic clock: far in the future or in the past
+    served.state["connection"] = Connection(opened)  # on the monotonic clock: far in the future or in the past
     response = await post(served, json.dumps(GOOD).encode())
     assert (response.headers.get("connection") == "close") is closes
 
