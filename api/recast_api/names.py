@@ -71,6 +71,8 @@ HEADER_REVISION = "x-recast-revision"
 HEADER_VERSION = "x-recast-version"
 HEADER_TAE = "x-recast-tae"
 HEADER_REQUEST_ID = "x-request-id"
+HEADER_TIMEOUT = "x-envoy-expected-rq-timeout-ms"
+"""How long the client waits, in milliseconds: Envoy sets it by itself, others may."""
 
 
 def prefix(kind: Kind) -> str:

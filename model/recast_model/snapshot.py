@@ -56,11 +56,19 @@ class HistorySnapshot:
 
     def lookup(self, user: int) -> History:
         """The user's window; empty for a user never seen."""
+        window = self._slice(user)
+        return self.events.take(window).map(lambda values: values.astype(np.int64)) if window else History.empty()
+
+    def length(self, user: int) -> int:
+        """Events in the user's window."""
+        window = self._slice(user)
+        return window.stop - window.start if window else 0
+
+    def _slice(self, user: int) -> slice | None:
         place = int(np.searchsorted(self.users, user))
         if place == len(self.users) or self.users[place] != user:
-            return History.empty()
-        window = self.events.take(slice(int(self.offsets[place]), int(self.offsets[place + 1])))
-        return window.map(lambda values: values.astype(np.int64))
+            return None
+        return slice(int(self.offsets[place]), int(self.offsets[place + 1]))
 
     def save(self, folder: Path) -> str:
         """Write the snapshot; returns the file's name."""

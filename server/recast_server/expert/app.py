@@ -28,10 +28,11 @@ from recast_api.server import CLIENT_GONE
 from recast_server.expert import schema
 from recast_server.expert.ranker import Ranker
 from recast_server.expert.schema import RefusedError
+from recast_server.runtime.context import RequestContext, deadline, traceparent
 from recast_server.runtime.health import Health
 from recast_server.runtime.http_protocol import Connection
 from recast_server.runtime.metrics import ScoringRequests
-from recast_server.runtime.model_thread import ExpiredError, QueueFullError
+from recast_server.runtime.scheduler import ExpiredError, OverloadedError
 
 TAE_NONE = "none"
 """``x-recast-tae`` on a response without scores."""
@@ -73,21 +74,24 @@ def create_app(
     health: Health,
     metrics: ScoringRequests,
     max_connection_age_seconds: float,
+    slo_seconds: float,
 ) -> ASGIApp:
-    """The application of the traffic port."""
+    """The application of the traffic port. Requests of clients that name no deadline have ``slo_seconds``."""
 
     async def rank(request: Request) -> Response:
-        request_id: str = request.scope["recast"]["request_id"]
+        context: RequestContext = request.scope["recast"]["context"]
         body = await _bounded_body(request)
         request.scope["recast"]["received"] = True
         asked = schema.parse(body)
-        ranking = await ranker.rank(asked, request_id)
+        work = ranker.rank(asked, context)
+        connection: Connection | None = request.scope.get("state", {}).get("connection")
+        ranking = await (work if connection is None else connection.while_it_stands(work))
         request.scope["recast"]["tae"] = ranking.tae
         order = sorted(range(len(ranking.scores)), key=ranking.scores.__getitem__, reverse=True)[: asked.limit]
         return _respond(
             200,
             {
-                "requestId": request_id,
+                "requestId": context.request_id,
                 "model": identity.model,
                 "revision": identity.revision,
                 "version": identity.version,
@@ -129,7 +133,7 @@ def create_app(
         routes=[Route("/v1/rank", guarded, methods=["POST"])], exception_handlers={HTTPException: refused}
     )
     inner.router.redirect_slashes = False
-    return _Edge(inner, identity, health, metrics, max_connection_age_seconds)
+    return _Edge(inner, identity, health, metrics, max_connection_age_seconds, slo_seconds)
 
 
 class _Edge:
@@ -142,16 +146,23 @@ class _Edge:
         health: Health,
         metrics: ScoringRequests,
         max_connection_age_seconds: float,
+        slo_seconds: float,
     ) -> None:
         self._app, self._identity, self._health, self._metrics = app, identity, health, metrics
-        self._max_age_seconds = max_connection_age_seconds
+        self._max_age_seconds, self._slo_seconds = max_connection_age_seconds, slo_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         begin = time.monotonic()
         connection: Connection | None = scope.get("state", {}).get("connection")
-        known: dict[str, Any] = {"request_id": _request_id(scope), "tae": None, "received": False}
+        context = self._context(scope, begin)
+        known: dict[str, Any] = {
+            "request_id": context.request_id,
+            "context": context,
+            "tae": None,
+            "received": False,
+        }
         scope["recast"] = known
         status = 0
         end: float | None = None
@@ -180,21 +191,22 @@ class _Edge:
         else:
             self._metrics.observe(status, seconds, known["tae"] if status == 200 else None)
         fields = {"requestId": known["request_id"], "code": status, "ms": round(seconds * 1000, 2)}
+        if (trace := known["context"].trace_id) is not None:
+            fields["traceId"] = trace
         _log.info("request", extra={"fields": {**fields, "tae": known["tae"] or TAE_NONE}})
+
+    def _context(self, scope: Scope, begin: float) -> RequestContext:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+        request_id = headers.get(names.HEADER_REQUEST_ID, "")
+        return RequestContext(
+            request_id if _REQUEST_ID.fullmatch(request_id) else uuid.uuid4().hex,
+            deadline(begin, headers.get(names.HEADER_TIMEOUT), self._slo_seconds),
+            traceparent(headers),
+        )
 
     def _closes(self, connection: Connection | None) -> bool:
         aged = connection is not None and time.monotonic() - connection.opened >= self._max_age_seconds
         return aged or self._health.draining
-
-
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == names.HEADER_REQUEST_ID.encode():
-            text = value.decode("latin-1")
-            if _REQUEST_ID.fullmatch(text):
-                return str(text)
-            break
-    return uuid.uuid4().hex
 
 
 async def _bounded_body(request: Request) -> bytes:
@@ -233,7 +245,7 @@ def _refusal(error: Exception) -> RefusedError:
     match error:
         case RefusedError():
             return error
-        case QueueFullError() | ExpiredError():
+        case OverloadedError() | ExpiredError():
             return RefusedError(
                 503,
                 "Overloaded",

@@ -1,12 +1,13 @@
-"""A loaded expert version. Imports PyTorch; lives on the model thread."""
+"""A loaded expert version. Imports PyTorch; computes on the model thread alone."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from recast_api import server as contract
 from recast_api.manifest import Manifest
@@ -15,10 +16,16 @@ from recast_api.server import ExpertServerConfig
 from recast_model.artifact import load_expert
 from recast_model.batch import RequestBatch
 from recast_model.features import collate
+from recast_model.flops import forward_flops
 from recast_model.inference import score
+from recast_server.expert.model_ranker import Embedded
 from recast_server.expert.ranker import Ranking
-from recast_server.expert.schema import CANDIDATES, HistoryEvent, RankRequest
-from recast_server.runtime.inputs import Event, RequestEncoder
+from recast_server.expert.schema import CANDIDATES
+from recast_server.runtime.cost import Sample
+from recast_server.runtime.inputs import Event, Query, RequestEncoder
+from recast_server.runtime.warmup import measure, padded_to
+
+_log = logging.getLogger("recast.engine")
 
 
 class ExpertEngine:
@@ -33,9 +40,7 @@ class ExpertEngine:
                 f"{served.model} is configured for surface {served.surface}, but v{manifest.number} was trained on"
                 f" {config.surface}: point the pod at a version of that surface",
             )
-        self._model = loaded.model
-        self._surface = config.surface
-        self._history_length = config.history_length
+        self._model, self._config = loaded.model, config
         self._tasks = [task.name for task in config.tasks]
         self._encoder = RequestEncoder(loaded.items, loaded.history, config.surfaces, config.event_tasks)
         self.tae_dim = config.tae_dim
@@ -43,32 +48,65 @@ class ExpertEngine:
         weights = {task.name: float(task.weight) for task in served.tasks}
         self._weights = np.array([weights.get(task.name, task.weight) for task in config.tasks])
 
-    def rank(self, request: RankRequest, time_ms: int, tae: NDArray[np.floating] | None) -> Ranking:
-        """See ``Engine``."""
-        history = None
-        if request.history is not None:
-            history = [Event(e.item, e.surface, e.time, e.actions, e.available_at) for e in request.history]
-        asked = self._encoder.encode(request.user, self._surface, time_ms, request.candidates, history)
-        batch = RequestBatch.from_arrays(collate([asked], self._history_length, surface_only=True))
-        given = np.zeros((len(request.candidates), self.tae_dim), np.float32) if tae is None else tae
-        # A copy, because the bytes of a reply cannot be written to.
-        vectors = torch.from_numpy(np.array(given, np.float32)).unsqueeze(0)  # (1, M, D)
-        logits = score(self._model, batch, vectors, torch.tensor([tae is not None]))[0]  # (M, T)
-        probabilities = torch.sigmoid(logits).double().numpy()
-        return Ranking(
-            scores=(probabilities @ self._weights).tolist(),
-            probabilities={task: probabilities[:, column].tolist() for column, task in enumerate(self._tasks)},
-            unknown_items=RequestEncoder.unknown_items(request.candidates, asked.candidates),
-            tae=contract.TAE_ABSENT if tae is None else contract.TAE_FRESH,
-        )
+    def units(self, asked: Embedded) -> float:
+        """See ``Engine``: floating-point operations."""
+        events = min(self._encoder.events(asked.query), self._config.history_length)
+        return forward_flops(self._config, events, padded_to(len(asked.query.candidates)))
 
-    def warm_up(self) -> None:
-        """Runs the smallest and the largest request once, with and without embeddings."""
-        past = [
-            HistoryEvent(item=0, surface=self._surface, time=time_ms, actions=[])
-            for time_ms in range(self._history_length)
+    def shape(self, asked: Embedded) -> Hashable:
+        """See ``Engine``: candidates are padded, histories are not."""
+        return padded_to(len(asked.query.candidates))
+
+    def run(self, asked: Sequence[Embedded]) -> list[Ranking]:
+        """See ``Engine``."""
+        rankings = self._rank(asked)
+        # Embeddings so large that the network overflows on them are none.
+        again = [place for place, one in enumerate(asked) if one.tae is not None and not rankings[place].finite]
+        if again:
+            _log.error("the foundation's embeddings give scores that are not finite; ranked without them")
+            without = self._rank([Embedded(asked[place].query, None) for place in again])
+            for place, ranking in zip(again, without, strict=True):
+                rankings[place] = ranking
+        return rankings
+
+    def _rank(self, asked: Sequence[Embedded]) -> list[Ranking]:
+        requests = [self._encoder.encode(one.query) for one in asked]
+        batch = RequestBatch.from_arrays(collate(requests, self._config.history_length, surface_only=True))
+        given = np.zeros((*batch.candidates.shape, self.tae_dim), np.float32)  # (B, M, D)
+        for rows, one in zip(given, asked, strict=True):
+            if one.tae is not None:
+                rows[: len(one.tae)] = one.tae
+        present = torch.tensor([one.tae is not None for one in asked])
+        logits = score(self._model, batch, torch.from_numpy(given), present)  # (B, M, T)
+        probabilities = torch.sigmoid(logits).double().numpy()
+        scores = probabilities @ self._weights  # (B, M)
+        return [
+            Ranking(
+                scores=scores[place, : len(one.query.candidates)].tolist(),
+                probabilities={
+                    task: probabilities[place, : len(one.query.candidates), column].tolist()
+                    for column, task in enumerate(self._tasks)
+                },
+                unknown_items=RequestEncoder.unknown_items(one.query.candidates, requests[place].candidates),
+                tae=contract.TAE_ABSENT if one.tae is None else contract.TAE_FRESH,
+            )
+            for place, one in enumerate(asked)
         ]
-        for count in (1, 16, CANDIDATES):
-            request = RankRequest(user=0, candidates=[0] * count, history=past)
-            self.rank(request, self._history_length, None)
-            self.rank(request, self._history_length, np.zeros((count, self.tae_dim), np.float16))
+
+    def warm_up(self) -> list[Sample]:
+        """Runs small and large requests, with and without embeddings, and measures those with."""
+        surface, length = self._config.surface, self._config.history_length
+
+        def query(events: int, candidates: int) -> Query:
+            past = [Event(0, surface, time_ms, ()) for time_ms in range(events)]
+            return Query(0, surface, length, [0] * candidates, past)
+
+        self.run([Embedded(query(length, CANDIDATES), None)])
+        return measure(
+            self,
+            lambda events, candidates: Embedded(
+                query(events, candidates), np.zeros((candidates, self.tae_dim), np.float16)
+            ),
+            length,
+            CANDIDATES,
+        )

@@ -1,66 +1,80 @@
 """The ranker of a normal server: embeddings from the foundation, or none, then the expert's network.
 
-No embedding in time is no error: the network was trained to do without (its learned absent vector), the answer says
-``tae: absent`` and a counter tells the operator. Embeddings so large that the network overflows on them are treated
-alike: no score that is not finite is ever ranked.
+A request is admitted once, for both: one whose scores could not be there in time is refused before the foundation is
+asked for embeddings that nobody would use. No embedding in time is no error: the network was trained to do without
+(its learned absent vector), the answer says ``tae: absent`` and a counter tells the operator.
 """
 
 from __future__ import annotations
 
-import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from recast_server.expert.ranker import Ranking
 from recast_server.expert.schema import RankRequest
 from recast_server.expert.tae_client import TaeClient, TaeUnavailableError
-from recast_server.runtime.model_thread import ModelThread
+from recast_server.runtime import scheduler
+from recast_server.runtime.context import RequestContext
+from recast_server.runtime.inputs import Event, Query
+from recast_server.runtime.scheduler import Scheduler, Ticket
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_log = logging.getLogger("recast.ranker")
-LONGEST_SECONDS = 5.0
-"""A request that waited this long for the model is answered 503: its client has given up."""
+_SMOOTHING = 0.1
 
 
-class Engine(Protocol):
-    """A loaded expert. ``rank`` is called on the model thread only."""
+@dataclass(frozen=True)
+class Embedded:
+    """A query with what the foundation says of its candidates."""
+
+    query: Query
+    tae: NDArray[np.floating] | None = None
+    """(M, D), or None for the absent vector."""
+
+
+class Engine(scheduler.Engine[Embedded, Ranking], Protocol):
+    """A loaded expert."""
 
     @property
     def tae_dim(self) -> int:
         """How many numbers an embedding must have."""
         ...
 
-    def rank(self, request: RankRequest, time_ms: int, tae: NDArray[np.floating] | None) -> Ranking:
-        """Scores; ``tae`` is (M, D), or None for the absent vector."""
-        ...
-
 
 class ModelRanker:
     """A :class:`recast_server.expert.ranker.Ranker`."""
 
-    def __init__(self, engine: Engine, client: TaeClient, model_thread: ModelThread) -> None:
-        self._engine, self._client, self._model_thread = engine, client, model_thread
+    def __init__(self, engine: Engine, surface: str, client: TaeClient, scheduler: Scheduler) -> None:
+        self._engine, self._surface, self._client, self._scheduler = engine, surface, client, scheduler
+        self._hop_seconds = 0.0  # what the foundation took of late
 
-    async def rank(self, request: RankRequest, request_id: str) -> Ranking:
+    async def rank(self, request: RankRequest, context: RequestContext) -> Ranking:
         """See ``Ranker``."""
-        time_ms = time.time_ns() // 1_000_000 if request.time is None else request.time
-        tae: NDArray[np.floating] | None
-        try:
-            tae = await self._client.tae(request.user, request.candidates, time_ms, request.history)
-        except TaeUnavailableError:
-            tae = None  # counted by the client, with its code
-        return await self._model_thread.run(
-            lambda: self._ranking(request, time_ms, tae), timeout_seconds=LONGEST_SECONDS
-        )
-
-    def _ranking(self, request: RankRequest, time_ms: int, tae: NDArray[np.floating] | None) -> Ranking:
-        ranking = self._engine.rank(request, time_ms, tae)
-        if tae is not None and not ranking.finite:
-            _log.error("the foundation's embeddings give scores that are not finite; ranked without them")
-            ranking = self._engine.rank(request, time_ms, None)
+        asked = Embedded(self._query(request))
+        with self._scheduler.admit(self._engine, asked, context.deadline, ready_in=self._hop_seconds) as ticket:
+            tae = await self._tae(asked.query, context, ticket)
+            ranking = await ticket.run(Embedded(asked.query, tae))
         if not ranking.finite:
             raise ArithmeticError("the expert's scores are not finite")
         return ranking
+
+    def _query(self, request: RankRequest) -> Query:
+        time_ms = time.time_ns() // 1_000_000 if request.time is None else request.time
+        history = None
+        if request.history is not None:
+            history = [Event(e.item, e.surface, e.time, e.actions, e.available_at) for e in request.history]
+        return Query(request.user, self._surface, time_ms, request.candidates, history)
+
+    async def _tae(
+        self, query: Query, context: RequestContext, ticket: Ticket[Embedded, Ranking]
+    ) -> NDArray[np.floating] | None:
+        begin = time.monotonic()
+        try:
+            return await self._client.tae(query, context, context.left - ticket.cost_seconds)
+        except TaeUnavailableError:
+            return None  # counted by the client, with its code
+        finally:
+            self._hop_seconds += _SMOOTHING * (time.monotonic() - begin - self._hop_seconds)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from recast_server.expert.schema import RankRequest
+from recast_server.runtime.context import RequestContext
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,6 @@ class Ranking:
 class Ranker(Protocol):
     """Scores candidates."""
 
-    async def rank(self, request: RankRequest, request_id: str) -> Ranking:
-        """The ranking. Raises ``QueueFullError`` or ``ExpiredError`` under overload: the edge answers 503."""
+    async def rank(self, request: RankRequest, context: RequestContext) -> Ranking:
+        """The ranking. Raises ``OverloadedError`` or ``ExpiredError`` under overload: the edge answers 503."""
         ...

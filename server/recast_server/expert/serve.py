@@ -42,7 +42,7 @@ class ExpertServer:
         manifest = self._verify()
         artifact = self._config.artifact
         engine = ExpertEngine(Path(artifact.root) / artifact.path, manifest, self._config)
-        engine.warm_up()
+        self._runtime.scheduler.learn_cost(engine.warm_up())
         self._engine = engine
 
     async def start(self, ports: Ports) -> int:
@@ -51,7 +51,6 @@ class ExpertServer:
         config = self._config
         self._client = GrpcTaeClient(
             config.foundation_address,
-            config.surface,
             config.foundation,
             tae_dim=self._engine.tae_dim,
             deadline_seconds=config.foundation_deadline_milliseconds / 1000,
@@ -61,10 +60,11 @@ class ExpertServer:
         identity = Identity(config.model, config.surface, config.revision, config.artifact.version, config.foundation)
         app = create_app(
             identity,
-            self._decorate(ModelRanker(self._engine, self._client, self._runtime.model_thread)),
+            self._decorate(ModelRanker(self._engine, config.surface, self._client, self._runtime.scheduler)),
             self._runtime.health,
             self._metrics,
             config.max_connection_age_seconds,
+            config.slo_milliseconds / 1000,
         )
 
         def malformed() -> tuple[list[tuple[bytes, bytes]], bytes]:

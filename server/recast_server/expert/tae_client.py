@@ -17,10 +17,12 @@ import grpc
 import grpc.aio
 import numpy as np
 
+from recast_api import names
 from recast_api.resources.version import FoundationPin
-from recast_server.expert.schema import HistoryEvent
 from recast_server.proto import foundation_pb2 as wire
 from recast_server.proto.foundation_pb2_grpc import FoundationStub
+from recast_server.runtime.context import RequestContext
+from recast_server.runtime.inputs import Event, Query
 from recast_server.runtime.metrics import PAIR_MISMATCH, FoundationCalls
 
 if TYPE_CHECKING:
@@ -62,10 +64,8 @@ class TaeClient(Protocol):
         """Which version is served. Raises :class:`TaeUnavailableError`."""
         ...
 
-    async def tae(
-        self, user: int, candidates: Sequence[int], time_ms: int, history: Sequence[HistoryEvent] | None
-    ) -> NDArray[np.floating]:
-        """Embeddings (M, D), row i for candidate i. Raises :class:`TaeUnavailableError`."""
+    async def tae(self, query: Query, context: RequestContext, within_seconds: float) -> NDArray[np.floating]:
+        """Embeddings (M, D), row i for candidate i. Raises :class:`TaeUnavailableError`, at the latest in that time."""
         ...
 
     async def close(self) -> None:
@@ -83,14 +83,13 @@ class GrpcTaeClient:
     def __init__(
         self,
         address: str,
-        surface: str,
         pin: FoundationPin,
         *,
         tae_dim: int,
         deadline_seconds: float,
         calls: FoundationCalls,
     ) -> None:
-        self._surface, self._pin, self._tae_dim = surface, pin, tae_dim
+        self._pin, self._tae_dim = pin, tae_dim
         self._deadline_seconds, self._calls = deadline_seconds, calls
         self._channel = grpc.aio.insecure_channel(
             f"dns:///{address}",
@@ -117,20 +116,22 @@ class GrpcTaeClient:
         version = answer.version
         return ServedFoundation(version.model, version.number, version.lineage, version.digest, answer.dim)
 
-    async def tae(
-        self, user: int, candidates: Sequence[int], time_ms: int, history: Sequence[HistoryEvent] | None
-    ) -> NDArray[np.floating]:
-        """See :class:`TaeClient`. Every call is counted by how it ended."""
+    async def tae(self, query: Query, context: RequestContext, within_seconds: float) -> NDArray[np.floating]:
+        """See :class:`TaeClient`. Every call is counted by how it ended; there is none where no time is left."""
+        timeout = min(self._deadline_seconds, within_seconds)
+        if timeout <= 0:
+            raise TaeUnavailableError("DEADLINE_EXCEEDED", "no time is left to ask the foundation")
         request = wire.TaeRequest(
-            user=user,
-            surface=self._surface,
-            time_milliseconds=time_ms,
-            candidates=candidates,
-            history=None if history is None else _history(history),
+            user=query.user,
+            surface=query.surface,
+            time_milliseconds=query.time_ms,
+            candidates=query.candidates,
+            history=None if query.history is None else _history(query.history),
         )
         begin, result = time.monotonic(), "UNKNOWN"
         try:
-            rows = self._rows(await _answer(self._stub.Tae(request, timeout=self._deadline_seconds)), len(candidates))
+            call = self._stub.Tae(request, timeout=timeout, metadata=_metadata(context))
+            rows = self._rows(await _answer(call), len(query.candidates))
             result = "OK"
         except TaeUnavailableError as error:
             result = error.code
@@ -189,15 +190,22 @@ def mismatch(pin: FoundationPin, served: ServedFoundation) -> str:
     )
 
 
-def _history(events: Sequence[HistoryEvent]) -> wire.History:
+def _metadata(context: RequestContext) -> list[tuple[str, str]]:
+    found = [(names.HEADER_REQUEST_ID, context.request_id)]
+    if context.traceparent is not None:
+        found.append(("traceparent", context.traceparent))
+    return found
+
+
+def _history(events: Sequence[Event]) -> wire.History:
     return wire.History(
         events=[
             wire.Event(
                 item=event.item,
                 surface=event.surface,
-                time_milliseconds=event.time,
+                time_milliseconds=event.time_ms,
                 actions=event.actions,
-                available_at_milliseconds=event.available_at,
+                available_at_milliseconds=event.available_ms,
             )
             for event in events
         ]

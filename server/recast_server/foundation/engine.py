@@ -1,8 +1,8 @@
-"""A loaded foundation version. Imports PyTorch; lives on the model thread."""
+"""A loaded foundation version. Imports PyTorch; computes on the model thread alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,12 @@ from recast_api.manifest import Manifest
 from recast_model.artifact import load_foundation
 from recast_model.batch import RequestBatch
 from recast_model.features import collate
+from recast_model.flops import forward_flops
 from recast_model.inference import TAE_DTYPE, embed
 from recast_server.foundation.service import CANDIDATES, FoundationMetadata
-from recast_server.runtime.inputs import Event, RequestEncoder
+from recast_server.runtime.cost import Sample
+from recast_server.runtime.inputs import Event, Query, RequestEncoder
+from recast_server.runtime.warmup import measure, padded_to
 
 
 class FoundationEngine:
@@ -24,8 +27,7 @@ class FoundationEngine:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         loaded = load_foundation(folder, manifest)
         config = loaded.config
-        self._model = loaded.model
-        self._history_length = config.history_length
+        self._model, self._config = loaded.model, config
         self._encoder = RequestEncoder(loaded.items, loaded.history, config.surfaces, config.tasks)
         self.metadata = FoundationMetadata(
             model=manifest.model,
@@ -38,19 +40,27 @@ class FoundationEngine:
             tasks=config.tasks,
         )
 
-    def tae(
-        self, user: int, surface: str, time_ms: int, candidates: Sequence[int], history: Sequence[Event] | None
-    ) -> NDArray[np.floating]:
-        """See ``Engine``."""
-        request = self._encoder.encode(user, surface, time_ms, candidates, history)
-        batch = RequestBatch.from_arrays(collate([request], self._history_length))
-        tae = embed(self._model, batch)  # (1, M, D)
-        rows: NDArray[np.floating] = tae[0].contiguous().numpy()
-        return rows
+    def units(self, query: Query) -> float:
+        """See ``Engine``: floating-point operations."""
+        events = min(self._encoder.events(query), self._config.history_length)
+        return forward_flops(self._config, events, padded_to(len(query.candidates)))
 
-    def warm_up(self) -> None:
-        """Runs the smallest and the largest request once, so that the first real one meets warm memory."""
-        surface = self._encoder.surfaces[0]
-        longest = [Event(0, surface, time_ms, ()) for time_ms in range(self._history_length)]
-        for count in (1, 16, CANDIDATES):
-            self.tae(0, surface, self._history_length, [0] * count, longest)
+    def shape(self, query: Query) -> Hashable:
+        """See ``Engine``: candidates are padded, histories are not."""
+        return padded_to(len(query.candidates))
+
+    def run(self, queries: Sequence[Query]) -> list[NDArray[np.floating]]:
+        """See ``Engine``."""
+        asked = [self._encoder.encode(query) for query in queries]
+        tae = embed(self._model, RequestBatch.from_arrays(collate(asked, self._config.history_length)))  # (B, M, D)
+        return [rows[: len(query.candidates)].numpy() for rows, query in zip(tae.contiguous(), queries, strict=True)]
+
+    def warm_up(self) -> list[Sample]:
+        """Runs small and large requests, so that the first real one meets warm memory, and measures them."""
+        surface, length = self._config.surfaces[0], self._config.history_length
+
+        def query(events: int, candidates: int) -> Query:
+            past = [Event(0, surface, time_ms, ()) for time_ms in range(events)]
+            return Query(0, surface, length, [0] * candidates, past)
+
+        return measure(self, query, length, CANDIDATES)

@@ -36,13 +36,13 @@ class FoundationServer:
         manifest = self._verify()
         artifact = self._config.artifact
         engine = FoundationEngine(Path(artifact.root) / artifact.path, manifest)
-        engine.warm_up()
+        self._runtime.scheduler.learn_cost(engine.warm_up())
         self._engine = engine
 
     async def start(self, ports: Ports) -> int:
         """See ``ModelServer``."""
         assert self._engine is not None, "load comes first"
-        service = FoundationService(self._engine, self._runtime.model_thread, self._calls)
+        service = FoundationService(self._engine, self._runtime.scheduler, self._calls)
         server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 0),

@@ -1,7 +1,7 @@
 """The gRPC side of the foundation's server: checks a call, queues it for the model thread, packs the answer.
 
-Overload is said at once: a full queue is RESOURCE_EXHAUSTED, and a call whose deadline passed in the queue is dropped
-before it is computed. The expert falls back; it does not retry.
+Overload is said at once: a call that cannot be answered before its deadline is RESOURCE_EXHAUSTED, and one whose
+deadline came too near in the queue is dropped before it is computed. The expert falls back; it does not retry.
 """
 
 from __future__ import annotations
@@ -9,21 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import grpc
 import grpc.aio
 import numpy as np
+from numpy.typing import NDArray
 
 from recast_server.proto import foundation_pb2 as wire
-from recast_server.runtime.inputs import Event
+from recast_server.runtime import scheduler
+from recast_server.runtime.context import deadline_of_call
+from recast_server.runtime.inputs import Event, Query
 from recast_server.runtime.metrics import FoundationCalls
-from recast_server.runtime.model_thread import ExpiredError, ModelThread, QueueFullError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from recast_server.runtime.scheduler import ExpiredError, OverloadedError, Scheduler
 
 CANDIDATES = 2048
 HISTORY_EVENTS = 1024
@@ -53,26 +52,20 @@ class FoundationMetadata:
         return wire.Version(model=self.model, number=self.version, lineage=self.lineage, digest=self.digest)
 
 
-class Engine(Protocol):
-    """A loaded foundation. Called on the model thread only."""
+class Engine(scheduler.Engine[Query, NDArray[np.floating]], Protocol):
+    """A loaded foundation; it answers each query with embeddings (M, D), contiguous, of ``metadata.dtype``."""
 
     @property
     def metadata(self) -> FoundationMetadata:
         """What it is."""
         ...
 
-    def tae(
-        self, user: int, surface: str, time_ms: int, candidates: Sequence[int], history: Sequence[Event] | None
-    ) -> NDArray[np.floating]:
-        """Embeddings (M, D), contiguous, of ``metadata.dtype``."""
-        ...
-
 
 class FoundationService:
     """Implements the servicer of ``foundation.proto``."""
 
-    def __init__(self, engine: Engine, model_thread: ModelThread, calls: FoundationCalls) -> None:
-        self._engine, self._model_thread, self._calls = engine, model_thread, calls
+    def __init__(self, engine: Engine, scheduler: Scheduler, calls: FoundationCalls) -> None:
+        self._engine, self._scheduler, self._calls = engine, scheduler, calls
         self._metadata = engine.metadata
 
     async def Describe(  # noqa: N802
@@ -98,9 +91,9 @@ class FoundationService:
             if problem := self._problem(request):
                 code, message = grpc.StatusCode.INVALID_ARGUMENT, problem
             else:
-                reply = await self._compute(request, context.time_remaining())
+                reply = await self._compute(request, deadline_of_call(context.time_remaining(), LONGEST_SECONDS))
                 code = grpc.StatusCode.OK
-        except QueueFullError as error:
+        except OverloadedError as error:
             code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
         except ExpiredError as error:
             code, message = grpc.StatusCode.DEADLINE_EXCEEDED, str(error)
@@ -127,15 +120,14 @@ class FoundationService:
             return "user, time and candidates must not be negative"
         return ""
 
-    async def _compute(self, request: wire.TaeRequest, remaining_seconds: float | None) -> wire.TaeReply:
+    async def _compute(self, request: wire.TaeRequest, deadline: float) -> wire.TaeReply:
         history = None
         if request.HasField("history"):
             history = [_event(event) for event in request.history.events]
         candidates = list(request.candidates)
-        rows = await self._model_thread.run(
-            lambda: self._engine.tae(request.user, request.surface, request.time_milliseconds, candidates, history),
-            timeout_seconds=LONGEST_SECONDS if remaining_seconds is None else min(LONGEST_SECONDS, remaining_seconds),
-        )
+        query = Query(request.user, request.surface, request.time_milliseconds, candidates, history)
+        with self._scheduler.admit(self._engine, query, deadline) as ticket:
+            rows = await ticket.run(query)
         return wire.TaeReply(
             version=self._metadata.wire_version,
             data=rows.tobytes(),

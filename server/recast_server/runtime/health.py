@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from recast_server.runtime.model_thread import ModelThread
+from recast_server.runtime.scheduler import Scheduler
 
 STUCK_SECONDS = 60.0
 """No forward pass takes this long; loading may, so liveness counts from the end of the start-up."""
@@ -35,9 +35,9 @@ class Phase(enum.Enum):
 class Health:
     """The phase, shared by the admin port, the traffic port and the shutdown."""
 
-    def __init__(self, model_thread: ModelThread) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
         self.phase = Phase.STARTING
-        self._model_thread = model_thread
+        self._scheduler = scheduler
 
     @property
     def started(self) -> bool:
@@ -57,7 +57,7 @@ class Health:
     @property
     def live(self) -> bool:
         """Whether a restart would not help. That the loop runs is shown by its answering at all."""
-        return not self.started or self._model_thread.alive(STUCK_SECONDS)
+        return not self.started or self._scheduler.alive(STUCK_SECONDS)
 
 
 def admin_app(health: Health, registry: CollectorRegistry) -> Starlette:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
+from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADER_BYTES = 32 * 1024
@@ -21,6 +23,7 @@ _UPGRADE = re.compile(rb"\r\nUpgrade(?=[ \t]*:)", re.IGNORECASE)
 """Java's client offers HTTP/2 with every request. A server may ignore that, but httptools would skip the body; so it
 does not get to see the header. The name put in its place is as long, and no JSON body can hold such a line."""
 
+T = TypeVar("T")
 Malformed = Callable[[], tuple[list[tuple[bytes, bytes]], bytes]]
 """Headers and JSON body that answer bytes which are no HTTP request."""
 
@@ -32,6 +35,23 @@ class Connection:
     opened: float
     lost: float | None = None
     """When it ended, by the client or by an error; None while it stands."""
+    on_lost: Callable[[], object] | None = None
+
+    async def while_it_stands(self, work: Coroutine[Any, Any, T]) -> T:
+        """What the work gives. Raises ``ClientDisconnect``, with the work cancelled, once nobody waits for it."""
+        if self.lost is not None:
+            work.close()
+            raise ClientDisconnect
+        task = asyncio.ensure_future(work)
+        self.on_lost = task.cancel
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if self.lost is not None:
+                raise ClientDisconnect from None
+            raise
+        finally:
+            self.on_lost = None
 
 
 class _Protocol(HttpToolsProtocol):
@@ -48,6 +68,8 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connection.lost = time.monotonic()
+        if self.connection.on_lost is not None:
+            self.connection.on_lost()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

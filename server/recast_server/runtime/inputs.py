@@ -32,6 +32,18 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Query:
+    """Which candidates to look at for whom, in raw ids and names."""
+
+    user: int
+    surface: str
+    time_ms: int
+    candidates: Sequence[int]
+    history: Sequence[Event] | None = None
+    """Stands in for the stored one, even when it is empty."""
+
+
+@dataclass(frozen=True)
 class RequestEncoder:
     """Encodes with what a version knows: items, users' histories, and names of surfaces and tasks in its order."""
 
@@ -40,17 +52,19 @@ class RequestEncoder:
     surfaces: tuple[str, ...]
     tasks: tuple[str, ...]
 
-    def encode(
-        self, user: int, surface: str, time_ms: int, candidates: Sequence[int], history: Sequence[Event] | None
-    ) -> Request:
-        """The request in dense indices. ``history`` stands in for the stored one; a user without one has none.
+    def events(self, query: Query) -> int:
+        """How many events the query's history has, at most."""
+        return self.histories.length(query.user) if query.history is None else len(query.history)
+
+    def encode(self, query: Query) -> Request:
+        """The query in dense indices; a user without a stored history has none.
 
         All of it is given, also what was not known yet at the request's time: what a request sees is decided by
         :func:`recast_model.features.collate`, as it was in training.
         """
-        events = self.histories.lookup(user) if history is None else self._inline(history)
-        dense = self.items.index(np.asarray(candidates, np.int64))
-        return Request(user, self.surfaces.index(surface), time_ms, dense, events)
+        events = self.histories.lookup(query.user) if query.history is None else self._inline(query.history)
+        dense = self.items.index(np.asarray(query.candidates, np.int64))
+        return Request(query.user, self.surfaces.index(query.surface), query.time_ms, dense, events)
 
     @staticmethod
     def unknown_items(candidates: Sequence[int], dense: Ints) -> list[int]:

@@ -23,10 +23,11 @@ from recast_server.runtime.cpu import limit_threads, model_threads
 from recast_server.runtime.health import Health, Phase, admin_app
 from recast_server.runtime.http import HttpServer, bind
 from recast_server.runtime.metrics import new_registry
-from recast_server.runtime.model_thread import ModelThread
+from recast_server.runtime.queue_metrics import QueueMetrics
+from recast_server.runtime.scheduler import Scheduler
 
 QUEUE = 256
-"""Requests that may wait for the model: about a second's work. Most overload is shed sooner, by deadlines."""
+"""Requests that may be admitted at once. Overload is shed by deadlines, long before; this bounds memory."""
 SWITCH_INTERVAL_SECONDS = 0.001
 """How long the model thread may keep the interpreter from the event loop: a fifth of Python's default."""
 _log = logging.getLogger("recast.process")
@@ -63,7 +64,7 @@ class Runtime:
     """What every server of this process shares."""
 
     health: Health
-    model_thread: ModelThread
+    scheduler: Scheduler
     registry: CollectorRegistry
 
 
@@ -75,16 +76,16 @@ async def run_server(make: Callable[[Runtime], ModelServer], ports: Ports) -> No
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    model_thread = ModelThread(QUEUE)
-    model_thread.start()
-    health = Health(model_thread)
     registry = new_registry()
+    scheduler = Scheduler(QUEUE, QueueMetrics(registry))
+    scheduler.start()
+    health = Health(scheduler)
     admin = HttpServer(admin_app(health, registry), bind(ports.host, ports.admin))
     await admin.start()
     _log.info("starting", extra={"fields": {"adminPort": admin.port}})
-    server = make(Runtime(health, model_thread, registry))
+    server = make(Runtime(health, scheduler, registry))
     try:
-        port = await _unless(stop, _start(server, model_thread, ports))
+        port = await _unless(stop, _start(server, scheduler, ports))
         if port is not None:
             health.phase = Phase.SERVING
             seconds = round(time.monotonic() - begin, 2)
@@ -94,17 +95,17 @@ async def run_server(make: Callable[[Runtime], ModelServer], ports: Ports) -> No
         _log.info("draining")
         await server.drain()
     finally:
-        model_thread.close()
+        scheduler.close()
         await admin.stop()
     _log.info("stopped")
 
 
-async def _start(server: ModelServer, model_thread: ModelThread, ports: Ports) -> int:
+async def _start(server: ModelServer, scheduler: Scheduler, ports: Ports) -> int:
     def load() -> None:
         limit_threads(model_threads())
         server.load()
 
-    await model_thread.run(load)
+    await scheduler.run_exclusively(load)
     port = await server.start(ports)
     # What exists now lives as long as the process: the collector need not look at it again.
     gc.collect()

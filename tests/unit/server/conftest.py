@@ -13,9 +13,11 @@ from recast_api.resources.version import FoundationPin
 from recast_server.expert.app import Identity, create_app
 from recast_server.expert.ranker import Ranking
 from recast_server.expert.schema import RankRequest
+from recast_server.runtime.context import RequestContext
 from recast_server.runtime.health import Health, Phase
 from recast_server.runtime.metrics import ScoringRequests
-from recast_server.runtime.model_thread import ModelThread
+from recast_server.runtime.queue_metrics import QueueMetrics
+from recast_server.runtime.scheduler import Scheduler
 
 DIGEST = "sha256:" + "ab" * 32
 PIN = FoundationPin(name="home-fm", version=3, lineage=3, digest=DIGEST)
@@ -29,9 +31,11 @@ class FakeRanker:
     failure: Exception | None = None
     scores: list[float] | None = None
     seen: list[RankRequest] = field(default_factory=list)
+    contexts: list[RequestContext] = field(default_factory=list)
 
-    async def rank(self, request: RankRequest, request_id: str) -> Ranking:
+    async def rank(self, request: RankRequest, context: RequestContext) -> Ranking:
         self.seen.append(request)
+        self.contexts.append(context)
         if self.failure:
             raise self.failure
         scores = self.scores or [float(item % 1000) for item in request.candidates]
@@ -55,9 +59,9 @@ class Served:
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
     ranker, registry = FakeRanker(), CollectorRegistry()
-    health = Health(ModelThread(1))
+    health = Health(Scheduler(1, QueueMetrics(CollectorRegistry())))
     health.phase = Phase.SERVING
-    app = create_app(IDENTITY, ranker, health, ScoringRequests(registry, 0.2), 30.0)
+    app = create_app(IDENTITY, ranker, health, ScoringRequests(registry, 0.2), 30.0, 0.2)
     state: dict[str, object] = {}
 
     async def with_state(scope: dict[str, object], receive: Callable[..., Awaitable[object]], send: object) -> None:

@@ -13,7 +13,7 @@ import grpc.aio
 import httpx
 import numpy as np
 from prometheus_client import CollectorRegistry
-from server_builders import NOW, TAE_DIM, LandedPair
+from server_builders import NOW, TAE_DIM, LandedPair, a_scheduler
 
 from recast_api.resources.version import FoundationPin
 from recast_server.expert.app import Identity, create_app
@@ -23,7 +23,6 @@ from recast_server.expert.tae_client import GrpcTaeClient
 from recast_server.proto import foundation_pb2 as wire
 from recast_server.runtime.health import Health, Phase
 from recast_server.runtime.metrics import RESULTS, FoundationCalls, ScoringRequests
-from recast_server.runtime.model_thread import ModelThread
 
 PIN = FoundationPin(name="home-fm", version=3, lineage=3, digest="sha256:" + "ab" * 32)
 CANDIDATES = [101, 105, 110]
@@ -106,20 +105,20 @@ async def expert_before_a_script(pair: LandedPair) -> AsyncIterator[Expert]:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("recast.v1alpha1.Foundation", handlers),))
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
-    registry, thread = CollectorRegistry(), ModelThread(8)
-    thread.start()
+    registry = CollectorRegistry()
+    scheduler = a_scheduler(registry=registry)
     calls = FoundationCalls(registry)
-    client = GrpcTaeClient(address, "reels", PIN, tae_dim=TAE_DIM, deadline_seconds=20.0, calls=calls)
+    client = GrpcTaeClient(address, PIN, tae_dim=TAE_DIM, deadline_seconds=20.0, calls=calls)
     engine = ExpertEngine(pair.expert_folder, pair.expert_manifest, pair.served())
-    ranker = ModelRanker(engine, client, thread)
-    health = Health(thread)
+    ranker = ModelRanker(engine, "reels", client, scheduler)
+    health = Health(scheduler)
     health.phase = Phase.SERVING
     app = create_app(
         Identity("reels", "reels", "r1", 7, PIN), ranker, health,
-        ScoringRequests(registry, 0.2), 30.0,
+        ScoringRequests(registry, 0.2), 30.0, 30.0,
     )  # fmt: skip
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://expert") as http:
         yield Expert(script, client, http, registry, engine, ranker)
     await client.close()
     await server.stop(None)
-    thread.close()
+    scheduler.close()

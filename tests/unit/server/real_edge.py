@@ -16,10 +16,12 @@ from recast_api.resources.version import FoundationPin
 from recast_server.expert.app import Identity, create_app
 from recast_server.expert.ranker import Ranking
 from recast_server.expert.schema import RankRequest
+from recast_server.runtime.context import RequestContext
 from recast_server.runtime.health import Health, Phase
 from recast_server.runtime.http import HttpServer, bind
 from recast_server.runtime.metrics import ScoringRequests
-from recast_server.runtime.model_thread import ModelThread
+from recast_server.runtime.queue_metrics import QueueMetrics
+from recast_server.runtime.scheduler import Scheduler
 
 PIN = FoundationPin(name="home-fm", version=3, lineage=3, digest="sha256:" + "ab" * 32)
 SLO_SECONDS = 0.2
@@ -55,10 +57,15 @@ class GatedRanker:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     failure: Exception | None = None
     begun: int = 0
+    cancelled: int = 0
 
-    async def rank(self, request: RankRequest, request_id: str) -> Ranking:
+    async def rank(self, request: RankRequest, context: RequestContext) -> Ranking:
         self.begun += 1
-        await self.gate.wait()
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
         if self.failure:
             raise self.failure
         scores = [float(item) for item in request.candidates]
@@ -99,10 +106,10 @@ async def real_edge(**options: Any) -> AsyncIterator[Edge]:
     """An edge that listens; its gate is open."""
     ranker, registry = GatedRanker(), CollectorRegistry()
     ranker.gate.set()
-    health = Health(ModelThread(1))
+    health = Health(Scheduler(1, QueueMetrics(CollectorRegistry())))
     health.phase = Phase.SERVING
     identity = Identity("reels", "reels", "0123456789", 7, PIN)
-    app = create_app(identity, ranker, health, ScoringRequests(registry, SLO_SECONDS), 30.0)
+    app = create_app(identity, ranker, health, ScoringRequests(registry, SLO_SECONDS), 30.0, SLO_SECONDS)
     server = HttpServer(app, bind("127.0.0.1", 0), identity.malformed, **options)
     await server.start()
     yield Edge(ranker, health, registry, server)

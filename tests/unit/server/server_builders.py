@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from prometheus_client import CollectorRegistry
 
 from recast_api.manifest import MANIFEST, Manifest, describe_files
 from recast_api.resources.expert import Task
@@ -21,6 +23,10 @@ from recast_model.foundation import FoundationModel
 from recast_model.history import History
 from recast_model.items import ItemTable
 from recast_model.snapshot import HistorySnapshot
+from recast_server.runtime.context import RequestContext
+from recast_server.runtime.cost import CostModel
+from recast_server.runtime.queue_metrics import QueueMetrics
+from recast_server.runtime.scheduler import Scheduler
 
 SURFACES, TASKS = ("feed", "reels"), ("click", "like", "share")
 NOW = 1_767_225_600_000
@@ -64,6 +70,20 @@ class LandedPair:
             "max_connection_age_seconds": 30,
         }  # fmt: skip
         return ExpertServerConfig(**(values | changes))
+
+
+def a_scheduler(
+    capacity: int = 8, cost: CostModel | None = None, registry: CollectorRegistry | None = None
+) -> Scheduler:
+    """One that runs; without a cost, whatever it is asked seems free to it."""
+    scheduler = Scheduler(capacity, QueueMetrics(registry or CollectorRegistry()))
+    scheduler.start(cost)
+    return scheduler
+
+
+def a_context(seconds: float = 60.0) -> RequestContext:
+    """A request that is waited for so many seconds."""
+    return RequestContext("request-1", time.monotonic() + seconds)
 
 
 def _manifest(folder: Path, files: list[str], **fields: Any) -> Manifest:

@@ -15,15 +15,18 @@ import httpx
 import numpy as np
 import pytest
 from hostile_foundation import CANDIDATES, PIN, Answer, Expert, code, expert_before_a_script, filled, raw, reply, silent
-from server_builders import NOW, TAE_DIM, LandedPair, land_pair
+from server_builders import NOW, TAE_DIM, LandedPair, a_context, land_pair
 
 from recast_server.expert import tae_client
 from recast_server.expert.handshake import handshake
+from recast_server.expert.model_ranker import Embedded
 from recast_server.expert.schema import RankRequest
 from recast_server.expert.tae_client import TaeUnavailableError
 from recast_server.proto import foundation_pb2 as wire
+from recast_server.runtime.inputs import Query
 
 F16, F32 = np.float16, np.float32
+QUERY = Query(1, "reels", NOW, CANDIDATES)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +106,7 @@ async def test_every_code_is_an_answer_without_embeddings_and_counted_by_its_nam
     assert len(scores(response)) == len(CANDIDATES)
     assert expert.counted() == {status.name: 1}
     with pytest.raises(TaeUnavailableError, match="scripted") as raised:
-        await expert.client.tae(1, CANDIDATES, NOW, None)
+        await expert.client.tae(QUERY, a_context(), 30.0)
     assert raised.value.code == status.name
 
 
@@ -125,7 +128,7 @@ async def test_a_call_whose_caller_gave_up_is_counted_as_cancelled(expert: Exper
         return await silent(request, context)
 
     expert.script["Tae"] = begins
-    call = asyncio.create_task(expert.client.tae(1, CANDIDATES, NOW, None))
+    call = asyncio.create_task(expert.client.tae(QUERY, a_context(), 30.0))
     await asyncio.wait_for(begun.wait(), 30)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -147,7 +150,8 @@ async def test_finite_embeddings_on_which_the_network_overflows_are_treated_as_a
     without = scores(await expert.rank())
     huge = np.full((len(CANDIDATES), TAE_DIM), 3e38, np.float32)
     huge[:, ::2] *= -1
-    assert not expert.engine.rank(RankRequest(user=1, candidates=CANDIDATES), NOW, huge).finite
+    (overflown,) = expert.engine._rank([Embedded(QUERY, huge)])
+    assert not overflown.finite
     expert.script["Tae"] = reply(data=huge.tobytes(), scheme=wire.FLOAT32)
     response = await expert.rank()
     assert scores(response) == without
@@ -159,7 +163,7 @@ async def test_an_expert_whose_own_scores_are_not_finite_answers_500_and_ranks_n
 ) -> None:
     monkeypatch.setattr(expert.engine, "_weights", np.array([np.nan, 1.0]))
     with pytest.raises(ArithmeticError, match="the expert's scores are not finite"):
-        await expert.ranker.rank(RankRequest(user=1, candidates=CANDIDATES), "id")
+        await expert.ranker.rank(RankRequest(user=1, candidates=CANDIDATES), a_context())
     response = await expert.rank()
     assert response.status_code == 500
     assert response.json()["error"]["reason"] == "Internal"
@@ -200,9 +204,9 @@ async def test_a_request_is_embedded_and_scored_as_of_its_own_time_or_else_of_no
 
     expert.script["Tae"] = noted
     scored: list[int] = []
-    rank = expert.engine.rank
+    run = expert.engine.run
     monkeypatch.setattr(
-        expert.engine, "rank", lambda r, time_ms, tae: (scored.append(time_ms), rank(r, time_ms, tae))[1]
+        expert.engine, "run", lambda asked: (scored.extend(one.query.time_ms for one in asked), run(asked))[1]
     )
     before = time.time_ns() // 1_000_000
     await expert.rank()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +17,11 @@ from recast_model.batch import RequestBatch
 from recast_model.features import Request, collate
 from recast_model.history import History
 from recast_server.expert.engine import ExpertEngine
-from recast_server.expert.schema import HistoryEvent, RankRequest
+from recast_server.expert.model_ranker import Embedded
+from recast_server.expert.ranker import Ranking
 from recast_server.foundation.engine import FoundationEngine
 from recast_server.foundation.service import CANDIDATES
-from recast_server.runtime.inputs import Event, RequestEncoder
+from recast_server.runtime.inputs import Event, Query, RequestEncoder
 
 ENCODER = RequestEncoder(ITEMS, HISTORIES, SURFACES, TASKS)
 
@@ -44,11 +47,11 @@ def events_of(history: History) -> list[tuple[int, int, int, int]]:
 
 
 def test_a_request_without_history_of_its_own_reads_the_stored_one() -> None:
-    found = ENCODER.encode(1, "reels", NOW, [119, 100, 7], None)
+    found = ENCODER.encode(Query(1, "reels", NOW, [119, 100, 7]))
     assert events_of(found.history) == events_of(HISTORIES.lookup(1))
     assert (found.user, found.surface, found.time) == (1, 1, NOW)
     assert found.candidates.tolist() == [20, 1, 0]
-    assert events_of(ENCODER.encode(77, "feed", NOW, [100], None).history) == []
+    assert events_of(ENCODER.encode(Query(77, "feed", NOW, [100])).history) == []
 
 
 def seen(request: Request) -> list[tuple[int, int, int, int]]:
@@ -65,9 +68,9 @@ def test_an_inline_history_stands_in_even_when_it_is_empty_and_is_read_in_order_
         Event(100, "stories", NOW - 7, ("click",)),  # a surface of a newer release
         Event(102, "feed", NOW - 6, ("poke", "like", "like")),  # so is this action
     ]
-    found = ENCODER.encode(1, "feed", NOW, [100], inline)
+    found = ENCODER.encode(Query(1, "feed", NOW, [100], inline))
     assert seen(found) == [(0, 0, 0b010, NOW - 9), (3, 0, 0b010, NOW - 6), (2, 1, 0b101, NOW - 5)]
-    assert seen(ENCODER.encode(1, "feed", NOW, [100], [])) == []
+    assert seen(ENCODER.encode(Query(1, "feed", NOW, [100], []))) == []
 
 
 @pytest.mark.parametrize("inline", [False, True], ids=["stored", "inline"])
@@ -76,22 +79,22 @@ def test_what_was_not_known_before_a_request_is_no_history_of_it(inline: bool) -
     ages = (60, 50, 40, 30, 20, 10)
     events = [Event(100 + place, "feed", NOW - 1000 * age, ()) for place, age in enumerate(ages)]
     for now, count in ((NOW - 29_001, 3 + inline), (NOW - 29_000, 3 + inline), (NOW - 28_999, 4)):
-        found = ENCODER.encode(1, "feed", now, [100], events if inline else None)
+        found = ENCODER.encode(Query(1, "feed", now, [100], events if inline else None))
         assert [time for *_, time in seen(found)] == [NOW - 1000 * age for age in ages[:count]]
-    assert len(seen(ENCODER.encode(1, "feed", NOW - 60_000, [100], events))) == 0
+    assert len(seen(ENCODER.encode(Query(1, "feed", NOW - 60_000, [100], events)))) == 0
 
 
 def test_an_inline_event_counts_from_when_it_became_known_and_stands_there() -> None:
     late = Event(101, "feed", NOW - 9000, (), NOW - 2000)
     soon = Event(102, "feed", NOW - 5000, ())
     early = Event(103, "feed", NOW - 1000, (), NOW - 50_000)  # nothing is known before it happens
-    assert [item for item, *_ in seen(ENCODER.encode(1, "feed", NOW, [100], [late, soon, early]))] == [3, 2, 4]
-    assert [item for item, *_ in seen(ENCODER.encode(1, "feed", NOW - 2000, [100], [late, soon, early]))] == [3]
+    assert [item for item, *_ in seen(ENCODER.encode(Query(1, "feed", NOW, [100], [late, soon, early])))] == [3, 2, 4]
+    assert [item for item, *_ in seen(ENCODER.encode(Query(1, "feed", NOW - 2000, [100], [late, soon, early])))] == [3]
 
 
 def test_unknown_candidates_are_told_once_each_in_the_order_asked() -> None:
     candidates = [7, 100, 9, 7, 8]
-    dense = ENCODER.encode(1, "feed", NOW, candidates, []).candidates
+    dense = ENCODER.encode(Query(1, "feed", NOW, candidates, [])).candidates
     assert RequestEncoder.unknown_items(candidates, dense) == [7, 9, 8]
 
 
@@ -104,15 +107,25 @@ def batch_of(history: History, candidates: list[int], surface: int) -> RequestBa
 def test_the_foundation_answers_with_its_networks_embedding_of_the_window(
     pair: LandedPair, foundation: FoundationEngine
 ) -> None:
-    rows = foundation.tae(1, "reels", NOW, [105, 100], None)
+    (rows,) = foundation.run([Query(1, "reels", NOW, [105, 100])])
     window = HISTORIES.lookup(1).take(slice(2, None))  # six events, a limit of four
     with torch.no_grad():
         expected = pair.foundation.tae(batch_of(window, [105, 100], 1))[0].half().numpy()
     assert rows.dtype == np.float16
     assert rows.flags.c_contiguous
     assert rows.tobytes() == expected.tobytes()
-    other = foundation.tae(1, "reels", NOW, [105, 100], [])
+    (other,) = foundation.run([Query(1, "reels", NOW, [105, 100], [])])
     assert other.tobytes() != rows.tobytes()
+
+
+def ranked(
+    engine: ExpertEngine,
+    candidates: list[int],
+    tae: np.ndarray[Any, np.dtype[np.float16]] | None = None,
+    history: Sequence[Event] | None = None,
+) -> Ranking:
+    (found,) = engine.run([Embedded(Query(1, "reels", NOW, candidates, history), tae)])
+    return found
 
 
 def test_the_foundation_says_what_it_is(pair: LandedPair, foundation: FoundationEngine) -> None:
@@ -129,7 +142,7 @@ def test_an_expert_scores_with_its_own_surfaces_history_and_the_resources_weight
 ) -> None:
     tae = np.random.default_rng(3).normal(size=(3, TAE_DIM)).astype(np.float16)
     candidates = [105, 7, 100]
-    found = expert.rank(RankRequest(user=1, candidates=candidates), NOW, tae if fresh else None)
+    found = ranked(expert, candidates, tae if fresh else None)
     own = HISTORIES.lookup(1).take(np.array([1, 2, 4, 5]))  # those on reels
     given = torch.from_numpy(tae).float()[None] if fresh else torch.zeros(1, 3, TAE_DIM)
     with torch.no_grad():
@@ -145,22 +158,22 @@ def test_an_expert_scores_with_its_own_surfaces_history_and_the_resources_weight
 
 def test_a_task_that_the_resource_no_longer_names_keeps_the_weight_it_was_trained_with(pair: LandedPair) -> None:
     engine = ExpertEngine(pair.expert_folder, pair.expert_manifest, pair.served(tasks=[Task(name="like")]))
-    found = engine.rank(RankRequest(user=1, candidates=[105]), NOW, None)
+    found = ranked(engine, [105])
     expected = 9 * found.probabilities["click"][0] + found.probabilities["like"][0]
     assert found.scores == [pytest.approx(expected, rel=1e-12)]
 
 
 def test_an_inline_history_reaches_the_expert_with_its_actions_and_times(expert: ExpertEngine) -> None:
-    event = HistoryEvent(item=103, surface="reels", time=NOW - 60_000, actions=["like"])
+    event = Event(103, "reels", NOW - 60_000, ["like"])
 
-    def scores(*events: HistoryEvent) -> list[float]:
-        return expert.rank(RankRequest(user=1, candidates=[105], history=list(events)), NOW, None).scores
+    def scores(*events: Event) -> list[float]:
+        return ranked(expert, [105], history=events).scores
 
     base = scores(event)
-    changes = ({"item": 104}, {"time": NOW - 3_600_000}, {"actions": ["click"]}, {"surface": "feed"})
+    changes = ({"item": 104}, {"time_ms": NOW - 3_600_000}, {"actions": ["click"]}, {"surface": "feed"})
     for change in changes:
-        assert scores(event.model_copy(update=change)) != base, change
-    assert scores(event.model_copy(update={"surface": "feed"})) == scores()  # not this expert's surface
+        assert scores(replace(event, **change)) != base, change
+    assert scores(replace(event, surface="feed")) == scores()  # not this expert's surface
 
 
 def test_a_version_of_another_surface_is_refused_and_both_are_named(pair: LandedPair) -> None:
@@ -172,22 +185,70 @@ def test_a_version_of_another_surface_is_refused_and_both_are_named(pair: Landed
 def test_warm_up_meets_the_smallest_and_the_largest_request(
     foundation: FoundationEngine, expert: ExpertEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[int, int]] = []
-    monkeypatch.setattr(
-        foundation, "tae", lambda _u, _s, _t, candidates, history: seen.append((len(candidates), len(history)))
-    )
-    foundation.warm_up()
-    assert seen == [(1, LIMIT), (16, LIMIT), (CANDIDATES, LIMIT)]
-    ranked: list[tuple[int, int, bool]] = []
-    monkeypatch.setattr(
-        expert, "rank",
-        lambda request, _t, tae: ranked.append((len(request.candidates), len(request.history), tae is not None)),
+    for engine in (foundation, expert):
+        sizes: set[tuple[int, int, int]] = set()
+        run = engine.run
+
+        def watched(batch: Sequence[Any], run: Any = run, sizes: Any = sizes) -> Any:
+            queries = [getattr(one, "query", one) for one in batch]
+            sizes |= {(len(batch), len(query.history), len(query.candidates)) for query in queries}
+            return run(batch)
+
+        monkeypatch.setattr(engine, "run", watched)
+        samples = engine.warm_up()
+        assert {(1, 0, 1), (1, LIMIT, CANDIDATES), (8, LIMIT, 16)} <= sizes
+        assert all(sample.seconds > 0 and sample.units > 0 for sample in samples)
+        assert {sample.requests for sample in samples} == {1, 8}
+
+
+def test_requests_of_a_batch_are_answered_as_if_alone(foundation: FoundationEngine, expert: ExpertEngine) -> None:
+    own = [Event(103, "reels", NOW - 60_000, ["like"])]
+    queries = [
+        Query(1, "reels", NOW, [105, 100, 7]),
+        Query(2, "reels", NOW, [100]),
+        Query(77, "reels", NOW - 30_000, [101, 102], own),
+    ]
+    together = foundation.run(queries)
+    for query, rows in zip(queries, together, strict=True):
+        (alone,) = foundation.run([query])
+        assert rows.shape == alone.shape == (len(query.candidates), TAE_DIM)
+        np.testing.assert_allclose(rows, alone, atol=2e-3)
+    asked = [Embedded(queries[0], together[0]), Embedded(queries[1]), Embedded(queries[2], together[2])]
+    for one, ranking in zip(asked, expert.run(asked), strict=True):
+        (single,) = expert.run([one])
+        np.testing.assert_allclose(ranking.scores, single.scores, rtol=1e-5)
+        assert (ranking.tae, ranking.unknown_items) == (single.tae, single.unknown_items)
+        assert {task: len(values) for task, values in ranking.probabilities.items()} == {
+            "click": len(one.query.candidates), "like": len(one.query.candidates),
+        }  # fmt: skip
+
+
+def test_embeddings_too_large_for_the_network_are_none_to_it_and_to_it_alone(expert: ExpertEngine) -> None:
+    query = Query(1, "reels", NOW, [105, 100])
+    wild, tame = np.full((2, TAE_DIM), 3e38, np.float32), np.ones((2, TAE_DIM), np.float32)
+    absent, fresh = expert.run([Embedded(query, wild), Embedded(query, tame)])
+    assert (absent.tae, fresh.tae) == ("absent", "fresh")
+    assert absent.scores == pytest.approx(ranked(expert, [105, 100]).scores, rel=1e-5)
+    assert fresh.finite
+
+
+def test_a_request_is_as_much_work_as_its_history_and_candidates(
+    foundation: FoundationEngine, expert: ExpertEngine
+) -> None:
+    past = [Event(103, "reels", NOW - 60_000, ["like"])] * 2
+    small, shown, longer = (
+        Query(77, "reels", NOW, [100]), Query(77, "reels", NOW, [100] * 9), Query(77, "reels", NOW, [100], past)
     )  # fmt: skip
-    expert.warm_up()
-    assert ranked == [(count, LIMIT, given) for count in (1, 16, CANDIDATES) for given in (False, True)]
+    for units in (foundation.units, lambda query: expert.units(Embedded(query))):
+        assert units(small) < units(longer)
+        assert units(small) < units(shown)
+        beyond = replace(longer, history=past * LIMIT)
+        assert units(beyond) == units(replace(longer, history=past * (LIMIT // 2)))  # no more is read
+    assert foundation.units(replace(small, user=1)) > foundation.units(small)  # who has a stored history
+    assert foundation.shape(shown) == foundation.shape(replace(shown, candidates=[1] * 16)) != foundation.shape(small)
 
 
 def test_scores_that_are_not_finite_are_known_as_such(expert: ExpertEngine) -> None:
-    found = expert.rank(RankRequest(user=1, candidates=[105, 106]), NOW, None)
+    found = ranked(expert, [105, 106])
     for bad in (float("nan"), float("inf"), float("-inf")):
         assert not replace(found, scores=[0.5, bad]).finite

@@ -59,17 +59,19 @@ async def test_a_client_that_left_before_its_answer_got_none(edge: Edge) -> None
     assert edge.value("recast_tae_total", state="fresh") == 0
 
 
-async def test_a_failure_is_one_also_where_nobody_waited_for_it(edge: Edge) -> None:
+async def test_what_a_client_that_left_had_asked_for_is_not_done(edge: Edge) -> None:
     edge.ranker.gate.clear()
-    edge.ranker.failure = KeyError("boost")
-    _, writer = await edge.connect()
-    writer.write(post())
-    await until(lambda: edge.ranker.begun == 1)
-    writer.close()
-    await gone(edge)
-    edge.ranker.gate.set()
-    await until(lambda: edge.answered() == {"500": 1})
-    assert edge.value(DISCONNECTS) == 0
+    writers = []
+    for _ in range(50):
+        _, writer = await edge.connect()
+        writer.write(post())
+        writers.append(writer)
+    await until(lambda: edge.ranker.begun == 50)
+    for writer in writers:
+        writer.close()
+    await until(lambda: edge.ranker.cancelled == 50)
+    await until(lambda: edge.value(DISCONNECTS) == 50)
+    assert edge.answered() == {}
 
 
 async def test_a_slow_upload_that_was_cut_is_no_slow_answer(served: Any) -> None:

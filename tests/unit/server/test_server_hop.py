@@ -15,20 +15,19 @@ import grpc.aio
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
+from server_builders import a_context, a_scheduler
 
 from recast_api.resources.version import FoundationPin
 from recast_api.run import RecastError
 from recast_server.expert import tae_client
 from recast_server.expert.handshake import handshake
-from recast_server.expert.schema import HistoryEvent
 from recast_server.expert.tae_client import GrpcTaeClient, TaeUnavailableError
 from recast_server.foundation import service
 from recast_server.foundation.service import FoundationMetadata, FoundationService
 from recast_server.proto import foundation_pb2 as wire
 from recast_server.proto.foundation_pb2_grpc import add_FoundationServicer_to_server
-from recast_server.runtime.inputs import Event
+from recast_server.runtime.inputs import Event, Query
 from recast_server.runtime.metrics import FoundationCalls
-from recast_server.runtime.model_thread import ModelThread
 
 DIGEST = "sha256:" + "ab" * 32
 OTHER = "sha256:" + "cd" * 32
@@ -39,20 +38,24 @@ METADATA = FoundationMetadata("home-fm", 3, 3, DIGEST, 4, np.dtype(np.float16), 
 class FakeEngine:
     def __init__(self) -> None:
         self.metadata = METADATA
-        self.calls: list[tuple[Any, ...]] = []
+        self.calls: list[Query] = []
         self.gate = threading.Event()
         self.gate.set()
         self.begun = threading.Event()
 
-    def tae(
-        self, user: int, surface: str, time_ms: int, candidates: Sequence[int], history: Sequence[Event] | None
-    ) -> np.ndarray[Any, np.dtype[np.floating]]:
+    def units(self, query: Query) -> float:
+        return len(query.candidates)
+
+    def shape(self, query: Query) -> None:
+        return None
+
+    def run(self, queries: Sequence[Query]) -> list[np.ndarray[Any, np.dtype[np.floating]]]:
         self.begun.set()
         assert self.gate.wait(30)
-        self.calls.append((user, surface, time_ms, list(candidates), history))
-        if user == 500:
+        self.calls += queries
+        if any(query.user == 500 for query in queries):
             raise ValueError("secret")
-        return np.outer(np.array(candidates), np.ones(4)).astype(np.float16)
+        return [np.outer(np.array(query.candidates), np.ones(4)).astype(np.float16) for query in queries]
 
 
 @dataclasses.dataclass
@@ -70,7 +73,6 @@ class Hop:
 
     def another_client(self, **changes: Any) -> GrpcTaeClient:
         options = {
-            "surface": "reels",
             "pin": PIN,
             "tae_dim": 4,
             "deadline_seconds": 5.0,
@@ -81,29 +83,33 @@ class Hop:
 
 @pytest.fixture
 async def hop() -> AsyncIterator[Hop]:
-    engine, thread = FakeEngine(), ModelThread(capacity=1)
-    thread.start()
+    engine, scheduler = FakeEngine(), a_scheduler(capacity=2)
     registry, server_registry = CollectorRegistry(), CollectorRegistry()
     server = grpc.aio.server()
-    servicer = FoundationService(engine, thread, FoundationCalls(server_registry))
+    servicer = FoundationService(engine, scheduler, FoundationCalls(server_registry))
     add_FoundationServicer_to_server(servicer, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     calls = FoundationCalls(registry)
-    client = GrpcTaeClient(address, "reels", PIN, tae_dim=4, deadline_seconds=5.0, calls=calls)
+    client = GrpcTaeClient(address, PIN, tae_dim=4, deadline_seconds=5.0, calls=calls)
     yield Hop(engine, registry, server_registry, address, client, servicer, lambda: server.stop(None))
     engine.gate.set()
     await client.close()
     await server.stop(None)
-    thread.close()
+    scheduler.close()
+
+
+async def asked(client: GrpcTaeClient, query: Query | None = None, **changes: Any) -> Any:
+    query = query or Query(1, "reels", 0, [1])
+    return await client.tae(dataclasses.replace(query, **changes), a_context(), 30.0)
 
 
 async def test_embeddings_arrive_as_they_were_sent(hop: Hop) -> None:
-    history = [HistoryEvent(item=4, surface="feed", time=9, actions=["click"])]
-    rows = await hop.client.tae(1, [3, 5], 1000, history)
+    query = Query(1, "reels", 1000, [3, 5], [Event(4, "feed", 9, ("click",))])
+    rows = await asked(hop.client, query)
     assert rows.dtype == np.float16
     assert rows.tolist() == [[3.0] * 4, [5.0] * 4]
-    assert hop.engine.calls == [(1, "reels", 1000, [3, 5], [Event(4, "feed", 9, ("click",))])]
+    assert hop.engine.calls == [query]
     assert hop.counted("OK") == hop.counted("OK", hop.server_registry) == 1
 
 
@@ -113,15 +119,15 @@ async def test_both_sides_measure_from_the_beginning_of_a_call_to_its_end(
     for module in (service, tae_client):
         ticks = itertools.count(100.0, 0.25)
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda ticks=ticks: next(ticks)))
-    await hop.client.tae(1, [3], 1000, None)
+    await asked(hop.client)
     for registry in (hop.registry, hop.server_registry):
         assert registry.get_sample_value("recast_foundation_duration_seconds_sum") == 0.25
 
 
 @pytest.mark.parametrize(("history", "seen"), [(None, None), ([], [])])
 async def test_no_history_and_an_empty_history_are_different(hop: Hop, history: Any, seen: Any) -> None:
-    await hop.client.tae(1, [3], 1000, history)
-    assert hop.engine.calls[0][-1] == seen
+    await asked(hop.client, history=history)
+    assert hop.engine.calls[0].history == seen
 
 
 @pytest.mark.parametrize(
@@ -141,24 +147,22 @@ async def test_a_call_that_fails_is_counted_on_both_sides_and_tells_no_internals
     hop: Hop, call: dict[str, Any], code: str
 ) -> None:
     with pytest.raises(TaeUnavailableError) as raised:
-        await hop.client.tae(**{"user": 1, "candidates": [1], "time_ms": 0, "history": None, **call})
+        await asked(hop.client, **call)
     assert raised.value.code == code
     assert "secret" not in str(raised.value)
     assert hop.counted(code) == hop.counted(code, hop.server_registry) == 1
 
 
 async def test_a_surface_that_the_foundation_never_saw_is_named(hop: Hop) -> None:
-    stranger = hop.another_client(surface="shop")
     with pytest.raises(TaeUnavailableError, match="trained on feed, reels"):
-        await stranger.tae(1, [1], 0, None)
-    await stranger.close()
+        await asked(hop.client, surface="shop")
 
 
 async def test_a_full_queue_is_resource_exhausted(hop: Hop) -> None:
     hop.engine.gate.clear()
-    running = asyncio.create_task(hop.client.tae(1, [1], 0, None))
+    running = asyncio.create_task(asked(hop.client))
     await asyncio.to_thread(hop.engine.begun.wait, 30)
-    more = [asyncio.create_task(hop.client.tae(1, [1], 0, None)) for _ in range(2)]
+    more = [asyncio.create_task(asked(hop.client)) for _ in range(2)]
     done, pending = await asyncio.wait(more, return_when=asyncio.FIRST_COMPLETED)
     error = done.pop().exception()
     assert isinstance(error, TaeUnavailableError)
@@ -169,16 +173,16 @@ async def test_a_full_queue_is_resource_exhausted(hop: Hop) -> None:
 
 async def test_work_whose_deadline_passed_is_never_computed(hop: Hop) -> None:
     hop.engine.gate.clear()
-    running = asyncio.create_task(hop.client.tae(1, [1], 0, None))
+    running = asyncio.create_task(asked(hop.client))
     await asyncio.to_thread(hop.engine.begun.wait, 30)
     hasty = hop.another_client(deadline_seconds=0.05)
     with pytest.raises(TaeUnavailableError) as raised:
-        await hasty.tae(2, [1], 0, None)
+        await asked(hasty, user=2)
     assert raised.value.code == "DEADLINE_EXCEEDED"
     hop.engine.gate.set()
     await running
-    await hop.client.tae(3, [1], 0, None)
-    assert [call[0] for call in hop.engine.calls] == [1, 3]
+    await asked(hop.client, user=3)
+    assert [query.user for query in hop.engine.calls] == [1, 3]
     await hasty.close()
 
 
@@ -228,7 +232,7 @@ async def test_an_answer_of_another_version_counts_as_absent(hop: Hop) -> None:
         pin=FoundationPin(name="home-fm", version=2, lineage=2, digest=OTHER), calls=FoundationCalls(registry)
     )
     with pytest.raises(TaeUnavailableError) as raised:
-        await pinned.tae(1, [1], 0, None)
+        await asked(pinned)
     assert raised.value.code == "PAIR_MISMATCH"
     assert hop.counted("PAIR_MISMATCH", registry) == 1
     await pinned.close()
@@ -237,7 +241,7 @@ async def test_an_answer_of_another_version_counts_as_absent(hop: Hop) -> None:
 async def test_a_foundation_that_is_gone_is_unavailable(hop: Hop) -> None:
     await hop.stop()
     with pytest.raises(TaeUnavailableError) as raised:
-        await hop.client.tae(1, [1], 0, None)
+        await asked(hop.client)
     assert raised.value.code == "UNAVAILABLE"
     assert hop.counted("UNAVAILABLE") == 1
 

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from recast_server.expert.schema import BODY_BYTES, RefusedError, parse
 from recast_server.runtime.http_protocol import Connection
 from recast_server.runtime.metrics import ScoringRequests
-from recast_server.runtime.model_thread import ExpiredError, QueueFullError
+from recast_server.runtime.scheduler import ExpiredError, OverloadedError
 
 HEADERS = ("x-recast-revision", "x-recast-version", "x-recast-tae", "x-request-id")
 GOOD: dict[str, Any] = {"user": 1, "candidates": [5, 9, 7]}
@@ -150,7 +150,7 @@ async def test_another_path_is_404_and_another_method_405(served: Any) -> None:
 
 @pytest.mark.parametrize(
     ("failure", "status"),
-    [(KeyError("boost"), 500), (QueueFullError("full"), 503), (ExpiredError("late"), 503)],
+    [(KeyError("boost"), 500), (OverloadedError("full"), 503), (ExpiredError("late"), 503)],
     ids=lambda value: str(value),
 )
 async def test_a_failing_ranker_is_counted_once_and_tells_no_internals(

@@ -1,4 +1,4 @@
-"""The model thread, the CPU count, the configuration and the generated protocol."""
+"""Health, the CPU count, the configuration and the generated protocol."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
-from server_builders import LandedPair, land_pair
+from prometheus_client import CollectorRegistry
+from server_builders import LandedPair, a_scheduler, land_pair
 
 from recast_api.run import RecastError
 from recast_api.server import ExpertServerConfig
@@ -21,80 +22,12 @@ from recast_server.proto.generate import PROTO, SERVER
 from recast_server.runtime.cpu import model_threads
 from recast_server.runtime.health import Health, Phase
 from recast_server.runtime.logs import JsonLines
-from recast_server.runtime.model_thread import ExpiredError, ModelThread, QueueFullError
-
-
-@pytest.fixture
-def thread() -> Any:
-    thread = ModelThread(capacity=2)
-    thread.start()
-    yield thread
-    thread.close()
-
-
-async def _held(thread: ModelThread) -> tuple[threading.Event, asyncio.Task[None]]:
-    """A thread busy until the event is set."""
-    begun, release = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        begun.set()
-        assert release.wait(30)
-
-    task = asyncio.create_task(thread.run(hold))
-    await asyncio.to_thread(begun.wait, 30)
-    return release, task
-
-
-async def test_work_is_done_on_the_one_model_thread(thread: ModelThread) -> None:
-    names = {await thread.run(lambda: threading.current_thread().name) for _ in range(3)}
-    assert names == {"model"}
-
-
-async def test_a_full_queue_refuses_at_once(thread: ModelThread) -> None:
-    release, held = await _held(thread)
-    waiting = [asyncio.create_task(thread.run(lambda: 1)) for _ in range(2)]
-    await asyncio.sleep(0)
-    with pytest.raises(QueueFullError):
-        await thread.run(lambda: 1)
-    release.set()
-    assert await asyncio.gather(*waiting) == [1, 1]
-    await held
-
-
-async def test_expired_and_abandoned_work_is_never_done(thread: ModelThread) -> None:
-    done: list[str] = []
-    release, held = await _held(thread)
-    expired = asyncio.create_task(thread.run(lambda: done.append("expired"), timeout_seconds=-1.0))
-    abandoned = asyncio.create_task(thread.run(lambda: done.append("abandoned")))
-    await asyncio.sleep(0)
-    abandoned.cancel()
-    await asyncio.sleep(0)
-    release.set()
-    with pytest.raises(ExpiredError):
-        await expired
-    await held
-    await thread.run(lambda: None)
-    assert done == []
-
-
-async def test_an_error_of_the_work_reaches_its_caller_and_not_the_thread(thread: ModelThread) -> None:
-    with pytest.raises(ZeroDivisionError):
-        await thread.run(lambda: 1 // 0)
-    assert await thread.run(lambda: "still here") == "still here"
-
-
-async def test_work_is_done_in_the_order_it_came(thread: ModelThread) -> None:
-    done: list[int] = []
-    release, held = await _held(thread)
-    waiting = [asyncio.create_task(thread.run(lambda place=place: done.append(place))) for place in range(2)]  # type: ignore[misc]
-    await asyncio.sleep(0)
-    release.set()
-    await asyncio.gather(held, *waiting)
-    assert done == [0, 1]
+from recast_server.runtime.queue_metrics import QueueMetrics
+from recast_server.runtime.scheduler import Scheduler
 
 
 def test_only_a_serving_pod_is_ready_and_only_a_started_one_can_be_stuck() -> None:
-    health = Health(ModelThread(1))  # its thread never runs
+    health = Health(Scheduler(1, QueueMetrics(CollectorRegistry())))  # its thread never runs
     seen = {}
     for phase in Phase:
         health.phase = phase
@@ -106,16 +39,24 @@ def test_only_a_serving_pod_is_ready_and_only_a_started_one_can_be_stuck() -> No
     }
 
 
-async def test_liveness_fails_for_a_thread_that_is_stuck_after_start_up(thread: ModelThread) -> None:
-    health = Health(thread)
-    release, held = await _held(thread)
-    assert thread.alive(60)
-    assert not thread.alive(0)
+async def test_liveness_fails_for_a_thread_that_is_stuck_after_start_up() -> None:
+    scheduler = a_scheduler()
+    health = Health(scheduler)
+    begun, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        assert release.wait(30)
+
+    held = asyncio.create_task(scheduler.run_exclusively(hold))
+    await asyncio.to_thread(begun.wait, 30)
+    assert scheduler.alive(60)
+    assert not scheduler.alive(0)
     release.set()
     await held
     health.phase = Phase.SERVING
     assert health.live
-    thread.close()
+    scheduler.close()
     assert not health.live
 
 

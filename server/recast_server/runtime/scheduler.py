@@ -1,0 +1,281 @@
+"""Who may wait for the model, and the one thread that runs it.
+
+A request is admitted before anything is done for it: a :class:`Ticket` holds its place in the backlog, also while its
+server asks another one on its behalf, so that one decision covers both. What waits when the thread is free runs as a
+batch (:mod:`recast_server.runtime.batching`); nothing waits for a batch to fill. The event loop never computes and the
+model thread never waits for I/O. Work that nobody waits for any more is dropped before it costs anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from recast_server.runtime.batching import Work, select
+from recast_server.runtime.cost import CostModel, Sample
+from recast_server.runtime.queue_metrics import QueueMetrics
+
+T = TypeVar("T")
+Q = TypeVar("Q")
+A = TypeVar("A")
+_Q = TypeVar("_Q", contravariant=True)
+_A = TypeVar("_A", covariant=True)
+_log = logging.getLogger("recast.scheduler")
+
+
+class OverloadedError(Exception):
+    """Refused at once: the queue is full, or the answer could not be there in time."""
+
+
+class ExpiredError(Exception):
+    """The deadline came too near while the work was waiting; it was not done."""
+
+
+class Engine(Protocol[_Q, _A]):
+    """A loaded version: never changed, and captured by each request that is admitted. Runs on the model thread."""
+
+    def units(self, request: _Q) -> float:
+        """How much work a request is, on a scale of the engine's own. Called on the event loop: cheap."""
+        ...
+
+    def shape(self, request: _Q) -> Hashable:
+        """What requests must share to run in one batch without waste. Called on the event loop: cheap."""
+        ...
+
+    def run(self, requests: Sequence[_Q]) -> Sequence[_A]:
+        """One answer a request."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Job:
+    work: Work
+    ticket: Ticket[Any, Any]
+    future: Future[Any]
+    queued: float
+
+
+class Scheduler:
+    """Admits work, batches it, and runs it in a thread of its own, the oldest first."""
+
+    def __init__(self, capacity: int, metrics: QueueMetrics) -> None:
+        self._capacity, self._metrics = capacity, metrics
+        self._cost = CostModel()
+        self._exclusive: list[tuple[Callable[[], Any], Future[Any]]] = []
+        self._jobs: list[_Job] = []
+        self._tickets: set[Ticket[Any, Any]] = set()
+        self._units = 0.0  # of all tickets
+        self._running: tuple[float, int, float] | None = None  # when it should end, its requests and their units
+        self._busy_since: float | None = None
+        self._wake = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+
+    @property
+    def cost(self) -> CostModel:
+        """What batches are expected to take, from here on."""
+        return self._cost
+
+    def start(self, cost: CostModel | None = None) -> None:
+        """Starts the thread."""
+        self._cost = cost or self._cost
+        self._thread.start()
+
+    def close(self, timeout_seconds: float = 5.0) -> None:
+        """Drops what waits, lets what runs finish and ends the thread."""
+        with self._wake:
+            self._closed = True
+            dropped = [job.future for job in self._jobs] + [future for _, future in self._exclusive]
+            self._jobs.clear()
+            self._exclusive.clear()
+            self._wake.notify()
+        for future in dropped:
+            future.cancel()
+        self._thread.join(timeout_seconds)
+
+    async def run_exclusively(self, function: Callable[[], T]) -> T:
+        """The function's result, computed on the model thread before anything that waits: to load, to warm up."""
+        future: Future[T] = Future()
+        with self._wake:
+            if self._closed:
+                raise OverloadedError("this server is shutting down")
+            self._exclusive.append((function, future))
+            self._wake.notify()
+        return await asyncio.wrap_future(future)
+
+    def learn_cost(self, samples: Sequence[Sample]) -> None:
+        """Expect of batches what warm-up measured."""
+        self._cost = CostModel.fit(samples)
+
+    def admit(self, engine: Engine[Q, A], request: Q, deadline: float, *, ready_in: float = 0.0) -> Ticket[Q, A]:
+        """A place in the backlog, to be left in any case: use it in a ``with`` statement.
+
+        ``deadline`` is on :func:`time.monotonic`'s clock; ``ready_in`` seconds from now the request will be handed
+        over. Raises :class:`OverloadedError` where its answer could not be there in time. A server that has nothing to
+        do takes whatever comes: an estimate that is too high must not refuse for ever.
+        """
+        units, now = engine.units(request), time.monotonic()
+        with self._wake:
+            waiting = len(self._tickets)
+            if self._closed or waiting >= self._capacity:
+                self._metrics.refused("full")
+                raise OverloadedError(f"{waiting} requests wait already")
+            ends = now + max(ready_in, self._wait(now)) + self._cost.batch(1, units)
+            if waiting and ends >= deadline:
+                self._metrics.refused("late")
+                raise OverloadedError(f"{waiting} requests wait already, more than can be answered in time")
+            ticket = Ticket(self, engine, units, deadline)
+            self._tickets.add(ticket)
+            self._units += units
+            self._metrics.waiting(waiting + 1)
+        return ticket
+
+    def alive(self, stuck_after_seconds: float) -> bool:
+        """Whether the thread runs and has not been at one piece of work for longer than this."""
+        busy_since = self._busy_since
+        return self._thread.is_alive() and (busy_since is None or time.monotonic() - busy_since < stuck_after_seconds)
+
+    def _wait(self, now: float) -> float:
+        """Seconds until all that was admitted is done."""
+        if self._running is None:
+            return self._cost.backlog(len(self._tickets), self._units)
+        ends, requests, units = self._running
+        # Requests of the batch that runs and whose callers gave up have no ticket any more.
+        left = max(0, len(self._tickets) - requests), max(0.0, self._units - units)
+        return max(0.0, ends - now) + self._cost.backlog(*left)
+
+    def _enqueue(self, ticket: Ticket[Q, A], request: Q) -> Future[A]:
+        future: Future[A] = Future()
+        shape = ticket.engine.shape(request)
+        work = Work(ticket.engine, request, ticket.units, shape, ticket.deadline)
+        with self._wake:
+            if self._closed:
+                raise OverloadedError("this server is shutting down")
+            self._jobs.append(_Job(work, ticket, future, time.monotonic()))
+            self._wake.notify()
+        return future
+
+    def _leave(self, ticket: Ticket[Any, Any]) -> None:
+        with self._wake:
+            if ticket in self._tickets:
+                self._tickets.remove(ticket)
+                self._units = self._units - ticket.units if self._tickets else 0.0
+                self._metrics.waiting(len(self._tickets))
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._jobs or self._exclusive or self._closed):
+                    self._wake.wait()
+                if self._closed and not self._exclusive and not self._jobs:
+                    return
+                if self._exclusive:
+                    task = self._exclusive.pop(0)
+                    batch: list[_Job] = []
+                else:
+                    task, batch = None, self._take(time.monotonic())
+            if task is not None:
+                self._run_exclusively(*task)
+            elif batch:
+                self._run(batch)
+            del task, batch
+
+    def _take(self, now: float) -> list[_Job]:
+        """The next batch out of the queue; what is too late or abandoned leaves it too."""
+        abandoned = [job for job in self._jobs if job.future.cancelled()]
+        if abandoned:
+            self._metrics.dropped("abandoned", len(abandoned))
+            self._jobs = [job for job in self._jobs if not job.future.cancelled()]
+        chosen = select([job.work for job in self._jobs], self._cost, now)
+        late = [self._jobs[place] for place in chosen.late]
+        batch = [self._jobs[place] for place in chosen.batch]
+        gone = {*chosen.late, *chosen.batch}
+        self._jobs = [job for place, job in enumerate(self._jobs) if place not in gone]
+        if late:
+            self._metrics.dropped("late", len(late))
+        for job in late:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(ExpiredError("the deadline came too near while the request was waiting"))
+        batch = [job for job in batch if job.future.set_running_or_notify_cancel()]
+        if batch:
+            units = sum(job.work.units for job in batch)
+            self._running = now + self._cost.batch(len(batch), units), len(batch), units
+        return batch
+
+    def _run(self, batch: list[_Job]) -> None:
+        begin = self._busy_since = time.monotonic()
+        engine, requests = batch[0].work.engine, [job.work.request for job in batch]
+        units = sum(job.work.units for job in batch)
+        try:
+            answers = engine.run(requests)
+        except BaseException as error:
+            answers = self._one_by_one(batch) if len(batch) > 1 else [error]
+        else:
+            self._cost = self._cost.after(Sample(len(batch), units, time.monotonic() - begin))
+        self._busy_since = self._running = None
+        self._metrics.ran(len(batch), time.monotonic() - begin, [begin - job.queued for job in batch])
+        for job, answer in zip(batch, answers, strict=True):
+            self._leave(job.ticket)
+            if isinstance(answer, BaseException):
+                job.future.set_exception(answer)
+            else:
+                job.future.set_result(answer)
+
+    def _one_by_one(self, batch: Sequence[_Job]) -> list[Any]:
+        """What each gives alone: a request that fails must not take its neighbours with it."""
+        _log.exception("a batch failed; its requests run one by one", extra={"fields": {"requests": len(batch)}})
+        answers: list[Any] = []
+        for job in batch:
+            self._busy_since = time.monotonic()
+            try:
+                (answer,) = job.work.engine.run([job.work.request])
+            except BaseException as error:
+                answer = error
+            answers.append(answer)
+        return answers
+
+    def _run_exclusively(self, function: Callable[[], Any], future: Future[Any]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        self._busy_since = time.monotonic()
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+        finally:
+            self._busy_since = None
+
+
+class Ticket(Generic[Q, A]):
+    """An admitted request's place in the backlog."""
+
+    def __init__(self, scheduler: Scheduler, engine: Engine[Q, A], units: float, deadline: float) -> None:
+        self._scheduler = scheduler
+        self.engine, self.units, self.deadline = engine, units, deadline
+
+    @property
+    def cost_seconds(self) -> float:
+        """What the request is expected to take of the model, alone."""
+        return self._scheduler.cost.batch(1, self.units)
+
+    async def run(self, request: Q) -> A:
+        """The answer. Raises :class:`ExpiredError` where it could not be computed in time.
+
+        Cancelling the caller drops the work if it has not begun.
+        """
+        return await asyncio.wrap_future(self._scheduler._enqueue(self, request))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._scheduler._leave(self)

@@ -1,0 +1,38 @@
+"""What a server runs before it takes requests: the smallest and the largest, alone and together, twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from recast_server.runtime.cost import Sample
+from recast_server.runtime.scheduler import Engine
+
+TOGETHER = 8
+USUAL = 16
+"""Candidates of a request as many send it."""
+
+
+def padded_to(candidates: int) -> int:
+    """The next power of two: requests of one such size run in one batch, which wastes less than half of it."""
+    return 1 << (candidates - 1).bit_length()
+
+
+def measure(
+    engine: Engine[Any, Any], request: Callable[[int, int], Any], history: int, candidates: int
+) -> list[Sample]:
+    """Run batches of several sizes; returns how long each took once memory was warm.
+
+    ``request`` makes one of so many events and candidates; ``history`` and ``candidates`` are the most that may come.
+    """
+    found = []
+    for events, shown, together in (
+        (0, 1, 1), (history, USUAL, 1), (0, 1, TOGETHER), (history, USUAL, TOGETHER), (history, candidates, 1),
+    ):  # fmt: skip
+        batch = [request(events, shown) for _ in range(together)]
+        engine.run(batch)
+        begin = time.monotonic()
+        engine.run(batch)
+        found.append(Sample(together, sum(map(engine.units, batch)), time.monotonic() - begin))
+    return found
