@@ -71,6 +71,8 @@ FOUNDATION_REQUESTS_TOTAL = "recast_foundation_requests_total"
 """Counter. TAE calls by ``code``, the gRPC status name."""
 FOUNDATION_SECONDS = "recast_foundation_duration_seconds"
 """Histogram. Wall time of TAE calls."""
+LOG_LINES_DROPPED_TOTAL = "recast_log_lines_dropped_total"
+"""Counter. Lines of the log that were dropped because nobody read it in time."""
 CODES = ("200", "400", "404", "405", "413", "422", "499", "500", "503")
 """Codes whose counters exist at zero from the start: a rate over one that appears at 1 misses its first request."""
 QUEUE_REQUESTS = "recast_queue_requests"

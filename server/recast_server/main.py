@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import logging
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -38,22 +37,22 @@ def main(
 ) -> int:
     """Runs the server; returns the exit status. ``decorate`` wraps an expert's ranker, to add rules of one's own."""
     arguments = _parser().parse_args(argv)
-    logs.configure()
-    try:
-        config = read_config(os.environ.get(names.SERVER_ENV))
-        if arguments.check:
-            print(_pair(config, verify(config)))
+    with logs.configured() as log:
+        try:
+            config = read_config(os.environ.get(names.SERVER_ENV))
+            if arguments.check:
+                print(_pair(config, verify(config)))
+            else:
+                _serve(config, arguments, decorate, log)
             return 0
-        _serve(config, arguments, decorate)
-    except RecastError as error:
-        return _terminate(error, termination_log)
-    except OSError as error:
-        return _terminate(RecastError("ServerFailed", str(error), retryable=True), termination_log)
-    except Exception as error:
-        logging.getLogger("recast").exception("the server failed")
-        failure = RecastError("ServerFailed", f"{type(error).__name__}: {error}; the log has the cause")
-        return _terminate(failure, termination_log)
-    return 0
+        except RecastError as error:
+            failure = error
+        except OSError as error:
+            failure = RecastError("ServerFailed", str(error), retryable=True)
+        except Exception as error:
+            logging.getLogger("recast").exception("the server failed")
+            failure = RecastError("ServerFailed", f"{type(error).__name__}: {error}; the log has the cause")
+        return _terminate(failure, termination_log, log)
 
 
 def read_config(text: str | None) -> FoundationServerConfig | ExpertServerConfig:
@@ -101,7 +100,10 @@ def verify(config: FoundationServerConfig | ExpertServerConfig) -> Manifest:
 
 
 def _serve(
-    config: FoundationServerConfig | ExpertServerConfig, arguments: argparse.Namespace, decorate: Decorate | None
+    config: FoundationServerConfig | ExpertServerConfig,
+    arguments: argparse.Namespace,
+    decorate: Decorate | None,
+    log: logs.LogWriter,
 ) -> None:
     # Before PyTorch is imported: OpenMP reads this once.
     os.environ.setdefault("OMP_NUM_THREADS", str(model_threads()))
@@ -112,12 +114,14 @@ def _serve(
         from recast_server.foundation.serve import FoundationServer
 
         ports = Ports(arguments.host, _port(arguments.port, names.FOUNDATION_GRPC_PORT), arguments.admin_port)
-        serving = run_server(lambda runtime: FoundationServer(config, lambda: verify(config), runtime), ports)
+        serving = run_server(lambda runtime: FoundationServer(config, lambda: verify(config), runtime), ports, log)
     else:
         from recast_server.expert.serve import ExpertServer
 
         ports = Ports(arguments.host, _port(arguments.port, names.EXPERT_PORT), arguments.admin_port)
-        serving = run_server(lambda runtime: ExpertServer(config, lambda: verify(config), runtime, decorate), ports)
+        serving = run_server(
+            lambda runtime: ExpertServer(config, lambda: verify(config), runtime, decorate), ports, log
+        )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serving)
 
@@ -136,11 +140,11 @@ def _pair(config: FoundationServerConfig | ExpertServerConfig, manifest: Manifes
     )
 
 
-def _terminate(error: RecastError, log: Path) -> int:
+def _terminate(error: RecastError, termination_log: Path, log: logs.LogWriter) -> int:
     text = error.termination.encode()
-    print(text, file=sys.stderr, flush=True)
-    if log.exists():  # made by the kubelet; outside a pod there is none
-        log.write_text(text)
+    if termination_log.exists():  # made by the kubelet; outside a pod there is none
+        termination_log.write_text(text)
+    log.line(text)
     return 1
 
 

@@ -44,6 +44,9 @@ def bind(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=dual)
     except OSError as error:
         raise OSError(error.errno, f"cannot listen on {host or '*'}:{port}: {error.strerror}") from error
+    # Accepted sockets inherit it; asyncio's own loop, unlike uvloop, sets it on none of these. Without it, the body of
+    # an answer waits for the client to acknowledge its head: 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setblocking(False)
     return listener
 

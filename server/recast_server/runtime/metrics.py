@@ -6,8 +6,12 @@ first event.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from recast_api import server as contract
 
@@ -82,8 +86,19 @@ class ScoringRequests:
             self.observe(contract.CLIENT_GONE, waited_seconds, None)
 
 
-def new_registry() -> CollectorRegistry:
-    """A registry with the process's own figures: CPU, resident memory, open files."""
+class _DroppedLines(Collector):
+    def __init__(self, dropped: Callable[[], int]) -> None:
+        self._dropped = dropped
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        yield CounterMetricFamily(
+            contract.LOG_LINES_DROPPED_TOTAL, "Log lines that nobody read in time", value=self._dropped()
+        )
+
+
+def new_registry(dropped_lines: Callable[[], int]) -> CollectorRegistry:
+    """A registry with the process's own figures: CPU, resident memory, open files, and log lines that were dropped."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
+    registry.register(_DroppedLines(dropped_lines))
     return registry

@@ -22,6 +22,7 @@ from recast_api import names
 from recast_server.runtime.cpu import limit_threads, model_threads
 from recast_server.runtime.health import Health, Phase, admin_app
 from recast_server.runtime.http import HttpServer, bind
+from recast_server.runtime.logs import LogWriter
 from recast_server.runtime.metrics import new_registry
 from recast_server.runtime.queue_metrics import QueueMetrics
 from recast_server.runtime.scheduler import Scheduler
@@ -68,7 +69,7 @@ class Runtime:
     registry: CollectorRegistry
 
 
-async def run_server(make: Callable[[Runtime], ModelServer], ports: Ports) -> None:
+async def run_server(make: Callable[[Runtime], ModelServer], ports: Ports, log: LogWriter) -> None:
     """Runs a server until SIGTERM or SIGINT. Raises ``RecastError`` where it must not start."""
     begin = time.monotonic()
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
@@ -76,7 +77,7 @@ async def run_server(make: Callable[[Runtime], ModelServer], ports: Ports) -> No
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    registry = new_registry()
+    registry = new_registry(lambda: log.dropped)
     scheduler = Scheduler(QUEUE, QueueMetrics(registry))
     scheduler.start()
     health = Health(scheduler)

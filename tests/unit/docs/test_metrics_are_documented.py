@@ -11,7 +11,10 @@ from recast_api import server
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-TYPES = {"Counter": "counter", "Gauge": "gauge", "gauge": "gauge", "Histogram": "histogram", "Summary": "summary"}
+TYPES = {
+    "Counter": "counter", "CounterMetricFamily": "counter", "Gauge": "gauge", "gauge": "gauge",
+    "Histogram": "histogram", "Summary": "summary",
+}  # fmt: skip
 Metric = tuple[str, str, tuple[str, ...]]
 """Name, type and labels."""
 

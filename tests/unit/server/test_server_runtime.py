@@ -21,7 +21,6 @@ from recast_server.proto import foundation_pb2
 from recast_server.proto.generate import PROTO, SERVER
 from recast_server.runtime.cpu import model_threads
 from recast_server.runtime.health import Health, Phase
-from recast_server.runtime.logs import JsonLines
 from recast_server.runtime.queue_metrics import QueueMetrics
 from recast_server.runtime.scheduler import Scheduler
 
@@ -154,22 +153,3 @@ def test_the_generated_protocol_is_that_of_the_proto_file(tmp_path: Path) -> Non
         for entry in message.field:
             entry.ClearField("json_name")  # protoc writes it, the generated module leaves it out
     assert checked_in == fresh, "run python -m recast_server.proto.generate"
-
-
-def test_a_log_record_is_one_line_of_json() -> None:
-    import logging
-
-    record = logging.makeLogRecord(
-        {
-            "msg": "two\nlines of %s",
-            "args": ("text",),
-            "levelname": "INFO",
-            "created": 1_767_225_600.25,
-            "fields": {"code": 200},
-        }
-    )
-    line = JsonLines().format(record)
-    assert "\n" not in line
-    assert json.loads(line) == {
-        "time": "2026-01-01T00:00:00.250+00:00", "level": "info", "event": "two\nlines of text", "code": 200,
-    }  # fmt: skip
