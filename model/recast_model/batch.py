@@ -13,7 +13,7 @@ from recast_model.features import BatchArrays
 
 @dataclass(frozen=True)
 class RequestBatch:
-    """B requests with up to M candidates and up to N past events each; T tasks.
+    """B requests with up to M candidates and up to N past events each; T tasks, C + K features of context.
 
     History is left-aligned, oldest first; a row of history or a candidate beyond its length or mask is zero.
     """
@@ -31,6 +31,8 @@ class RequestBatch:
     labels: Tensor | None = None  # (B, M, T) float32
     label_mask: Tensor | None = None  # (B, M, T) bool, False where the task has no label
     row_ids: Tensor | None = None  # (B, M) int64
+    context_values: Tensor | None = None  # (B, C) int64, index of each categorical feature's value; 0 is unknown
+    context_numbers: Tensor | None = None  # (B, K) float32, each numeric feature; NaN is unknown
 
     def __len__(self) -> int:
         return self.users.shape[0]

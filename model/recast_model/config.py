@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 from recast_api.run import RecastError
+from recast_model.context import TYPES, ContextFeature, Features
 
 Block = Literal["Research", "DLRMv3"]
+_CONTEXT = "context"
 TABLE_DIM_MULTIPLE = 4
 """FBGEMM's fused tables hold rows of a multiple of four numbers alone."""
 
@@ -37,19 +39,24 @@ class FoundationConfig:
     tasks: tuple[str, ...]
     """Union of all surfaces' tasks; a task's place is its bit in action masks and its column in logits."""
     dropout: float = 0.0
+    context: Features = ()
+    """Features of a request's context that the version knows."""
 
     def __post_init__(self) -> None:
         _check(self.dim, self.heads, self.attn_norm_len, self.block, self.tasks)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, for ``Manifest.config``."""
-        return _plain(asdict(self))
+        return _plain(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The configuration in a manifest. Raises ``ConfigMismatch`` where fields differ from this release's."""
         fields = _known(cls, values)
-        return cls(**fields | {"surfaces": tuple(fields["surfaces"]), "tasks": tuple(fields["tasks"])})
+        return cls(
+            **fields
+            | {"surfaces": tuple(fields["surfaces"]), "tasks": tuple(fields["tasks"]), "context": _context(fields)}
+        )
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,8 @@ class ExpertConfig:
     It also keeps the expert's own network from leaning on the TAE, which the foundation's heads read for it
     (docs/evidence/experts.md).
     """
+    context: Features = ()
+    """The foundation's features of a request's context."""
 
     def __post_init__(self) -> None:
         _check(self.dim, self.heads, self.attn_norm_len, self.block, self.tasks)
@@ -112,7 +121,7 @@ class ExpertConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, for ``Manifest.config``."""
-        return _plain(asdict(self))
+        return _plain(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -124,18 +133,34 @@ class ExpertConfig:
                 "surfaces": tuple(fields["surfaces"]),
                 "event_tasks": tuple(fields["event_tasks"]),
                 "tasks": tuple(ExpertTask(**task) for task in fields["tasks"]),
+                "context": _context(fields),
             }
         )
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+def _plain(config: FoundationConfig | ExpertConfig) -> dict[str, Any]:
+    """A configuration without context is written as it was before there was any: older releases read it."""
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
+    del values[_CONTEXT]
+    return values | ({_CONTEXT: [feature.to_dict() for feature in config.context]} if config.context else {})
+
+
+def _context(fields: Mapping[str, Any]) -> Features:
+    found = tuple(ContextFeature.from_dict(feature) for feature in fields.get(_CONTEXT, ()))
+    strange = [feature.type for feature in found if feature.type not in TYPES]
+    if strange:
+        raise RecastError(
+            "ConfigMismatch",
+            f"the version's configuration has context features of type {strange[0]}, which this release does not know; "
+            "load it with the release that wrote it, or train again",
+        )
+    return found
 
 
 def _known(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     expected = set(cls.__dataclass_fields__)
-    if set(values) != expected:
-        wrong = ", ".join(sorted(set(values) ^ expected))
+    if {*values, _CONTEXT} != expected:
+        wrong = ", ".join(sorted({*values, _CONTEXT} ^ expected))
         raise RecastError(
             "ConfigMismatch",
             f"the version's configuration differs from {cls.__name__} in: {wrong}; "

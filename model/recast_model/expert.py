@@ -39,7 +39,14 @@ class ExpertModel(nn.Module):
         self.config = config
         dim = config.dim
         self.tokens = TokenEncoder(
-            dim, content, len(config.surfaces), len(config.event_tasks), config.dropout, optimizer, device
+            dim,
+            content,
+            len(config.surfaces),
+            len(config.event_tasks),
+            config.dropout,
+            optimizer,
+            device,
+            config.context,
         )
         self.stack = HstuStack(
             config.block,
@@ -76,6 +83,12 @@ class ExpertModel(nn.Module):
         columns = list(self.config.task_columns)
         self.foundation_heads.weight.copy_(foundation.heads.weight[columns])
         self.foundation_heads.bias.copy_(foundation.heads.bias[columns])
+
+    def standardise_as(self, foundation: FoundationModel) -> None:
+        """Read numeric features of the context by the foundation's mean and scale, which come from more requests."""
+        own, theirs = self.tokens.request_context, foundation.tokens.request_context
+        if own is not None and theirs is not None:
+            own.standardise_as(theirs)
 
     @torch.no_grad()
     def set_base_rates(self, rates: Tensor, *, for_tae: bool = False) -> None:

@@ -9,11 +9,12 @@ gives the same tensors on both sides.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recast_model.context import Context
 from recast_model.history import Histories, History, Ints, pad_histories
 
 Floats = NDArray[np.float32]
@@ -31,6 +32,7 @@ class Request:
     time: int  # ms
     candidates: Ints  # (M,) dense item indices
     history: History  # all that is known of the user's, in any order and from any time
+    context: Context = field(default_factory=lambda: Context.given((), {}))  # of one request
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class BatchArrays:
     labels: Floats | None = None
     label_mask: Bools | None = None
     row_ids: Ints | None = None
+    context_values: Ints | None = None
+    context_numbers: Floats | None = None
 
 
 def pad_rows(values: Ints, starts: Ints, lengths: Ints) -> tuple[Ints, Bools]:
@@ -87,4 +91,6 @@ def collate(requests: Sequence[Request], history_length: int, *, surface_only: b
         history_actions=padded.actions,
         history_times=padded.times,
         history_lengths=lengths,
+        context_values=np.concatenate([r.context.values for r in requests]) if requests else None,
+        context_numbers=np.concatenate([r.context.numbers for r in requests]) if requests else None,
     )

@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recast_model.batch import RequestBatch
@@ -46,7 +48,9 @@ class FoundationModel(nn.Module):
         check_content(content, config.item_count, config.content_dim)
         self.config = config
         surfaces, tasks = len(config.surfaces), len(config.tasks)
-        self.tokens = TokenEncoder(config.dim, content, surfaces, tasks, config.dropout, optimizer, device)
+        self.tokens = TokenEncoder(
+            config.dim, content, surfaces, tasks, config.dropout, optimizer, device, config.context
+        )
         self.stack = HstuStack(
             config.block,
             config.layers,
@@ -77,6 +81,11 @@ class FoundationModel(nn.Module):
         logits = torch.logit(rates[:, given].to(self.heads.bias))
         self.heads.bias[given] = logits.nanmean(0)
         self.align[:, -1, given] = torch.nan_to_num(logits)
+
+    def observe_context(self, numbers: NDArray[np.float32]) -> None:
+        """Numeric features (Q, K) of requests before they are learned; the first of them give mean and scale."""
+        if self.tokens.request_context is not None:
+            self.tokens.request_context.observe(numbers)
 
     def tae(self, batch: RequestBatch) -> Tensor:
         """(B, M, tae_dim): what serving computes, and nothing more. Rows of masked candidates mean nothing."""

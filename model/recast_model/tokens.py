@@ -1,8 +1,8 @@
 """From events and candidates to vectors: one token each, a sum and not an interleaving of item and action.
 
 A token is item id + content (where items have any) + surface + hour of day + time since the event before, normed;
-history adds what the user did (its action). Candidates carry no action. The time since the last event is a candidate's
-only term that changes with the request.
+history adds what the user did (its action). Candidates carry no action, but the context features of the request, where
+there are any. These, and the time since the last event, are all of a candidate's token that changes with the request.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recast_model.batch import RequestBatch
+from recast_model.context import Features
+from recast_model.context_encoder import ContextEncoder
 from recast_model.embeddings import EmbeddingTable, TableOptimizer
 from recast_model.hstu import TokenRows
 from recast_model.ops.jagged import JaggedLayout
@@ -35,6 +37,7 @@ class TokenEncoder(nn.Module):
         dropout: float,
         optimizer: TableOptimizer | None,
         device: torch.device | str = "cpu",
+        context: Features = (),
     ) -> None:
         super().__init__()
         self.items = EmbeddingTable("items", content.shape[0], dim, optimizer, device)
@@ -45,6 +48,7 @@ class TokenEncoder(nn.Module):
         self.hour = nn.Embedding(24, dim)
         self.gap = nn.Embedding(TIME_BUCKETS, dim)
         self.action = nn.Parameter(torch.randn(tasks, dim) * 0.1)
+        self.request_context = ContextEncoder(context, dim) if context else None
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
         for table in (self.surface, self.hour, self.gap):
@@ -69,6 +73,8 @@ class TokenEncoder(nn.Module):
         history = self.norm(history) + bits.to(self.action.dtype) @ self.action
 
         context = self._context(batch.surfaces, batch.request_times, _since_last_event(batch))  # (B, D)
+        if self.request_context is not None:
+            context = context + self.request_context(batch)
         candidates = self.norm(shown.view(size, count, -1) + context[:, None, :])
         return TokenRows(
             self.dropout(history),
