@@ -103,6 +103,7 @@ def foundation_config(run: TrainingRun, stream: Stream) -> FoundationConfig:
         item_count=len(stream.items),
         surfaces=stream.dataset.surface_names,
         tasks=stream.dataset.tasks,
+        context=stream.dataset.context_features,
     )
 
 
@@ -209,7 +210,7 @@ def _expert(run: TrainingRun, group: ProcessGroup, work: Path, pinned: PinnedDat
     require_tasks(stream.dataset, wanted.surface, [task.name for task in wanted.tasks])
     require_same_vocabulary(stream, foundation.config)
     config, items = expert_config(run, foundation.config), foundation.items
-    examples = Examples(stream, folder / tae_log.FOLDER, wanted.surface, config.history_length)
+    examples = Examples(stream.known_by(config.context), folder / tae_log.FOLDER, wanted.surface, config.history_length)
     checkpoints = Checkpoints(work / CHECKPOINTS, fingerprint(run, pinned))
     expert = ExpertTrainer(foundation, config, run.optimization, group, examples, checkpoints)
     model = expert.train()
@@ -243,7 +244,7 @@ def _foundation_baseline(
     bundle = _open_unseen(run.models_root, run.baseline, trained.tail, group)
     require_same_vocabulary(stream, bundle.config)
     bundle.model.to(group.device)
-    tail = stream.walk(
+    tail = stream.known_by(bundle.config.context).walk(
         bundle.config.history_length, choose=lambda index, slates: np.full(len(slates), index >= trained.split.learn)
     )
     scored = ScoredRows.concatenate(

@@ -57,6 +57,7 @@ def write_memorisable(
         available_at=times[:, None] + np.array(list(delays_ms.values())), positions=rows % slate,
         labels=random.integers(0, 2, (count, len(delays_ms))).astype(np.float32),
         label_mask=np.ones((count, len(delays_ms)), bool), oracle=np.full((count, len(delays_ms)), 0.5, np.float32),
+        context_values=np.empty((count, 0), np.int64), context_numbers=np.empty((count, 0), np.float32),
     )  # fmt: skip
     for hour in range(hours):
         start = START + hour * HOUR

@@ -46,6 +46,8 @@ def rows(events: list[tuple[int, int, int, int, int]], *, label: int = 1) -> Row
         labels=labels,
         label_mask=np.ones((count, 3), np.bool_),
         oracle=np.full((count, 3), np.nan, np.float32),
+        context_values=np.empty((count, 0), np.int64),
+        context_numbers=np.empty((count, 0), np.float32),
     )
 
 

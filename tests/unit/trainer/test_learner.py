@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from recast_api.resources.common import Optimizer
 from recast_api.run import Optimization, RecastError
 from recast_model.config import FoundationConfig
+from recast_model.context import ContextFeature
 from recast_model.embeddings import EmbeddingTable, TableOptimizer
 from recast_model.foundation import FoundationModel
 from recast_trainer.training.process_group import ProcessGroup
@@ -184,7 +185,7 @@ def test_tables_take_their_own_step_beside_the_dense_one_on_the_same_schedule_an
 def test_matrices_decay_and_norms_biases_embeddings_and_learned_vectors_do_not() -> None:
     config = FoundationConfig(
         block="DLRMv3", layers=1, dim=8, heads=2, history_length=4, attn_norm_len=4, tae_dim=4, content_dim=2,
-        item_count=3, surfaces=("feed", "reels"), tasks=("click",),
+        item_count=3, surfaces=("feed", "reels"), tasks=("click",), context=(ContextFeature("age", "Numeric"),),
     )  # fmt: skip
     model = FoundationModel(config, torch.zeros(4, 2))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -193,6 +194,7 @@ def test_matrices_decay_and_norms_biases_embeddings_and_learned_vectors_do_not()
         "embed.1.weight", "heads.weight", "stack.layers.0.output.weight", "stack.layers.0.project.weight",
         "tokens.content_mlp.0.weight", "tokens.content_mlp.2.weight",
     ]  # fmt: skip
+    assert {f"tokens.request_context.{name}" for name in ("values", "numbers", "unknown_numbers")} <= set(free)
     assert {"heads.bias", "align", "tokens.action", "tokens.hour.weight", "tokens.norm.weight"} <= set(free)
     assert len(decayed) + len(free) == len(names)
 

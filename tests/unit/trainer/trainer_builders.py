@@ -54,6 +54,8 @@ def hand_rows(hours: int, per_hour: int, delay_ms: int = 1000) -> Rows:
         labels=labels * mask,
         label_mask=mask,
         oracle=np.full((count, 2), np.nan, np.float32),
+        context_values=np.empty((count, 0), np.int64),
+        context_numbers=np.empty((count, 0), np.float32),
     )
 
 

@@ -7,7 +7,9 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from recast_api.run import RecastError
 from recast_model.items import ItemTable
 from recast_trainer.clock import to_rfc3339
 from recast_trainer.data import movielens, segments
+from recast_trainer.data.context_description import DescribedContext
 from recast_trainer.data.convert import convert
 from recast_trainer.data.requests import Slates
 from recast_trainer.data.schema import Dataset, Rows
@@ -146,12 +149,14 @@ def _describe(options: argparse.Namespace) -> None:
     dataset = segments.load_dataset(options.folder)
     items = segments.load_items(options.folder, dataset)
     listed = segments.list_segments(options.folder, dataset)
-    found = Description(dataset)
+    found, context = Description(dataset), DescribedContext(dataset.context_features)
     for segment in listed:
-        found.add(segments.read_segment(segment, dataset))
+        rows = segments.read_segment(segment, dataset)
+        found.add(rows)
+        context.add(rows, partial(segments.unlisted, segment, dataset))
     print(f"{dataset.name}: {found.rows:,} rows, {len(found.users):,} users, {len(items):,} items")
     print(f"{to_rfc3339(listed[0].start)} to {to_rfc3339(listed[-1].end)} in {len(listed)} segments")
-    print("\n".join(found.lines()))
+    print("\n".join([*found.lines(), *context.lines()]))
 
 
 class Description:
@@ -248,16 +253,20 @@ def _export(options: argparse.Namespace) -> None:
         if found >= options.count:
             break
     slates = Slates.of(Rows.concatenate(parts))
+    features, known = dataset.context_features, slates.rows.context
     options.out.parent.mkdir(parents=True, exist_ok=True)
     chosen = range(max(0, len(slates) - options.count), len(slates))
     with options.out.open("w", encoding="utf-8") as stream:
         for index in chosen:
             start, end = int(slates.starts[index]), int(slates.starts[index] + slates.counts[index])
-            line = {
+            line: dict[str, Any] = {
                 "surface": dataset.surface_names[int(slates.rows.surfaces[start])],
                 "user": int(slates.rows.users[start]),
                 "candidates": [int(item) for item in slates.rows.items[start:end]],
                 "time": to_rfc3339(int(slates.rows.event_times[start])),
             }
+            if features:
+                given = {each.name: each.decode(known.of_feature(features, each)[start]) for each in features}
+                line["context"] = {name: value for name, value in given.items() if value is not None}
             stream.write(json.dumps(line) + "\n")
     print(f"{options.out}: {len(chosen):,} requests")

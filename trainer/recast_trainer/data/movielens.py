@@ -163,4 +163,6 @@ def _ratings(data: bytes, items: ItemTable, surface_of: NDArray[np.int64]) -> Ro
         labels=labels,
         label_mask=np.ones(labels.shape, np.bool_),
         oracle=np.full(labels.shape, np.nan, np.float32),
+        context_values=np.empty((len(users), 0), np.int64),
+        context_numbers=np.empty((len(users), 0), np.float32),
     )

@@ -66,6 +66,11 @@ class Slates:
         return self.rows.surfaces[self.starts]
 
     @property
+    def context_numbers(self) -> NDArray[np.float32]:
+        """(Q, K) numeric features of each one's context, NaN where unknown."""
+        return self.rows.context_numbers[self.starts]
+
+    @property
     def known(self) -> tuple[Ints, Ints]:
         """(Q,) and (Q,) ms at which the first and the last label of each was known."""
         if not len(self):
@@ -146,6 +151,8 @@ class Requests(Slates):
             labels=np.where(mask[..., None], self.rows.labels[place], np.float32(0)),
             label_mask=self.rows.label_mask[place] & mask[..., None],
             row_ids=np.where(mask, self.rows.row_ids[place], 0),
+            context_values=self.rows.context_values[starts],
+            context_numbers=self.context_numbers,
         )
 
     def with_labels(self, chosen: NDArray[np.bool_]) -> Requests:

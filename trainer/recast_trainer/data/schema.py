@@ -9,7 +9,7 @@ window. Nothing may learn a label, or show it as history, before that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -17,7 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from recast_api.base import Wire
+from recast_api.base import Identifier, Wire
+from recast_model.context import (
+    MAX_FEATURES,
+    MAX_VALUES,
+    MAX_VALUES_IN_ALL,
+    VALUE_LENGTH,
+    Context,
+    ContextFeature,
+    Features,
+    FeatureType,
+)
 
 DATASET = "dataset.json"
 ITEMS = "items.parquet"
@@ -30,7 +40,8 @@ SEGMENT_FORMAT = "%Y-%m-%dT%H"
 COLUMNS = ("row_id", "request_id", "user_id", "item_id", "surface", "event_time", "available_at")
 """Columns of every segment: int64, but ``surface`` is a string. Beside them a ``label_<task>`` (int8, null where the
 surface has no such task) for each task, and optionally ``position`` (int64), ``available_at_<task>`` (int64, null where
-it is ``available_at``) and ``p_<task>`` (float32), the true probability."""
+it is ``available_at``), ``p_<task>`` (float32), the true probability, and ``context_<feature>`` (a string or a number,
+null where unknown) for each feature of the request's context."""
 ITEM_COLUMNS = ("item_id", "content")
 """``content`` is a list of ``contentDim`` float32, and is not there where that is 0."""
 
@@ -47,6 +58,26 @@ class SurfaceInfo(Wire):
     tasks: Annotated[list[str], Field(min_length=1, max_length=MAX_TASKS)]
 
 
+class ContextInfo(Wire):
+    """A feature of requests, beside their user, surface and time."""
+
+    name: Identifier
+    type: FeatureType
+    values: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=VALUE_LENGTH)]] | None,
+        Field(min_length=1, max_length=MAX_VALUES),
+    ] = None
+    """What a categorical feature may be; anything else is unknown."""
+
+    @model_validator(mode="after")
+    def _values_of_its_type(self) -> ContextInfo:
+        if (self.values is None) == (self.type == "Categorical"):
+            raise ValueError("values are listed where type is Categorical, and only there")
+        if self.values is not None and len(set(self.values)) != len(self.values):
+            raise ValueError("values must not repeat")
+        return self
+
+
 class Dataset(Wire):
     """``dataset.json``."""
 
@@ -60,6 +91,8 @@ class Dataset(Wire):
     history: Literal["Engagements", "Events"] = "Engagements"
     """What a user's history holds: rows with a positive label alone, or every row. Impressions that came to nothing
     would crowd out the rest; where each row is itself something the user did, such as a rating, none may be lost."""
+    context: Annotated[list[ContextInfo] | None, Field(max_length=MAX_FEATURES)] = None
+    """Features of a request's context, if there are any."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Dataset:
@@ -69,6 +102,11 @@ class Dataset(Wire):
             raise ValueError(f'a surface cannot be called "{ALL_SURFACES}": that names all of them together')
         if len(self.tasks) > MAX_TASKS:
             raise ValueError(f"at most {MAX_TASKS} tasks over all surfaces: an action mask holds one bit each")
+        features = self.context_features
+        if len({feature.name for feature in features}) != len(features):
+            raise ValueError("context must not repeat a name")
+        if sum(len(feature.values) for feature in features) > MAX_VALUES_IN_ALL:
+            raise ValueError(f"at most {MAX_VALUES_IN_ALL} values over all features of context")
         return self
 
     @property
@@ -80,6 +118,11 @@ class Dataset(Wire):
     def tasks(self) -> tuple[str, ...]:
         """Union of all surfaces' tasks, in order of first mention: bits of action masks, columns of labels."""
         return tuple(dict.fromkeys(task for surface in self.surfaces for task in surface.tasks))
+
+    @property
+    def context_features(self) -> Features:
+        """Features of a request's context, in the order of their columns in :class:`Rows`."""
+        return tuple(ContextFeature(each.name, each.type, tuple(each.values or ())) for each in self.context or ())
 
     def tasks_of(self, surface: str) -> tuple[str, ...]:
         """The tasks of one surface."""
@@ -101,6 +144,8 @@ class Rows:
     labels: NDArray[np.float32]  # (R, T), 0 where there is none
     label_mask: NDArray[np.bool_]  # (R, T)
     oracle: NDArray[np.float32]  # (R, T) true probability, NaN where unknown
+    context_values: NDArray[np.int64]  # (R, C) index of each categorical feature's value, 0 where unknown
+    context_numbers: NDArray[np.float32]  # (R, K) each numeric feature, NaN where unknown
 
     def __len__(self) -> int:
         return len(self.row_ids)
@@ -114,6 +159,15 @@ class Rows:
     def concatenate(cls, parts: list[Rows]) -> Rows:
         """Rows of several segments, in the order given; at least one."""
         return cls(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in cls.__dataclass_fields__})
+
+    @property
+    def context(self) -> Context:
+        """The rows' context; those of one request have the same."""
+        return Context(self.context_values, self.context_numbers)
+
+    def with_context(self, context: Context) -> Rows:
+        """The same rows with another context."""
+        return replace(self, context_values=context.values, context_numbers=context.numbers)
 
     @property
     def first_known(self) -> NDArray[np.int64]:

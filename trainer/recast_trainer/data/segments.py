@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from recast_api.run import RecastError
+from recast_model.context import ContextFeature
 from recast_model.items import ItemTable
+from recast_trainer.data import context_columns
 from recast_trainer.data.schema import (
     COLUMNS,
     DATASET,
@@ -190,6 +192,8 @@ def read_segment(segment: Segment, dataset: Dataset) -> Rows:
     ]
     rows = Rows.concatenate(parts) if len(parts) > 1 else parts[0]
     _require_distinct(rows.row_ids, segment)
+    if problem := context_columns.disagreeing(rows, dataset.context_features):
+        raise _corrupt(_place(segment), problem)
     return rows.take(np.lexsort((rows.row_ids, rows.request_ids, rows.event_times)))
 
 
@@ -201,6 +205,10 @@ def _rows(table: pa.Table, path: Path, segment: Segment, dataset: Dataset) -> Ro
     there = "position" in table.column_names
     positions = _integers(table, "position", path) if there else np.full(len(table), UNKNOWN_POSITION)
     surfaces = _surfaces(table, dataset, path)
+    try:
+        context = context_columns.read(table, dataset.context_features)
+    except ValueError as error:
+        raise _corrupt(path, str(error)) from error
     marks = [_label(table, name, path) for name in labels]
     oracle = [
         table.column(f"p_{task}").to_numpy().astype(np.float32)
@@ -232,7 +240,24 @@ def _rows(table: pa.Table, path: Path, segment: Segment, dataset: Dataset) -> Ro
         labels=np.stack([value for value, _ in marks], 1).reshape(shape),
         label_mask=np.stack([mask for _, mask in marks], 1).reshape(shape),
         oracle=np.stack(oracle, 1).reshape(shape),
+        context_values=context.values,
+        context_numbers=context.numbers,
     )
+
+
+def unlisted(segment: Segment, dataset: Dataset, feature: ContextFeature) -> tuple[int, str]:
+    """Rows of a segment with a value of a categorical feature that is not listed, and the most frequent one of those.
+
+    They are read as unknown. Raises as :func:`read_segment`.
+    """
+    left, name = Limits(), context_columns.column(feature)
+
+    def of_file(file: pq.ParquetFile) -> tuple[int, str]:
+        there = name in file.schema_arrow.names
+        return context_columns.unlisted(file.read(columns=[name]), feature) if there else (0, "")
+
+    found = [_reading(path, of_file, dataset, left) for path in segment.files]
+    return sum(count for count, _ in found), max(found)[1]
 
 
 def require_readable(segments: list[Segment], dataset: Dataset) -> int:
@@ -332,6 +357,8 @@ def _require_named(columns: set[str], dataset: Dataset, path: Path) -> None:
             f"column {strange[0]} is of no task that {DATASET} names ({', '.join(dataset.tasks)}): correct its name, "
             "name its task there, or leave it out",
         )
+    if problem := context_columns.misnamed(sorted(columns), dataset.context_features):
+        raise _corrupt(path, problem)
 
 
 def _require_types(schema: pa.Schema, dataset: Dataset, path: Path) -> None:
@@ -350,6 +377,8 @@ def _require_types(schema: pa.Schema, dataset: Dataset, path: Path) -> None:
         kind = schema.field(f"p_{task}").type if f"p_{task}" in schema.names else pa.float32()
         if not pa.types.is_floating(kind) and not pa.types.is_null(kind):
             raise _corrupt(path, f"column p_{task} is {kind}, expected float32")
+    if problem := context_columns.mistyped(schema, dataset.context_features):
+        raise _corrupt(path, problem)
 
 
 def _required(dataset: Dataset) -> list[str]:
@@ -358,6 +387,7 @@ def _required(dataset: Dataset) -> list[str]:
 
 def _columns(dataset: Dataset, file: pq.ParquetFile) -> pa.Table:
     optional = {"position"} | {f"{what}_{task}" for task in dataset.tasks for what in ("available_at", "p")}
+    optional |= {context_columns.column(feature) for feature in dataset.context_features}
     return file.read(columns=[*_required(dataset), *sorted(optional & set(file.schema_arrow.names))], use_threads=False)
 
 
@@ -407,8 +437,12 @@ def _require_distinct(row_ids: NDArray[np.int64], segment: Segment) -> None:
     twice = np.unique(ids[1:][ids[1:] == ids[:-1]])
     if len(twice):
         others = f", and {len(twice) - 1:,} other ids too" if len(twice) > 1 else ""
-        where = segment.files[0] if len(segment.files) == 1 else segment.files[0].parent
-        raise _corrupt(where, f"row_id {twice[0]} stands in more than one row{others}")
+        raise _corrupt(_place(segment), f"row_id {twice[0]} stands in more than one row{others}")
+
+
+def _place(segment: Segment) -> Path:
+    """The segment's file, or the folder of its files."""
+    return segment.files[0] if len(segment.files) == 1 else segment.files[0].parent
 
 
 def _surfaces(table: pa.Table, dataset: Dataset, path: Path) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recast_model.items import ItemTable
+from recast_trainer.data import context_columns
 from recast_trainer.data.schema import DATASET, ITEMS, PARQUET, SEGMENTS, SHOWN, Dataset, Rows, segment_name
 from recast_trainer.files import replace, write_bytes
 
@@ -56,6 +57,7 @@ class DatasetWriter:
                 columns[f"available_at_{task}"] = pa.array(rows.available_at[:, column], mask=~own)
             if np.isfinite(rows.oracle[:, column]).any():
                 columns[f"p_{task}"] = pa.array(rows.oracle[:, column], mask=~rows.label_mask[:, column])
+        columns |= context_columns.written(rows, self._dataset.context_features)
         path = self._folder / SEGMENTS / f"{segment_name(start_ms)}{PARQUET}"
         temporary = path.with_name(f".{path.name}.tmp")
         pq.write_table(pa.table(columns), temporary, compression="zstd")

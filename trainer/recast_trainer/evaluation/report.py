@@ -67,7 +67,8 @@ def predictions(artifact: Path, foundation: Path | None, data: Path) -> Scored:
     if manifest.kind == "FoundationModel":
         weights, watermark = _not_learned(manifest, stream)
         bundle = load_foundation(artifact, manifest, weights=weights)
-        walk = stream.walk(bundle.config.history_length, choose=_after(watermark))
+        known = stream.known_by(bundle.config.context)
+        walk = known.walk(bundle.config.history_length, choose=_after(watermark))
         scored = _some(
             [score_foundation(bundle.model, requests, bundle.items, SINGLE_PROCESS)[0] for _, requests in walk]
         )

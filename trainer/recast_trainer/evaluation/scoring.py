@@ -106,8 +106,8 @@ def score_pair(
     Both read the stream as they learned to: the foundation whole histories, the expert those of its surface.
     """
     surface = expert.config.surface_index
-    own = stream.walk(expert.config.history_length, surface=surface, choose=wanted)
-    whole = stream.walk(
+    own = stream.known_by(expert.config.context).walk(expert.config.history_length, surface=surface, choose=wanted)
+    whole = stream.known_by(foundation.config.context).walk(
         foundation.config.history_length,
         choose=lambda index, slates: (slates.surfaces == surface) & wanted(index, slates),
     )

@@ -232,6 +232,7 @@ def reader_config(
         surfaces=foundation.surfaces,
         event_tasks=foundation.tasks,
         tasks=tuple(tasks),
+        context=foundation.context,
     )
 
 
@@ -266,6 +267,7 @@ class ExpertTrainer:
             TableOptimizer(learning_rate=float(optimization.optimizer.table_learning_rate)),
             group.device,
         )
+        self.model.standardise_as(foundation.model)
         if reads_heads:
             self.model.start_from(foundation.model)
         self.share, self.earlier = ShareSearch(len(config.tasks)), ShareSearch(len(config.tasks))

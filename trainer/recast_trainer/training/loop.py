@@ -193,6 +193,7 @@ class FoundationTrainer:
 
     def learn(self, requests: Requests) -> None:
         """Learn the labels of ``requests``, and of those that waited, that are mature at the watermark."""
+        self.model.observe_context(requests.context_numbers)
         waiting = self._wait_for(requests)
         mature = waiting.rows.available_at <= self.watermark
         ready, immature = waiting.with_labels(mature), waiting.with_labels(~mature)

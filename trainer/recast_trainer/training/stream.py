@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from recast_api.run import DataRef, RecastError
 from recast_model.batch import RequestBatch
 from recast_model.config import FoundationConfig
+from recast_model.context import Features
 from recast_model.items import ItemTable
 from recast_model.snapshot import HistorySnapshot
 from recast_trainer.clock import duration_ms, from_rfc3339
@@ -46,6 +47,12 @@ class Stream:
     segments: list[Segment]
     items: ItemTable
     read: Callable[[Segment], Rows]
+    context: Features | None = None
+    """The features of context that the one who walks the stream knows; None: those of the data set."""
+
+    def known_by(self, features: Features) -> Stream:
+        """The same stream for a model that knows these features of the requests' context."""
+        return replace(self, context=features)
 
     @property
     def end(self) -> int:
@@ -105,7 +112,10 @@ class Walk:
 
     def _read(self, segment: Segment) -> Rows:
         rows = self.stream.read(segment)
-        return rows if self.surface is None else rows.take(rows.surfaces == self.surface)
+        if self.surface is not None:
+            rows = rows.take(rows.surfaces == self.surface)
+        own, known = self.stream.dataset.context_features, self.stream.context
+        return rows if known is None else rows.with_context(rows.context.known_by(own, known))
 
 
 def on_device(requests: Requests, items: ItemTable, group: ProcessGroup) -> RequestBatch:

@@ -82,6 +82,8 @@ class SyntheticStream:
             labels=labels.reshape(rows, tasks).astype(np.float32),
             label_mask=has.reshape(rows, tasks).copy(),
             oracle=np.where(has, truth, np.float32(np.nan)).reshape(rows, tasks),
+            context_values=np.empty((rows, 0), np.int64),
+            context_numbers=np.empty((rows, 0), np.float32),
         )
 
     def probabilities(self, users: Ints, surfaces: Ints, times: Ints, items: Ints) -> Floats:

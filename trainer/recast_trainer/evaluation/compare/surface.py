@@ -43,7 +43,10 @@ class Surface:
         """What the logs of the foundations hold of it; of two logs the segments that both have."""
         foundations = {kinds.HEADS: foundation} | ({kinds.OTHER_HEADS: other} if other else {})
         length = settings.architecture.history_length
-        logs = {heads: Examples(stream, source.log, name, length) for heads, source in foundations.items()}
+        logs = {
+            heads: Examples(stream.known_by(source.bundle.config.context), source.log, name, length)
+            for heads, source in foundations.items()
+        }
         common = set.intersection(*(_segments(log) for log in logs.values()))
         parts = {heads: Part.of(log, common) for heads, log in logs.items()}
         arms = trained_arms(foundation, other)
