@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -29,6 +30,9 @@ VALUE_LENGTH = 200
 """Characters of a value at most."""
 LARGEST = float(np.finfo(np.float32).max)
 """The largest number that a numeric feature can be."""
+
+NO_CONTEXT: Mapping[str, str | float | None] = MappingProxyType({})
+"""Of a request of which nothing else is known."""
 
 
 @dataclass(frozen=True)

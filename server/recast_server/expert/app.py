@@ -111,6 +111,7 @@ def create_app(
                     for row in order
                 ],
                 "unknownItems": ranking.unknown_items,
+                "unknownContext": ranking.unknown_context,
             },
         )
 

@@ -42,8 +42,11 @@ class ExpertEngine:
             )
         self._model, self._config = loaded.model, config
         self._tasks = [task.name for task in config.tasks]
-        self._encoder = RequestEncoder(loaded.items, loaded.history, config.surfaces, config.event_tasks)
+        self._encoder = RequestEncoder(
+            loaded.items, loaded.history, config.surfaces, config.event_tasks, config.context
+        )
         self.tae_dim = config.tae_dim
+        self.context = config.context
         # (T,) The weights of the resource as it is now, not as it was when the version trained: a team may change them.
         weights = {task.name: float(task.weight) for task in served.tasks}
         self._weights = np.array([weights.get(task.name, task.weight) for task in config.tasks])
@@ -89,6 +92,7 @@ class ExpertEngine:
                 },
                 unknown_items=RequestEncoder.unknown_items(one.query.candidates, requests[place].candidates),
                 tae=contract.TAE_ABSENT if one.tae is None else contract.TAE_FRESH,
+                unknown_context=self._encoder.unknown_context(one.query.context),
             )
             for place, one in enumerate(asked)
         ]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from recast_server.expert.ranker import Ranking
-from recast_server.expert.schema import RankRequest
+from recast_server.expert.schema import RankRequest, require_known_context
 from recast_server.expert.tae_client import TaeClient, TaeUnavailableError
 from recast_server.runtime import scheduler
 from recast_server.runtime.context import RequestContext
@@ -22,6 +22,8 @@ from recast_server.runtime.scheduler import Scheduler, Ticket
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from recast_model.context import Features
 
 _SMOOTHING = 0.1
 
@@ -43,6 +45,11 @@ class Engine(scheduler.Engine[Embedded, Ranking], Protocol):
         """How many numbers an embedding must have."""
         ...
 
+    @property
+    def context(self) -> Features:
+        """Features of a request's context that the version knows."""
+        ...
+
 
 class ModelRanker:
     """A :class:`recast_server.expert.ranker.Ranker`."""
@@ -53,6 +60,7 @@ class ModelRanker:
 
     async def rank(self, request: RankRequest, context: RequestContext) -> Ranking:
         """See ``Ranker``."""
+        require_known_context(request, self._engine.context)
         asked = Embedded(self._query(request))
         with self._scheduler.admit(self._engine, asked, context.deadline, ready_in=self._hop_seconds) as ticket:
             tae = await self._tae(asked.query, context, ticket)
@@ -66,7 +74,7 @@ class ModelRanker:
         history = None
         if request.history is not None:
             history = [Event(e.item, e.surface, e.time, e.actions, e.available_at) for e in request.history]
-        return Query(request.user, self._surface, time_ms, request.candidates, history)
+        return Query(request.user, self._surface, time_ms, request.candidates, history, request.context)
 
     async def _tae(
         self, query: Query, context: RequestContext, ticket: Ticket[Embedded, Ranking]

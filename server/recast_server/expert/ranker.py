@@ -7,7 +7,7 @@ Wrap it to add rules of your own, for instance to pin or to filter items: ``main
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from recast_server.expert.schema import RankRequest
@@ -24,6 +24,8 @@ class Ranking:
     unknown_items: list[int]
     tae: str
     """``recast_api.server.TAE_FRESH`` or ``TAE_ABSENT``."""
+    unknown_context: list[str] = field(default_factory=list)
+    """Features of the request's context whose value the version does not list."""
 
     @property
     def finite(self) -> bool:

@@ -2,7 +2,9 @@
 
 400 is for bodies that are no JSON, 413 for too many bytes, 422 for JSON that says something else than the contract.
 Identifiers that no model has seen are not errors: an unknown user has an empty history, an unknown item is scored by
-the unknown row and listed in ``unknownItems``; unknown surfaces and actions in an inline history are left out of it.
+the unknown row and listed in ``unknownItems``; unknown surfaces and actions in an inline history are left out of it; a
+value of context that the version does not list is unknown, and its feature is listed in ``unknownContext``. A feature
+that it does not know is an error: it would be passed over in silence.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from recast_model.context import LARGEST, MAX_FEATURES, VALUE_LENGTH, Features
 
 BODY_BYTES = 512 * 1024
 CANDIDATES = 2048
@@ -36,6 +40,14 @@ def _milliseconds(value: object) -> int:
     raise ValueError(f"must be {_TIME}")
 
 
+def _context_value(value: object) -> str | float | None:
+    if value is None or (isinstance(value, str) and len(value) <= VALUE_LENGTH):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST:
+        return float(value)
+    raise ValueError(f"must be a text of at most {VALUE_LENGTH} characters, a finite number, or null where unknown")
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
 
@@ -43,6 +55,7 @@ class _Strict(BaseModel):
 Id = Annotated[int, Field(ge=0, le=_INT64)]
 Milliseconds = Annotated[int, BeforeValidator(_milliseconds)]
 _NameText = Annotated[str, Field(min_length=1, max_length=40)]
+ContextValue = Annotated[str | float | None, BeforeValidator(_context_value)]
 
 
 class HistoryEvent(_Strict):
@@ -59,13 +72,17 @@ class HistoryEvent(_Strict):
 
 
 class RankRequest(_Strict):
-    """Which candidates to rank for whom. ``time`` defaults to now; ``history`` stands in for the stored one."""
+    """Which candidates to rank for whom. ``time`` defaults to now; ``history`` stands in for the stored one.
+
+    ``context`` has features of the request by name; null is unknown, as what it does not name.
+    """
 
     user: Id
     candidates: Annotated[list[Id], Field(min_length=1, max_length=CANDIDATES)]
     time: Milliseconds | None = None
     limit: Annotated[int, Field(ge=1, le=CANDIDATES)] | None = None
     history: Annotated[list[HistoryEvent], Field(max_length=HISTORY_EVENTS)] | None = None
+    context: Annotated[dict[_NameText, ContextValue], Field(max_length=MAX_FEATURES)] = {}
 
 
 class RefusedError(Exception):
@@ -99,6 +116,7 @@ _ALLOWED = {
     "limit": f"an integer from 1 to {CANDIDATES}, or absent for all candidates",
     "history": f"at most {HISTORY_EVENTS} objects {{item, surface, time, actions, availableAt}}, or absent for the "
     "stored history",
+    "context": f"at most {MAX_FEATURES} features by name, each a text or a number, null where unknown",
 }
 
 
@@ -122,5 +140,24 @@ def parse(body: bytes) -> RankRequest:
         else:
             entry["allowed"] = "an object with user and candidates"
         fields.append(entry)
+    raise _refused(fields)
+
+
+def require_known_context(request: RankRequest, features: Features) -> None:
+    """Raise :class:`RefusedError` unless a version of these features knows those of the request, by name and kind."""
+    known = {feature.name: "a text" if feature.categorical else "a number" for feature in features}
+    fields = []
+    for name, value in request.context.items():
+        field = f"context.{name}"
+        if name not in known:
+            allowed = f"only {', '.join(known)}" if known else "nothing: this version knows no context"
+            fields.append({"field": field, "problem": "this version knows no such feature", "allowed": allowed})
+        elif value is not None and isinstance(value, str) != (known[name] == "a text"):
+            fields.append({"field": field, "problem": f"must be {known[name]}", "allowed": f"{known[name]} or null"})
+    if fields:
+        raise _refused(fields[:8])
+
+
+def _refused(fields: list[dict[str, str]]) -> RefusedError:
     message = "; ".join(f"{entry['field']}: {entry['problem']} (allowed: {entry['allowed']})" for entry in fields[:3])
-    raise RefusedError(422, "InvalidRequest", message, fields)
+    return RefusedError(422, "InvalidRequest", message, fields)

@@ -127,6 +127,7 @@ class GrpcTaeClient:
             time_milliseconds=query.time_ms,
             candidates=query.candidates,
             history=None if query.history is None else _history(query.history),
+            context=[_feature(name, value) for name, value in query.context.items() if value is not None],
         )
         begin, result = time.monotonic(), "UNKNOWN"
         try:
@@ -195,6 +196,12 @@ def _metadata(context: RequestContext) -> list[tuple[str, str]]:
     if context.traceparent is not None:
         found.append(("traceparent", context.traceparent))
     return found
+
+
+def _feature(name: str, value: str | float) -> wire.ContextFeature:
+    if isinstance(value, str):
+        return wire.ContextFeature(name=name, text=value)
+    return wire.ContextFeature(name=name, number=value)
 
 
 def _history(events: Sequence[Event]) -> wire.History:

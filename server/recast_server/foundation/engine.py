@@ -28,7 +28,7 @@ class FoundationEngine:
         loaded = load_foundation(folder, manifest)
         config = loaded.config
         self._model, self._config = loaded.model, config
-        self._encoder = RequestEncoder(loaded.items, loaded.history, config.surfaces, config.tasks)
+        self._encoder = RequestEncoder(loaded.items, loaded.history, config.surfaces, config.tasks, config.context)
         self.metadata = FoundationMetadata(
             model=manifest.model,
             version=manifest.number,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,7 @@ import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 
+from recast_model.context import MAX_FEATURES
 from recast_server.proto import foundation_pb2 as wire
 from recast_server.runtime import scheduler
 from recast_server.runtime.context import deadline_of_call
@@ -116,6 +118,8 @@ class FoundationService:
             return f"candidates: 1 to {CANDIDATES} are allowed, not {len(request.candidates)}"
         if len(request.history.events) > HISTORY_EVENTS:
             return f"history: at most {HISTORY_EVENTS} events are allowed, not {len(request.history.events)}"
+        if len(request.context) > MAX_FEATURES:
+            return f"context: at most {MAX_FEATURES} features are allowed, not {len(request.context)}"
         if request.user < 0 or request.time_milliseconds < 0 or min(request.candidates) < 0:
             return "user, time and candidates must not be negative"
         return ""
@@ -125,7 +129,14 @@ class FoundationService:
         if request.HasField("history"):
             history = [_event(event) for event in request.history.events]
         candidates = list(request.candidates)
-        query = Query(request.user, request.surface, request.time_milliseconds, candidates, history)
+        query = Query(
+            request.user,
+            request.surface,
+            request.time_milliseconds,
+            candidates,
+            history,
+            _context(request.context),
+        )
         with self._scheduler.admit(self._engine, query, deadline) as ticket:
             rows = await ticket.run(query)
         return wire.TaeReply(
@@ -135,6 +146,11 @@ class FoundationService:
             dim=rows.shape[1],
             scheme=_SCHEMES[rows.dtype],
         )
+
+
+def _context(features: Iterable[wire.ContextFeature]) -> dict[str, str | float]:
+    given = ((feature.name, feature.WhichOneof("value"), feature) for feature in features)
+    return {name: getattr(feature, kind) for name, kind, feature in given if kind}
 
 
 def _event(event: wire.Event) -> Event:

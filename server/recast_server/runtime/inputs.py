@@ -1,17 +1,19 @@
 """A request in raw ids and names -> what the networks read. Both servers, so that both see the same history.
 
 Nothing here refuses: an item that the version never saw becomes the unknown row; a surface or action in an inline
-history that it does not know is left out, because a client may serve newer surfaces than a version was trained on.
+history that it does not know is left out, because a client may serve newer surfaces than a version was trained on; a
+feature of context that it does not know is passed over, and a value that it does not list is unknown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recast_model.context import NO_CONTEXT, Context, Features
 from recast_model.features import UNKNOWN_ITEM, Request
 from recast_model.history import History, Ints
 
@@ -41,6 +43,8 @@ class Query:
     candidates: Sequence[int]
     history: Sequence[Event] | None = None
     """Stands in for the stored one, even when it is empty."""
+    context: Mapping[str, str | float | None] = NO_CONTEXT
+    """Features of the request by name; those that the version does not know are passed over."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class RequestEncoder:
     histories: HistorySnapshot
     surfaces: tuple[str, ...]
     tasks: tuple[str, ...]
+    context: Features = ()
 
     def events(self, query: Query) -> int:
         """How many events the query's history has, at most."""
@@ -64,7 +69,13 @@ class RequestEncoder:
         """
         events = self.histories.lookup(query.user) if query.history is None else self._inline(query.history)
         dense = self.items.index(np.asarray(query.candidates, np.int64))
-        return Request(query.user, self.surfaces.index(query.surface), query.time_ms, dense, events)
+        given = Context.given(self.context, query.context)
+        return Request(query.user, self.surfaces.index(query.surface), query.time_ms, dense, events, given)
+
+    def unknown_context(self, context: Mapping[str, str | float | None]) -> list[str]:
+        """The features of which a value was given that the version does not list, in its order."""
+        given = [feature for feature in self.context if feature.categorical and context.get(feature.name) is not None]
+        return [feature.name for feature in given if not feature.encode([context[feature.name]])[0]]
 
     @staticmethod
     def unknown_items(candidates: Sequence[int], dense: Ints) -> list[int]:

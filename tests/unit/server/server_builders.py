@@ -18,6 +18,7 @@ from recast_api.resources.version import FoundationPin
 from recast_api.server import ExpertServerConfig, ServedArtifact
 from recast_model.artifact import save_model
 from recast_model.config import ExpertConfig, ExpertTask, FoundationConfig
+from recast_model.context import Features
 from recast_model.expert import ExpertModel
 from recast_model.foundation import FoundationModel
 from recast_model.history import History
@@ -98,20 +99,24 @@ def _manifest(folder: Path, files: list[str], **fields: Any) -> Manifest:
 def _randomize(model: torch.nn.Module, seed: int) -> None:
     """Every tensor, tables included: fresh tables are zero and would hide a swapped row."""
     g = torch.Generator().manual_seed(seed)
-    model.load_state_dict({name: torch.randn(t.shape, generator=g) * 0.3 for name, t in model.state_dict().items()})
+    values = {name: torch.randn(t.shape, generator=g) * 0.3 for name, t in model.state_dict().items()}
+    model.load_state_dict({name: v.abs() if name.endswith(".scale") else v for name, v in values.items()})
     model.eval()
 
 
-def land_pair(root: Path) -> LandedPair:
+def land_pair(root: Path, context: Features = ()) -> LandedPair:
     content = torch.from_numpy(ITEMS.content_matrix())
-    shared = {"heads": 2, "history_length": LIMIT, "attn_norm_len": LIMIT, "tae_dim": TAE_DIM, "content_dim": 3}
+    shared: dict[str, Any] = {
+        "heads": 2, "history_length": LIMIT, "attn_norm_len": LIMIT, "tae_dim": TAE_DIM, "content_dim": 3,
+        "context": context,
+    }  # fmt: skip
     folders = [root / "fm", root / "em"]
     for folder in folders:
         folder.mkdir()
     foundation = FoundationModel(
         FoundationConfig(
             **shared, block="DLRMv3", layers=1, dim=8, item_count=len(ITEMS), surfaces=SURFACES, tasks=TASKS
-        ),  # type: ignore[arg-type]
+        ),
         content,
     )
     _randomize(foundation, 1)
@@ -125,7 +130,7 @@ def land_pair(root: Path) -> LandedPair:
         ExpertConfig(
             **shared, layers=1, dim=8, item_count=len(ITEMS), surface="reels", surfaces=SURFACES, event_tasks=TASKS,
             tasks=(ExpertTask("click", 9.0), ExpertTask("like", 9.0)),
-        ),  # type: ignore[arg-type]
+        ),
         content,
     )  # fmt: skip
     _randomize(expert, 2)

@@ -113,6 +113,25 @@ async def test_embeddings_arrive_as_they_were_sent(hop: Hop) -> None:
     assert hop.counted("OK") == hop.counted("OK", hop.server_registry) == 1
 
 
+async def test_context_arrives_as_it_was_sent(hop: Hop) -> None:
+    await asked(hop.client, context={"device": "tv", "battery": 0.0, "app": None, "note": ""})
+    await asked(hop.client)
+    assert [query.context for query in hop.engine.calls] == [{"device": "tv", "battery": 0.0, "note": ""}, {}]
+
+
+async def test_a_feature_without_a_value_is_none_and_more_than_sixty_four_are_refused(hop: Hop) -> None:
+    fields: dict[str, Any] = {"user": 1, "surface": "reels", "time_milliseconds": 0, "candidates": [1]}
+    await hop.servicer.Tae(wire.TaeRequest(**fields, context=[wire.ContextFeature(name="app")] * 64), Context(None))
+    assert [query.context for query in hop.engine.calls] == [{}]
+    many = wire.TaeRequest(**fields, context=[wire.ContextFeature(name="app", number=1)] * 65)
+    context = Context(None)
+    with pytest.raises(grpc.aio.AbortError):
+        await hop.servicer.Tae(many, context)
+    assert context.aborted == (
+        grpc.StatusCode.INVALID_ARGUMENT, "context: at most 64 features are allowed, not 65",
+    )  # fmt: skip
+
+
 async def test_both_sides_measure_from_the_beginning_of_a_call_to_its_end(
     hop: Hop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

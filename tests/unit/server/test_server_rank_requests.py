@@ -203,6 +203,8 @@ near_misses = st.fixed_dictionaries(
         "candidates": st.lists(st.integers(), max_size=5) | json_values,
         "time": st.text(max_size=30) | st.integers() | st.datetimes().map(str) | json_values,
         "limit": st.integers(-2, 5) | json_values,
+        "context": st.dictionaries(st.text(max_size=50), st.text(max_size=210) | st.floats() | json_values)
+        | json_values,
         "history": st.lists(
             st.fixed_dictionaries(
                 {"item": st.integers(), "surface": st.text(max_size=50), "time": st.integers() | st.text(max_size=30)},
