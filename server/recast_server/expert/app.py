@@ -172,7 +172,7 @@ class _Edge:
             nonlocal status, end
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if status != 500 and connection and connection.lost is not None:  # a failure is one, whoever sees it
+                if connection and connection.lost is not None:
                     status, end = CLIENT_GONE, connection.lost
                 headers = [*message["headers"], *self._identity.headers(known["request_id"], known["tae"] or TAE_NONE)]
                 if self._closes(connection):

@@ -8,12 +8,12 @@ feature of context that it does not know is passed over, and a value that it doe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recast_model.context import NO_CONTEXT, Context, Features
+from recast_model.context import Context, Features
 from recast_model.features import UNKNOWN_ITEM, Request
 from recast_model.history import History, Ints
 
@@ -43,7 +43,7 @@ class Query:
     candidates: Sequence[int]
     history: Sequence[Event] | None = None
     """Stands in for the stored one, even when it is empty."""
-    context: Mapping[str, str | float | None] = NO_CONTEXT
+    context: Mapping[str, str | float | None] = field(default_factory=dict)
     """Features of the request by name; those that the version does not know are passed over."""
 
 

@@ -30,7 +30,7 @@ def main(data: Path, optimizer: str, steps: int, size: int, target: Path, checkp
     stream = open_stream(data, DataRef(path="set"))
     config = FoundationConfig(
         "DLRMv3", 1, 16, 2, 16, 16, 8, stream.dataset.content_dim, len(stream.items), stream.dataset.surface_names,
-        stream.dataset.tasks, dropout=0.0,
+        stream.dataset.tasks, dropout=0.0, context=stream.dataset.context_features,
     )  # fmt: skip
     sgd = optimizer == "SGD"
     with join_process_group() as group:
@@ -47,6 +47,7 @@ def main(data: Path, optimizer: str, steps: int, size: int, target: Path, checkp
         if found := resume(checkpoints, group):
             learner.restore(found[1], found[0].step)
         requests = Requests.concatenate([part for _, part in stream.walk(config.history_length)])
+        model.observe_context(requests.context_numbers)
         for chunk in list(global_batches(np.arange(len(requests)), size))[learner.steps : steps]:
             _, batch = shard(requests.take(chunk), stream.items, group)
             learner.step(lambda batch=batch: foundation_loss(model(batch), batch).total)

@@ -26,7 +26,7 @@ WORKER = Path(__file__).with_name("equality_worker.py")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_synthetic(tmp_path_factory.mktemp("equality") / "set")
+    return write_synthetic(tmp_path_factory.mktemp("equality") / "set", in_context=True)
 
 
 def start(
@@ -53,7 +53,8 @@ def torchrun(processes: int, *arguments: str) -> None:
 def agree(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert one.keys() == other.keys()
     assert (one["logits"] - other["logits"]).abs().max() <= 1e-4
-    assert (one["moved.tokens.items.weight"] - other["moved.tokens.items.weight"]).abs().max() <= 1e-4
+    for name in ("tokens.items.weight", "tokens.request_context.values", "tokens.request_context.numbers"):
+        assert (one[f"moved.{name}"] - other[f"moved.{name}"]).abs().max() <= 1e-4, name
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def test_a_global_batch_of_fewer_requests_than_processes_is_learned_all_the_same
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
     """What one process lands, and where."""
     root = tmp_path_factory.mktemp("runs")
-    write_synthetic(root / "data" / "set", hours=12, requests=60)
+    write_synthetic(root / "data" / "set", hours=12, requests=60, in_context=True)
     landed = execute(order(root, 1), ProcessGroup(), None)
     assert landed is not None
     return root, landed
@@ -124,8 +125,10 @@ def test_two_processes_land_the_foundation_that_one_does(alone: tuple[Path, Mani
     for two, one in zip(theirs.measurements, ours.measurements, strict=True):
         assert (two.surface, two.task, two.rows) == (one.surface, one.task, one.rows)
         assert float(two.ne) == pytest.approx(float(one.ne), abs=0.01)
-    table = load_foundation(folder, theirs).model.tokens.items.weight
-    expected = load_foundation(folder.with_name("v1"), ours).model.tokens.items.weight
+    both = load_foundation(folder, theirs).model.tokens, load_foundation(folder.with_name("v1"), ours).model.tokens
+    for name in ("count", "mean", "scale"):
+        assert torch.equal(*(getattr(tokens.request_context, name) for tokens in both)), name
+    table, expected = (tokens.items.weight for tokens in both)
     assert table.shape == expected.shape
     assert torch.nn.functional.cosine_similarity(table.flatten(), expected.flatten(), 0) > 0.99
 
@@ -134,5 +137,8 @@ def test_two_processes_land_an_expert_with_a_whole_table(alone: tuple[Path, Mani
     root, foundation = alone
     folder, expert = land_with_two(expert_order(root, reference(foundation)), tmp_path / "run.json")
     assert expert.finite
-    table = load_expert(folder, expert).model.tokens.items.weight
+    tokens = load_expert(folder, expert).model.tokens
+    table = tokens.items.weight
+    assert tokens.request_context is not None
+    assert float(tokens.request_context.mean[0]) > 20
     assert (table[1:].abs().amax(1) > 0).float().mean() > 0.5

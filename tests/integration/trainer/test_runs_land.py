@@ -119,6 +119,23 @@ def test_an_expert_lands_pinned_to_its_foundation_and_a_refresh_is_compared_as_a
     assert {item.surface for item in second.measurements} == {"reels"}
 
 
+def test_data_that_gain_context_are_compared_with_versions_from_before_and_read_by_their_experts(
+    world: World, tmp_path: Path
+) -> None:
+    shutil.copytree(world.root / "models", tmp_path / "models")
+    write_synthetic(tmp_path / "data" / "set", hours=12, requests=60, in_context=True)
+    landed = world.land(order(tmp_path, 8, baseline=reference(world.fm1)))
+    assert [feature["name"] for feature in landed.config["context"]] == ["battery", "device"]
+    assert all(item.ne_increase_low is not None for item in landed.measurements)
+    pair = {"baseline": reference(world.em1), "baselineFoundation": reference(world.fm1)}
+    refreshed = world.land(expert_order(tmp_path, reference(landed), 8, **pair))
+    assert refreshed.config["context"] == landed.config["context"]
+    assert all(item.ne_increase_low is not None for item in refreshed.measurements)
+    of_before = world.land(expert_order(tmp_path, reference(world.fm1), 9))
+    assert "context" not in of_before.config
+    assert [item.ne for item in of_before.measurements] == [item.ne for item in world.em1.measurements]
+
+
 def test_an_expert_never_learns_past_its_watermark_and_is_measured_only_after_it(world: World) -> None:
     assert world.fm1.tail is not None
     assert world.fm1.tail.watermark < world.em1.watermark < world.fm1.watermark

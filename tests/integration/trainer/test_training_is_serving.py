@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from server_processes import Process, starter, stop
-from trainer_support import expert_order, order, reference, write_synthetic
+from trainer_support import expert_order, order, reference, some_context, write_synthetic
 
 from recast_api.manifest import Manifest
 from recast_api.resources.expert import Task
@@ -39,7 +39,7 @@ class ServedPair:
 
     def __init__(self, root: Path, running: list[Process]) -> None:
         self.root = root
-        write_synthetic(root / "data" / "set", hours=12, requests=200)
+        write_synthetic(root / "data" / "set", hours=12, requests=200, in_context=True)
         foundation = order(root, optimization={"batchSize": 32, "learningRate": "0.01"})
         self.foundation = self._land(foundation)
         tasks = {"surface": "ads", "tasks": [{"name": "click"}, {"name": "purchase"}]}
@@ -79,12 +79,14 @@ class ServedPair:
         users = np.repeat(np.unique(self.rows.users), CANDIDATES)
         count = len(users)
         items = np.random.default_rng(1).choice(self.stream.items.ids, count)
+        context = some_context(users)
         return Rows(
             row_ids=np.arange(count) - count, request_ids=users - 10**9, users=users, items=items,
             surfaces=np.full(count, SURFACE), event_times=np.full(count, time),
             available_at=np.full((count, 3), time), positions=np.zeros(count, np.int64),
             labels=np.zeros((count, 3), np.float32),
             label_mask=np.zeros((count, 3), bool), oracle=np.full((count, 3), np.nan, np.float32),
+            context_values=context.values, context_numbers=context.numbers,
         )  # fmt: skip
 
     def as_trained(self, asked: Rows) -> np.ndarray:
@@ -117,17 +119,25 @@ class ServedPair:
         """All rows of the stream."""
         return Rows.concatenate([self.stream.read(segment) for segment in self.stream.segments])
 
-    def over_the_wire(self, asked: Rows, **more: Any) -> np.ndarray:
+    def over_the_wire(self, asked: Rows, unknown: Sequence[str] = (), **more: Any) -> np.ndarray:
         """(R, T) probabilities as the expert's server answers."""
         found = []
         for first in range(0, len(asked), CANDIDATES):
             candidates = asked.items[first : first + CANDIDATES].tolist()
             body = {"user": int(asked.users[first]), "candidates": candidates, "time": int(asked.event_times[first])}
+            body["context"] = self.context(asked, first)
             answer = httpx.post(f"{self.server.url}/v1/rank", json=body | more).json()
             assert answer["tae"] == "fresh"
+            assert answer["unknownContext"] == list(unknown)
             scores = {entry["item"]: entry["scores"] for entry in answer["items"]}
             found += [[scores[item]["click"], scores[item]["purchase"]] for item in candidates]
         return np.array(found)
+
+    def context(self, asked: Rows, row: int) -> dict[str, Any]:
+        """What a client says of a row's request; nothing of what is unknown."""
+        features = self.stream.dataset.context_features
+        given = {each.name: each.decode(asked.context.of_feature(features, each)[row]) for each in features}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +154,22 @@ def test_a_landed_pair_answers_as_it_was_trained(served: ServedPair) -> None:
     expected = served.as_trained(asked)
     assert expected.std() > 1e-3  # or the comparison would say nothing
     np.testing.assert_allclose(served.over_the_wire(asked), expected, atol=1e-5)
+
+
+def test_both_networks_learned_context_and_answer_by_it(served: ServedPair) -> None:
+    asked = served.asked_at(served.stream.end).take(slice(0, 4 * CANDIDATES))
+    for manifest, load in ((served.foundation, load_foundation), (served.expert, load_expert)):
+        encoder = load(served.folder(manifest), manifest).model.tokens.request_context
+        assert encoder is not None
+        assert (encoder.values.abs().amax(1) > 1e-4).all()
+        assert 30 < float(encoder.mean[0]) < 37  # of 20 to 47
+        assert 6 < float(encoder.scale[0]) < 9
+    other = served.over_the_wire(asked, context={"battery": 47.0, "device": "tv"})
+    assert (np.abs(served.over_the_wire(asked) - other) > 1e-5).any(1).mean() > 0.5
+    unlisted = {"device": "watch", "battery": None}
+    np.testing.assert_array_equal(
+        served.over_the_wire(asked, context=unlisted, unknown=["device"]), served.over_the_wire(asked, context={})
+    )
 
 
 def test_the_artefact_ships_what_an_expert_reads_and_nothing_else(served: ServedPair) -> None:

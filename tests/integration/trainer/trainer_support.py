@@ -11,8 +11,9 @@ import numpy as np
 
 from recast_api.manifest import Manifest
 from recast_api.run import TrainingRun
+from recast_model.context import Context
 from recast_model.items import ItemTable
-from recast_trainer.data.schema import Dataset, Rows, SurfaceInfo
+from recast_trainer.data.schema import ContextInfo, Dataset, Rows, SurfaceInfo
 from recast_trainer.data.synthetic import SyntheticConfig, SyntheticStream
 from recast_trainer.data.writing import DatasetWriter, write_dataset
 
@@ -20,13 +21,33 @@ HOUR = 3_600_000
 START = 1_767_225_600_000
 
 
-def write_synthetic(folder: Path, *, hours: int = 10, requests: int = 40, seed: int = 0) -> Path:
-    """A small generated stream of three surfaces."""
+CONTEXT = [
+    ContextInfo(name="battery", type="Numeric"),
+    ContextInfo(name="device", type="Categorical", values=["phone", "tablet", "tv"]),
+]
+
+
+def write_synthetic(
+    folder: Path, *, hours: int = 10, requests: int = 40, seed: int = 0, in_context: bool = False
+) -> Path:
+    """A small generated stream of three surfaces; with :data:`CONTEXT` that says nothing, if that is wanted."""
     stream = SyntheticStream(
         SyntheticConfig(users=40, items=120, hours=hours, requests_per_hour=requests, slate=4, seed=seed)
     )
-    write_dataset(folder, stream.dataset, stream.items, stream.segments())
+    dataset, parts = stream.dataset, stream.segments()
+    if in_context:
+        dataset = dataset.model_copy(update={"context": CONTEXT})
+        parts = ((start, rows.with_context(some_context(rows.request_ids))) for start, rows in parts)
+    write_dataset(folder, dataset, stream.items, parts)
     return folder
+
+
+def some_context(requests: np.ndarray) -> Context:
+    """Of each request of :data:`CONTEXT`, by its id: now and then unknown."""
+    ids, place = np.unique(requests, return_inverse=True)
+    drawn = np.stack([np.random.default_rng(abs(int(each))).random(2) for each in ids])
+    numbers = np.where(drawn[:, :1] < 0.9, 20 + 30 * drawn[:, :1], np.nan).astype(np.float32)
+    return Context(np.floor(drawn[:, 1:] * 4).astype(np.int64)[place], numbers[place])
 
 
 def write_memorisable(
