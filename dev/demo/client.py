@@ -60,7 +60,8 @@ class Connection:
         """Send one request and read its answer. Raises ``OSError``, ``EOFError`` or ``ValueError``."""
         head = (
             f"POST /v1/rank HTTP/1.1\r\nHost: {target.host}\r\nContent-Type: application/json\r\n"
-            f"X-Request-Id: {request_id}\r\nContent-Length: {len(body)}\r\n"
+            f"X-Request-Id: {request_id}\r\nX-Envoy-Expected-Rq-Timeout-Ms: {TIMEOUT_SECONDS * 1000:.0f}\r\n"
+            f"Content-Length: {len(body)}\r\n"
             f"Connection: {'keep-alive' if keep else 'close'}\r\n\r\n"
         )
         self.writer.write(head.encode() + body)

@@ -33,7 +33,8 @@ class ExpertServing(Wire):
     resources: Resources = Field(default_factory=Resources)
     """Requests and limits of each pod's container."""
     slo_milliseconds: Annotated[int, Field(ge=1, le=60000)] = 200
-    """A request slower than this counts as slow; a bucket edge of the latency histogram sits here."""
+    """A request slower than this counts as slow; a bucket edge of the latency histogram sits here. A request whose
+    client does not say how long it waits is refused where it could not be answered in nine tenths of it."""
     foundation_deadline_milliseconds: Annotated[int, Field(ge=1, le=60000)] = 100
     """How long a request waits for its TAE before it falls back to the absent vector."""
     max_connection_age_seconds: Annotated[int, Field(ge=1, le=86400)] = 30

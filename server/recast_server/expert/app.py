@@ -76,7 +76,7 @@ def create_app(
     max_connection_age_seconds: float,
     slo_seconds: float,
 ) -> ASGIApp:
-    """The application of the traffic port. Requests of clients that name no deadline have ``slo_seconds``."""
+    """The application of the traffic port. Requests of clients that name no deadline have the SLO less a reserve."""
 
     async def rank(request: Request) -> Response:
         context: RequestContext = request.scope["recast"]["context"]

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 LONGEST_SECONDS = 60.0
 """Of a client's own deadline. Nothing interactive waits longer, and what waits holds memory."""
+RESERVE = 0.1
+"""Share of the SLO that is kept for the way back: an answer that is ready just in time comes late."""
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 """W3C Trace Context, version 00."""
 _MILLISECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
@@ -37,15 +39,15 @@ class RequestContext:
         return self.traceparent.split("-")[1] if self.traceparent else None
 
 
-def deadline(begin: float, asked_milliseconds: str | None, default_seconds: float) -> float:
+def deadline(begin: float, asked_milliseconds: str | None, slo_seconds: float) -> float:
     """When a request that came at ``begin`` (seconds) is no longer waited for.
 
     ``asked_milliseconds`` is what its client says in the header :data:`recast_api.names.HEADER_TIMEOUT`, which counts
-    where it is a whole number above 0.
+    where it is a whole number above 0. Others have the SLO less :data:`RESERVE`.
     """
     if asked_milliseconds is not None and _MILLISECONDS.fullmatch(asked_milliseconds) and int(asked_milliseconds):
         return begin + min(int(asked_milliseconds) / 1000, LONGEST_SECONDS)
-    return begin + default_seconds
+    return begin + (1 - RESERVE) * slo_seconds
 
 
 def traceparent(headers: Mapping[str, str]) -> str | None:

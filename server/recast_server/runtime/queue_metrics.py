@@ -18,18 +18,18 @@ class QueueMetrics:
     """Depth, wait, batches, and what never ran."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def histogram(name: str, help_text: str, buckets: Sequence[float] = EDGES) -> Histogram:
-            return Histogram(name, help_text, buckets=buckets, registry=registry)
-
-        def counter(name: str, help_text: str) -> Counter:
-            return Counter(name, help_text, ["reason"], registry=registry)
-
         self._depth = Gauge(contract.QUEUE_REQUESTS, "Requests admitted and not answered", registry=registry)
-        self._wait = histogram(contract.QUEUE_WAIT_SECONDS, "Wait of requests for the model")
-        self._requests = histogram(contract.BATCH_REQUESTS, "Requests of a batch", (1, 2, 4, 8, 16, 32, 64, 128))
-        self._seconds = histogram(contract.BATCH_SECONDS, "Wall time of batches")
-        self._refused = counter(contract.QUEUE_REFUSED_TOTAL, "Requests not admitted")
-        self._dropped = counter(contract.QUEUE_DROPPED_TOTAL, "Requests admitted that never ran")
+        self._wait = Histogram(
+            contract.QUEUE_WAIT_SECONDS, "Wait of requests for the model", buckets=EDGES, registry=registry
+        )
+        self._requests = Histogram(
+            contract.BATCH_REQUESTS, "Requests of a batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128), registry=registry
+        )
+        self._seconds = Histogram(contract.BATCH_SECONDS, "Wall time of batches", buckets=EDGES, registry=registry)
+        self._refused = Counter(contract.QUEUE_REFUSED_TOTAL, "Requests not admitted", ["reason"], registry=registry)
+        self._dropped = Counter(
+            contract.QUEUE_DROPPED_TOTAL, "Requests admitted that never ran", ["reason"], registry=registry
+        )
         for refusal in ("full", "late"):
             self._refused.labels(refusal)
         for drop in ("late", "abandoned"):
