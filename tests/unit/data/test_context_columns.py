@@ -116,7 +116,7 @@ def test_a_segment_from_before_a_feature_does_not_know_it(folder: Path) -> None:
         ("battery", pa.array([3.5, None, 4, 5], pa.float32())),
         ("battery", pa.nulls(4)),
     ],
-    ids=str,
+    ids=range(6),
 )
 def test_columns_may_be_of_any_type_of_text_or_number(folder: Path, name: str, values: pa.Array) -> None:
     add(folder, {name: values})
@@ -136,7 +136,7 @@ def test_columns_may_be_of_any_type_of_text_or_number(folder: Path, name: str, v
         ({"battery": pa.array([True, False, True, True])}, "column context_battery is bool, expected float32"),
         ({"devise": pa.array(["tv"] * 4)}, r"column context_devise is of no feature .* \(battery, device, app\)"),
     ],
-    ids=str,
+    ids=range(4),
 )
 def test_what_cannot_be_context_is_found_before_anything_is_read(
     folder: Path, columns: dict[str, pa.Array], says: str
