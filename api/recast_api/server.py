@@ -25,6 +25,10 @@ class ServedArtifact(Wire):
     digest: Digest
 
 
+Grace = Annotated[int, Field(ge=1)]
+"""Seconds from SIGTERM to SIGKILL: the pod's grace period, less the preStop that comes out of it."""
+
+
 class FoundationServerConfig(Wire):
     """``RECAST_SERVER`` of a foundation's server."""
 
@@ -32,6 +36,7 @@ class FoundationServerConfig(Wire):
     namespace: str
     model: Name
     artifact: ServedArtifact
+    grace_seconds: Grace = 25
 
 
 class ExpertServerConfig(Wire):
@@ -50,6 +55,7 @@ class ExpertServerConfig(Wire):
     slo_milliseconds: int
     foundation_deadline_milliseconds: int
     max_connection_age_seconds: int
+    grace_seconds: Grace = 25
 
 
 REQUESTS_TOTAL = "recast_requests_total"

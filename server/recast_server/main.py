@@ -114,13 +114,18 @@ def _serve(
         from recast_server.foundation.serve import FoundationServer
 
         ports = Ports(arguments.host, _port(arguments.port, names.FOUNDATION_GRPC_PORT), arguments.admin_port)
-        serving = run_server(lambda runtime: FoundationServer(config, lambda: verify(config), runtime), ports, log)
+        serving = run_server(
+            lambda runtime: FoundationServer(config, lambda: verify(config), runtime), ports, config.grace_seconds, log
+        )
     else:
         from recast_server.expert.serve import ExpertServer
 
         ports = Ports(arguments.host, _port(arguments.port, names.EXPERT_PORT), arguments.admin_port)
         serving = run_server(
-            lambda runtime: ExpertServer(config, lambda: verify(config), runtime, decorate), ports, log
+            lambda runtime: ExpertServer(config, lambda: verify(config), runtime, decorate),
+            ports,
+            config.grace_seconds,
+            log,
         )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serving)

@@ -22,7 +22,7 @@ def expert_deployment(
     )
     pod = ServerPod(
         serving=serving,
-        config=config.model_dump_json(by_alias=True, exclude_none=True),
+        config=config,
         claim=claim,
         ports={"http": names.EXPERT_PORT},
         marks=marks,

@@ -16,7 +16,7 @@ def foundation_deployment(
     marks = labels(FOUNDATION_SERVER, config.model, lineage=str(config.artifact.lineage))
     pod = ServerPod(
         serving=serving,
-        config=config.model_dump_json(by_alias=True, exclude_none=True),
+        config=config,
         claim=claim,
         ports={"grpc": names.FOUNDATION_GRPC_PORT},
         marks=marks,

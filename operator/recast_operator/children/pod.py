@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from recast_api import names
 from recast_api.resources import ExpertServing, FoundationServing
+from recast_api.server import ExpertServerConfig, FoundationServerConfig
 from recast_operator.children.labels import Object
 from recast_operator.children.security import container_security, pod_security
 
@@ -27,8 +28,8 @@ class ServerPod:
     """What tells one server's pods from another's."""
 
     serving: FoundationServing | ExpertServing
-    config: str
-    """The server's configuration as JSON."""
+    config: FoundationServerConfig | ExpertServerConfig
+    """Its ``grace_seconds`` are set here, where the pod's own are."""
     claim: str
     """PersistentVolumeClaim with the artefacts, mounted read-only."""
     ports: dict[str, int]
@@ -56,12 +57,14 @@ class ServerPod:
 
     def _container(self) -> Object:
         resources, grace = self.serving.resources.wire(), self.serving.termination_grace_period_seconds
+        prestop = min(PRESTOP_SECONDS, grace // 2)
+        config = self.config.model_copy(update={"grace_seconds": grace - prestop})
         every_port = {**self.ports, "admin": names.ADMIN_PORT}
         return {
             "name": "server",
             "image": self.serving.image,
             "imagePullPolicy": "IfNotPresent",
-            "env": _environment(self.config, resources),
+            "env": _environment(config.model_dump_json(by_alias=True, exclude_none=True), resources),
             "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in every_port.items()],
             "resources": resources,
             "volumeMounts": [
@@ -71,7 +74,7 @@ class ServerPod:
             "startupProbe": _probe("startup", period=2, failures=150),
             "livenessProbe": _probe("live", period=10, failures=6),
             "readinessProbe": _probe("ready", period=2, failures=3),
-            "lifecycle": {"preStop": {"sleep": {"seconds": min(PRESTOP_SECONDS, grace // 2)}}},
+            "lifecycle": {"preStop": {"sleep": {"seconds": prestop}}},
             "securityContext": container_security(),
             "terminationMessagePolicy": "FallbackToLogsOnError",
         }

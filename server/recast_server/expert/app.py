@@ -60,10 +60,14 @@ class Identity:
             (names.HEADER_REQUEST_ID.encode(), request_id.encode()),
         ]
 
-    def malformed(self) -> tuple[list[tuple[bytes, bytes]], bytes]:
-        """The answer to bytes that are no HTTP request; those never reach the application."""
+    def refusal(self, status: int) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """Headers and body where the protocol refuses what never reaches the application; see ``Refusal`` there."""
         request_id = uuid.uuid4().hex
-        refusal = RefusedError(400, "InvalidHttp", "this is not an HTTP/1.1 request that can be read")
+        refusal = (
+            RefusedError(400, "InvalidHttp", "this is not an HTTP/1.1 request that can be read")
+            if status == 400
+            else RefusedError(status, "TooManyConnections", "this server has as many connections as it may: use fewer")
+        )
         headers = [(b"content-type", b"application/json"), *self.headers(request_id, TAE_NONE)]
         return headers, _json(refusal.body(request_id))
 

@@ -67,17 +67,17 @@ class ExpertServer:
             config.slo_milliseconds / 1000,
         )
 
-        def malformed() -> tuple[list[tuple[bytes, bytes]], bytes]:
-            self._metrics.observe(400, 0.0, None)  # it never reaches the application, which counts all others
-            return identity.malformed()
+        def refusal(status: int) -> tuple[list[tuple[bytes, bytes]], bytes]:
+            self._metrics.observe(status, 0.0, None)  # it never reaches the application, which counts all others
+            return identity.refusal(status)
 
-        self._server = HttpServer(app, bind(ports.host, ports.traffic), malformed)
+        self._server = HttpServer(app, bind(ports.host, ports.traffic), refusal)
         await self._server.start()
         return self._server.port
 
-    async def drain(self) -> None:
+    async def drain(self, seconds: float) -> None:
         """See ``ModelServer``."""
         if self._server is not None:
-            await self._server.drain()
+            await self._server.drain(seconds)
         if self._client is not None:
             await self._client.close()

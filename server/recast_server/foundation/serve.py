@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,10 @@ from recast_server.runtime.process import Ports, Runtime
 CONNECTION_AGE_SECONDS = 60
 """After this a connection is told to go away, so that experts find replicas that were added since."""
 CONNECTION_GRACE_SECONDS = 10
-DRAIN_SECONDS = 10.0
+CONNECTIONS = 1024
+"""Open at a time; what is beyond is closed at once."""
+HANDSHAKE_SECONDS = 2
+"""For HTTP/2's first words. Who never says them must not stay, and no stop ends while they are waited for."""
 
 
 class FoundationServer:
@@ -48,6 +52,8 @@ class FoundationServer:
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_connection_age_ms", CONNECTION_AGE_SECONDS * 1000),
                 ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_SECONDS * 1000),
+                ("grpc.max_allowed_incoming_connections", CONNECTIONS),
+                ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
             ]
         )
         add_FoundationServicer_to_server(service, server)
@@ -60,7 +66,8 @@ class FoundationServer:
         self._server = server
         return int(port)
 
-    async def drain(self) -> None:
+    async def drain(self, seconds: float) -> None:
         """See ``ModelServer``. Connections are told to go away; calls in flight are answered."""
         if self._server is not None:
-            await self._server.stop(DRAIN_SECONDS)
+            stopping = asyncio.ensure_future(self._server.stop(seconds))
+            await asyncio.wait({stopping}, timeout=seconds)

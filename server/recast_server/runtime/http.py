@@ -17,12 +17,12 @@ from typing import Any, cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from recast_server.runtime.http_protocol import Malformed, protocol
+from recast_server.runtime.http_protocol import Limits, Refusal, no_words, protocol
 
-KEEP_ALIVE_SECONDS = 75
-"""Longer than common clients' own limit, so that it is the client that closes an idle connection, not the server
-beneath a request that is already on its way."""
-SHUTDOWN_SECONDS = 10
+ACCEPT_SECONDS = 1.0
+"""A drain accepts new connections for at least so long, where it has the time."""
+STOP_SECONDS = 1
+"""For the requests that are still in flight when a server stops, after its drain."""
 
 
 class _Server(uvicorn.Server):
@@ -54,8 +54,10 @@ def bind(host: str, port: int) -> socket.socket:
 class HttpServer:
     """One application on one port."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket, malformed: Malformed | None = None) -> None:
-        options: dict[str, Any] = {} if malformed is None else {"http": protocol(malformed)}
+    def __init__(
+        self, app: ASGIApp, listener: socket.socket, refusal: Refusal = no_words, limits: Limits | None = None
+    ) -> None:
+        limits = limits or Limits()
         self._server = _Server(
             uvicorn.Config(
                 cast("Any", app),
@@ -66,9 +68,9 @@ class HttpServer:
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-                **options,
+                timeout_keep_alive=limits.idle_seconds,
+                timeout_graceful_shutdown=STOP_SECONDS,
+                http=protocol(refusal, limits),
             )
         )
         self._listener = listener
@@ -89,21 +91,24 @@ class HttpServer:
         return len(self._server.server_state.connections)
 
     async def stop(self) -> None:
-        """Stops accepting, lets requests in flight finish, closes idle connections."""
+        """Stops accepting and closes idle connections; requests in flight have ``STOP_SECONDS``."""
         self._server.should_exit = True
         if self._task is not None:
             await self._task
 
-    async def drain(self, at_least_seconds: float = 1.0, at_most_seconds: float = 10.0) -> None:
-        """Serves on until clients have left, then stops.
+    async def drain(self, seconds: float) -> None:
+        """Serves on until clients have left, then stops, all within ``seconds``.
 
-        The application must by now answer with ``Connection: close``. New connections are still accepted: kube-proxy
-        may not have heard yet. Closing an idle connection races with the request its client is about to send, so idle
-        ones get ``at_most_seconds`` to be used once more and be told.
+        The application must by now answer with ``Connection: close``. New connections are still accepted for a while:
+        kube-proxy may not have heard yet. Closing an idle connection races with the request its client is about to
+        send, so idle ones have half of the time to be used once more and be told. A connection on which no request
+        ever came is owed nothing.
         """
-        begin = time.monotonic()
-        while (elapsed := time.monotonic() - begin) < at_most_seconds:
-            if elapsed >= at_least_seconds and not self.connections:
+        begin, patience = time.monotonic(), seconds - STOP_SECONDS
+        while (elapsed := time.monotonic() - begin) < patience:
+            clients: set[Any] = set(self._server.server_state.connections)
+            owed = any(client.in_flight or (client.heard and elapsed < seconds / 2) for client in clients)
+            if elapsed >= min(ACCEPT_SECONDS, seconds / 4) and not owed:
                 break
             await asyncio.sleep(0.05)
         await self.stop()

@@ -1,5 +1,9 @@
 """One HTTP connection: uvicorn's protocol over httptools, with what a server in front of clients of every kind needs.
 
+A connection costs memory and a file, so none is kept for nothing: a client has so long to send the head of a request,
+from when it connects or from the head's first byte, and so long between two requests. (The body is the application's:
+it knows how much of one it wants.) Beyond a number of connections, clients are told to come back later.
+
 Every connection carries its :class:`Connection` into the application, at ``scope["state"]["connection"]``: uvicorn
 tells an application whose client is gone no more than to let it write into nothing.
 """
@@ -14,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 HEADER_BYTES = 32 * 1024
 """Of a request's line and headers together; httptools itself has no bound."""
@@ -24,8 +28,24 @@ _UPGRADE = re.compile(rb"\r\nUpgrade(?=[ \t]*:)", re.IGNORECASE)
 does not get to see the header. The name put in its place is as long, and no JSON body can hold such a line."""
 
 T = TypeVar("T")
-Malformed = Callable[[], tuple[list[tuple[bytes, bytes]], bytes]]
-"""Headers and JSON body that answer bytes which are no HTTP request."""
+Refusal = Callable[[int], tuple[list[tuple[bytes, bytes]], bytes]]
+"""Headers and body that go with a status with which the protocol itself refuses: 400 to bytes that are no HTTP request,
+503 where there are too many connections. Called once for each."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one server allows its clients."""
+
+    connections: int = 1024
+    """Open at a time. As many again get 503 with their first byte; what is beyond is closed unheard."""
+    head_seconds: float = 10.0
+    """For the head of a request, from when the connection opened or from the head's first byte."""
+    refused_seconds: float = 1.0
+    """The same, for a connection that only waits for its 503."""
+    idle_seconds: int = 75
+    """Between two requests. Longer than common clients' own limit, so that it is the client that closes an idle
+    connection, not the server beneath a request that is already on its way."""
 
 
 @dataclass
@@ -57,27 +77,76 @@ class Connection:
 class _Protocol(HttpToolsProtocol):
     """uvicorn's protocol with a clock, a bound on headers and a well-formed answer to malformed requests."""
 
-    malformed: Malformed
+    refusal: Refusal
+    limits: Limits
     connection: Connection
     _head_bytes = 0
+    _in_head = False
+    _head_timer: asyncio.TimerHandle | None = None
+    _refused = False
+
+    @property
+    def heard(self) -> bool:
+        """Whether the head of a request ever came."""
+        return self.cycle is not None
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a request waits for its answer."""
+        return self.cycle is not None and not self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.connection = Connection(time.monotonic())
         self.app_state = {**self.app_state, "connection": self.connection}
         super().connection_made(transport)
+        beyond = len(self.connections) - self.limits.connections
+        if beyond > self.limits.connections:
+            transport.abort()
+            return
+        self._refused = beyond > 0
+        self._expect_head(self.limits.refused_seconds if self._refused else self.limits.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connection.lost = time.monotonic()
         if self.connection.on_lost is not None:
             self.connection.on_lost()
+        self._head_came()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            self._refuse(503)
+            return
         super().data_received(_UPGRADE.sub(b"\r\nIgnored", data) if b"pgrade" in data else data)
+        if not self.in_flight:
+            self._expect_head(self.limits.head_seconds)  # or the rest of a body that was answered before its end
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
+        self._in_head = True
         super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_came()
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._in_head and not self.pipeline:
+            self._expect_head(self.limits.head_seconds)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.transport.abort()  # close() would wait for a client that does not even read its last answer
+
+    def _expect_head(self, seconds: float) -> None:
+        if self._head_timer is None and not self.transport.is_closing():
+            self._head_timer = self.loop.call_later(seconds, self.transport.abort)
+
+    def _head_came(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def on_url(self, url: bytes) -> None:
         self._bound(len(url))
@@ -93,14 +162,21 @@ class _Protocol(HttpToolsProtocol):
             raise ValueError("request headers are too long")  # httptools turns this into a parser error: 400
 
     def send_400_response(self, msg: str) -> None:
-        headers, body = type(self).malformed()
+        self._refuse(400)
+
+    def _refuse(self, status: int) -> None:
+        headers, body = type(self).refusal(status)
+        headers = [(b"connection", b"close"), (b"content-length", b"%d" % len(body)), *headers]
         head = b"".join(b"%s: %s\r\n" % header for header in headers)
-        self.transport.write(
-            b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: %d\r\n%s\r\n%s" % (len(body), head, body)
-        )
+        self.transport.write(STATUS_LINE[status] + head + b"\r\n" + body)
         self.transport.close()
 
 
-def protocol(malformed: Malformed) -> type[HttpToolsProtocol]:
+def no_words(_: int) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """A :data:`Refusal` that says nothing but the status."""
+    return [], b""
+
+
+def protocol(refusal: Refusal, limits: Limits) -> type[HttpToolsProtocol]:
     """The class of one server's connections."""
-    return type("Protocol", (_Protocol,), {"malformed": staticmethod(malformed)})
+    return type("Protocol", (_Protocol,), {"refusal": staticmethod(refusal), "limits": limits})

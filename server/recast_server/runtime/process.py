@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import resource
 import signal
 import sys
 import time
@@ -31,6 +32,10 @@ QUEUE = 256
 """Requests that may be admitted at once. Overload is shed by deadlines, long before; this bounds memory."""
 SWITCH_INTERVAL_SECONDS = 0.001
 """How long the model thread may keep the interpreter from the event loop: a fifth of Python's default."""
+FILES = 8192
+"""Open files that a server needs to keep as many connections as its ports allow, those to be refused included."""
+DRAIN_SHARE = 0.6
+"""Of the time from SIGTERM to SIGKILL, for the clients. The rest is for the end itself, with some to spare."""
 _log = logging.getLogger("recast.process")
 T = TypeVar("T")
 
@@ -55,8 +60,8 @@ class ModelServer(Protocol):
         """Checks its dependencies, opens the traffic port and returns it: requests may come from here on."""
         ...
 
-    async def drain(self) -> None:
-        """Finishes what is in flight and closes the traffic port."""
+    async def drain(self, seconds: float) -> None:
+        """Finishes what is in flight and closes the traffic port, in so long at most."""
         ...
 
 
@@ -69,9 +74,15 @@ class Runtime:
     registry: CollectorRegistry
 
 
-async def run_server(make: Callable[[Runtime], ModelServer], ports: Ports, log: LogWriter) -> None:
-    """Runs a server until SIGTERM or SIGINT. Raises ``RecastError`` where it must not start."""
+async def run_server(
+    make: Callable[[Runtime], ModelServer], ports: Ports, grace_seconds: float, log: LogWriter
+) -> None:
+    """Runs a server until SIGTERM or SIGINT, and then for less than ``grace_seconds``: SIGKILL comes after that.
+
+    Raises ``RecastError`` where it must not start.
+    """
     begin = time.monotonic()
+    allow_files(FILES)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -94,11 +105,19 @@ async def run_server(make: Callable[[Runtime], ModelServer], ports: Ports, log: 
             await stop.wait()
         health.phase = Phase.DRAINING
         _log.info("draining")
-        await server.drain()
+        await server.drain(DRAIN_SHARE * grace_seconds)
     finally:
-        scheduler.close()
+        scheduler.close((1 - DRAIN_SHARE) / 4 * grace_seconds)
         await admin.stop()
     _log.info("stopped")
+
+
+def allow_files(count: int) -> None:
+    """Raises this process's own limit of open files, as far as it may: some runtimes start containers with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 async def _start(server: ModelServer, scheduler: Scheduler, ports: Ports) -> int:

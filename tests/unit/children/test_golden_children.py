@@ -121,6 +121,8 @@ def test_a_pod_drains_within_its_grace_period(name: str) -> None:
     spec = build(name)["spec"]["template"]["spec"]
     sleep = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert 0 < sleep < spec["terminationGracePeriodSeconds"]
+    text = next(entry["value"] for entry in spec["containers"][0]["env"] if entry["name"] == "RECAST_SERVER")
+    assert json.loads(text)["graceSeconds"] + sleep == spec["terminationGracePeriodSeconds"]
 
 
 def test_the_servers_configuration_reads_back_as_it_was_written() -> None:

@@ -78,6 +78,8 @@ class Edge:
     health: Health
     registry: CollectorRegistry
     server: HttpServer
+    opened: list[asyncio.StreamWriter] = field(default_factory=list)
+    """Every client's end: a writer that nobody holds is closed."""
 
     def value(self, name: str, **labels: str) -> float:
         value = self.registry.get_sample_value(name, labels)
@@ -90,7 +92,9 @@ class Edge:
         return {s.labels["code"]: s.value for s in found.samples if s.name.endswith("_total") and s.value}
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.server.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.server.port)
+        self.opened.append(writer)
+        return reader, writer
 
     async def ask(self, request: bytes | None = None) -> bytes:
         """The answer to one request on a connection of its own."""
@@ -110,8 +114,11 @@ async def real_edge(**options: Any) -> AsyncIterator[Edge]:
     health.phase = Phase.SERVING
     identity = Identity("reels", "reels", "0123456789", 7, PIN)
     app = create_app(identity, ranker, health, ScoringRequests(registry, SLO_SECONDS), 30.0, SLO_SECONDS)
-    server = HttpServer(app, bind("127.0.0.1", 0), identity.malformed, **options)
+    server = HttpServer(app, bind("127.0.0.1", 0), identity.refusal, **options)
     await server.start()
-    yield Edge(ranker, health, registry, server)
+    edge = Edge(ranker, health, registry, server)
+    yield edge
     ranker.gate.set()
+    for writer in edge.opened:
+        writer.close()
     await server.stop()

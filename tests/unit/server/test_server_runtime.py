@@ -21,6 +21,7 @@ from recast_server.proto import foundation_pb2
 from recast_server.proto.generate import PROTO, SERVER
 from recast_server.runtime.cpu import model_threads
 from recast_server.runtime.health import Health, Phase
+from recast_server.runtime.process import allow_files
 from recast_server.runtime.queue_metrics import QueueMetrics
 from recast_server.runtime.scheduler import Scheduler
 
@@ -80,6 +81,21 @@ def test_the_model_has_the_containers_cpus_less_one(
     (tmp_path / "cpu.max").write_text(quota)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cpus)))
     assert model_threads(tmp_path) == threads
+
+
+@pytest.mark.parametrize(
+    ("limits", "raised"),
+    [((1024, 524_288), (8192, 524_288)), ((1024, 4096), (4096, 4096)), ((100_000, 524_288), (100_000, 524_288)),
+     ((1024, -1), (8192, -1)), ((-1, -1), None)],
+)  # fmt: skip
+def test_a_server_may_open_as_many_files_as_it_allows_connections(
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], raised: tuple[int, int] | None
+) -> None:
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr("resource.getrlimit", lambda _: limits)
+    monkeypatch.setattr("resource.setrlimit", lambda _, values: seen.append(values))
+    allow_files(8192)
+    assert seen == ([] if raised is None else [raised])
 
 
 @pytest.fixture(scope="module")
