@@ -291,8 +291,9 @@ async def opened(client: Any, rate: float, seconds: float, patience: float | Non
 
     async def one(number: int) -> None:
         sent = time.monotonic()
-        good = await asyncio.wait_for(client.ask(number), patience)
-        (load.good if good else load.refused).append(time.monotonic() - sent)
+        with contextlib.suppress(TimeoutError):
+            good = await asyncio.wait_for(client.ask(number), patience)
+            (load.good if good else load.refused).append(time.monotonic() - sent)
 
     for number in range(int(rate * seconds)):
         delay = begin + number / rate - time.monotonic()

@@ -121,9 +121,9 @@ def create_app(
 
     async def refused(request: Request, error: Exception) -> Response:
         refusal = _refusal(error)
-        if refusal.status >= 500:
+        if refusal.status == 500:  # a refusal under overload is counted, and says the rest to its client
             fields = {"requestId": request.scope["recast"]["request_id"], "reason": refusal.reason}
-            _log.error("request failed", exc_info=error if refusal.status == 500 else None, extra={"fields": fields})
+            _log.error("request failed", exc_info=error, extra={"fields": fields})
         return _respond(refusal.status, refusal.body(request.scope["recast"]["request_id"]), headers=refusal.headers)
 
     async def guarded(request: Request) -> Response:

@@ -1,7 +1,8 @@
 """The ranker of a normal server: embeddings from the foundation, or none, then the expert's network.
 
 A request is admitted once, for both: one whose scores could not be there in time is refused before the foundation is
-asked for embeddings that nobody would use. No embedding in time is no error: the network was trained to do without
+asked for embeddings that nobody would use. However slow the foundation is, the request still has the time that its own
+network takes: the hop ends before. No embedding in time is no error: the network was trained to do without
 (its learned absent vector), the answer says ``tae: absent`` and a counter tells the operator.
 """
 
@@ -11,6 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from recast_server.expert.hop import HopEstimate
 from recast_server.expert.ranker import Ranking
 from recast_server.expert.schema import RankRequest, require_known_context
 from recast_server.expert.tae_client import TaeClient, TaeUnavailableError
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from recast_model.context import Features
-
-_SMOOTHING = 0.1
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class ModelRanker:
 
     def __init__(self, engine: Engine, surface: str, client: TaeClient, scheduler: Scheduler) -> None:
         self._engine, self._surface, self._client, self._scheduler = engine, surface, client, scheduler
-        self._hop_seconds = 0.0  # what the foundation took of late
+        self._hop = HopEstimate()
 
     async def rank(self, request: RankRequest, context: RequestContext) -> Ranking:
         """See ``Ranker``."""
         require_known_context(request, self._engine.context)
         asked = Embedded(self._query(request))
-        with self._scheduler.admit(self._engine, asked, context.deadline, ready_in=self._hop_seconds) as ticket:
+        with self._scheduler.admit(self._engine, asked, context.deadline, ready_in=self._hop.seconds) as ticket:
             tae = await self._tae(asked.query, context, ticket)
             ranking = await ticket.run(Embedded(asked.query, tae))
         if not ranking.finite:
@@ -79,10 +79,10 @@ class ModelRanker:
     async def _tae(
         self, query: Query, context: RequestContext, ticket: Ticket[Embedded, Ranking]
     ) -> NDArray[np.floating] | None:
-        begin = time.monotonic()
+        begin, beside = time.monotonic(), self._hop.begin()
         try:
             return await self._client.tae(query, context, context.left - ticket.cost_seconds)
         except TaeUnavailableError:
             return None  # counted by the client, with its code
         finally:
-            self._hop_seconds += _SMOOTHING * (time.monotonic() - begin - self._hop_seconds)
+            self._hop.end(beside, time.monotonic() - begin)

@@ -28,6 +28,8 @@ A = TypeVar("A")
 _Q = TypeVar("_Q", contravariant=True)
 _A = TypeVar("_A", covariant=True)
 _log = logging.getLogger("recast.scheduler")
+EXPECTED_SHARE = 0.7
+"""Of the time that is left. Estimates are means: what was expected to end just in time ends late as often as not."""
 
 
 class OverloadedError(Exception):
@@ -118,8 +120,9 @@ class Scheduler:
         """A place in the backlog, to be left in any case: use it in a ``with`` statement.
 
         ``deadline`` is on :func:`time.monotonic`'s clock; ``ready_in`` seconds from now the request will be handed
-        over. Raises :class:`OverloadedError` where its answer could not be there in time. A server that has nothing to
-        do takes whatever comes: an estimate that is too high must not refuse for ever.
+        over. Raises :class:`OverloadedError` where the answer might not be there in time: what is expected must fit
+        into :data:`EXPECTED_SHARE` of what is left. A server that has nothing to do takes whatever comes: an estimate
+        that is too high must not refuse for ever.
         """
         units, now = engine.units(request), time.monotonic()
         with self._wake:
@@ -127,8 +130,8 @@ class Scheduler:
             if self._closed or waiting >= self._capacity:
                 self._metrics.refused("full")
                 raise OverloadedError(f"{waiting} requests wait already")
-            ends = now + max(ready_in, self._wait(now)) + self._cost.batch(1, units)
-            if waiting and ends >= deadline:
+            takes = max(ready_in, self._wait(now)) + self._cost.batch(1, units)
+            if waiting and takes >= EXPECTED_SHARE * (deadline - now):
                 self._metrics.refused("late")
                 raise OverloadedError(f"{waiting} requests wait already, more than can be answered in time")
             ticket = Ticket(self, engine, units, deadline)

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from server_builders import a_scheduler
 
 from recast_server.runtime.cost import CostModel, Sample
-from recast_server.runtime.scheduler import ExpiredError, OverloadedError, Scheduler, Ticket
+from recast_server.runtime.scheduler import EXPECTED_SHARE, ExpiredError, OverloadedError, Scheduler, Ticket
 
 LATER = 3600.0
 
@@ -147,13 +147,13 @@ async def test_what_could_not_be_answered_in_time_is_refused_at_once(registry: C
     scheduler = a_scheduler(100, CostModel(per_request=1.0), registry)
     engine = Gated()
     held = await busy(scheduler, engine)
-    now = time.monotonic()
-    admitted = scheduler.admit(engine, 1, now + 2.5)  # after the one that runs
+    soon, later = (time.monotonic() + seconds / EXPECTED_SHARE for seconds in (2.5, 3.5))
+    admitted = scheduler.admit(engine, 1, soon)  # after the one that runs
     with pytest.raises(OverloadedError):
-        scheduler.admit(engine, 2, now + 2.5)
-    scheduler.admit(engine, 2, now + 3.5)
+        scheduler.admit(engine, 2, soon)
+    scheduler.admit(engine, 2, later)
     admitted.__exit__(None, None, None)
-    scheduler.admit(engine, 2, now + 3.5)  # a place that is given back is free
+    scheduler.admit(engine, 2, later)  # a place that is given back is free
     assert counted(registry, "recast_queue_refused_total", reason="late") == 1
     engine.gate.set()
     await held
@@ -162,11 +162,11 @@ async def test_what_could_not_be_answered_in_time_is_refused_at_once(registry: C
 
 async def test_a_request_that_comes_later_counts_from_then(registry: CollectorRegistry) -> None:
     scheduler = a_scheduler(100, CostModel(per_request=1.0), registry)
-    engine, now = Gated(), time.monotonic()
-    scheduler.admit(engine, 0, now + 1.0)
+    engine, deadline = Gated(), time.monotonic() + 5.0 / EXPECTED_SHARE
+    scheduler.admit(engine, 0, deadline)
     with pytest.raises(OverloadedError):
-        scheduler.admit(engine, 1, now + 5.0, ready_in=4.5)
-    scheduler.admit(engine, 1, now + 5.0, ready_in=3.5)
+        scheduler.admit(engine, 1, deadline, ready_in=4.5)
+    scheduler.admit(engine, 1, deadline, ready_in=3.5)
     scheduler.close()
 
 
