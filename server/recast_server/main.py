@@ -22,7 +22,7 @@ from recast_api.run import TERMINATION_LOG, RecastError
 from recast_api.server import ExpertServerConfig, FoundationServerConfig
 from recast_server.expert.ranker import Ranker
 from recast_server.runtime import logs
-from recast_server.runtime.cpu import model_threads
+from recast_server.runtime.cpu import THREADS_ENV, model_threads
 from recast_server.runtime.process import Ports, run_server
 
 ServerConfig = Annotated[FoundationServerConfig | ExpertServerConfig, Field(discriminator="kind")]
@@ -106,7 +106,7 @@ def _serve(
     log: logs.LogWriter,
 ) -> None:
     # Before PyTorch is imported: OpenMP reads this once.
-    os.environ.setdefault("OMP_NUM_THREADS", str(model_threads()))
+    os.environ[THREADS_ENV] = str(model_threads())
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its lines are not JSON; failed calls are counted by us
     import uvloop
 

@@ -111,7 +111,7 @@ def _name(field: str, item: Object) -> str:
 
 
 def _equal(applied: Any, live: Any, path: Path) -> bool:
-    if path[-1] == "divisor" or (len(path) > 1 and path[-2] in _QUANTITIES):
+    if len(path) > 1 and path[-2] in _QUANTITIES:
         return same_quantity(applied, live)
     return bool(applied == live) and isinstance(applied, bool) == isinstance(live, bool)
 

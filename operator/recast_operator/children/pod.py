@@ -64,7 +64,7 @@ class ServerPod:
             "name": "server",
             "image": self.serving.image,
             "imagePullPolicy": "IfNotPresent",
-            "env": _environment(config.model_dump_json(by_alias=True, exclude_none=True), resources),
+            "env": _environment(config.model_dump_json(by_alias=True, exclude_none=True)),
             "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in every_port.items()],
             "resources": resources,
             "volumeMounts": [
@@ -80,15 +80,12 @@ class ServerPod:
         }
 
 
-def _environment(config: str, resources: Object) -> list[Object]:
-    environment: list[Object] = [
+def _environment(config: str) -> list[Object]:
+    """No count of threads: the server reads its CPU limit itself, and a count in the image shall win."""
+    return [
         {"name": names.SERVER_ENV, "value": config},
         {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
     ]
-    if "cpu" in resources.get("limits", {}):  # without a limit the field would read as the whole node
-        threads = {"containerName": "server", "resource": "limits.cpu", "divisor": "1"}
-        environment.append({"name": "OMP_NUM_THREADS", "valueFrom": {"resourceFieldRef": threads}})
-    return environment
 
 
 def _probe(check: str, *, period: int, failures: int) -> Object:

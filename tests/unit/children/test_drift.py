@@ -86,11 +86,6 @@ IN_THE_CONTAINER: list[tuple[str, Any, str]] = [
     ("resources/limits/memory", None, "resources.limits.memory was removed"),
     ("env/0", None, "environment variable RECAST_SERVER was removed"),
     ("env/1/valueFrom", None, "environment variable POD_NAME: valueFrom was removed"),
-    (
-        "env/2/valueFrom/resourceFieldRef/divisor",
-        "1k",
-        'environment variable OMP_NUM_THREADS: valueFrom.resourceFieldRef.divisor is "1k", applied "1"',
-    ),
     ("ports/0/name", "web", 'port 8080: name is "web", applied "http"'),
     ("ports/0/containerPort", 9090, "port 8080 was removed"),
     ("ports/0/protocol", "UDP", "port 8080 was removed"),

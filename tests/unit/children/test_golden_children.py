@@ -138,8 +138,7 @@ def test_the_experts_service_finds_every_revision() -> None:
     }
 
 
-def test_threads_follow_the_cpu_limit_and_only_where_there_is_one() -> None:
-    (limited,) = build("expert_deployment")["spec"]["template"]["spec"]["containers"]
-    (free,) = build("foundation_deployment")["spec"]["template"]["spec"]["containers"]
-    assert "OMP_NUM_THREADS" in [entry["name"] for entry in limited["env"]]
-    assert "OMP_NUM_THREADS" not in [entry["name"] for entry in free["env"]]
+@pytest.mark.parametrize("name", ["expert_deployment", "foundation_deployment"])
+def test_a_count_of_threads_is_left_to_the_image_and_the_server(name: str) -> None:
+    (container,) = build(name)["spec"]["template"]["spec"]["containers"]
+    assert [entry["name"] for entry in container["env"]] == ["RECAST_SERVER", "POD_NAME"]

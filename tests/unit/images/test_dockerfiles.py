@@ -66,6 +66,14 @@ def test_code_comes_after_dependencies_and_is_compiled_for_a_read_only_pod(name:
     assert compiled[0] > code[-1]
 
 
+def test_a_servers_memory_is_kept_for_its_next_request() -> None:
+    final = _stages("server")[-1]
+    for setting in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
+        found = re.search(rf"\b{setting}=(\d+)", final)
+        assert found is not None
+        assert int(found[1]) >= 2**30
+
+
 def test_a_failed_installation_fails_the_build() -> None:
     for name in ("torch", "operator"):
         runs = [line for line in "\n".join(_stages(name)).splitlines() if "uv pip install" in line]

@@ -60,27 +60,30 @@ async def test_liveness_fails_for_a_thread_that_is_stuck_after_start_up() -> Non
     assert not health.live
 
 
-def test_the_model_always_has_a_thread(tmp_path: Path) -> None:
-    (tmp_path / "cpu.max").write_text("50000 100000")
-    assert model_threads(tmp_path) == 1
-
-
 @pytest.mark.parametrize(
     ("quota", "cpus", "threads"),
     [
-        ("max 100000", 8, 7),
         ("400000 100000", 8, 3),
         ("400000 100000", 2, 1),
         ("290000 100000", 8, 1),
-        ("max 100000", 1, 1),
+        ("50000 100000", 8, 1),
+        ("max 100000", 64, 1),
     ],
 )
-def test_the_model_has_the_containers_cpus_less_one(
+def test_the_model_has_the_cpu_limit_less_one_and_one_thread_where_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cpus: int, threads: int
 ) -> None:
     (tmp_path / "cpu.max").write_text(quota)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cpus)))
-    assert model_threads(tmp_path) == threads
+    assert model_threads(tmp_path, {}) == threads
+    assert model_threads(tmp_path, {"OMP_NUM_THREADS": "6"}) == 6
+
+
+@pytest.mark.parametrize("asked", ["", "0", "-1", "4,2", "many", "1.5"])
+def test_a_count_of_threads_that_is_none_is_refused(tmp_path: Path, asked: str) -> None:
+    with pytest.raises(RecastError, match="OMP_NUM_THREADS") as raised:
+        model_threads(tmp_path, {"OMP_NUM_THREADS": asked})
+    assert raised.value.termination.reason == "InvalidConfig"
 
 
 @pytest.mark.parametrize(
