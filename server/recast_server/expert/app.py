@@ -210,7 +210,7 @@ class _Edge:
         )
 
     def _closes(self, connection: Connection | None) -> bool:
-        aged = connection is not None and time.monotonic() - connection.opened >= self._max_age_seconds
+        aged = connection is not None and connection.older_than(self._max_age_seconds, time.monotonic())
         return aged or self._health.draining
 
 

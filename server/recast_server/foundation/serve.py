@@ -16,7 +16,7 @@ from recast_server.runtime.metrics import FoundationCalls
 from recast_server.runtime.process import Ports, Runtime
 
 CONNECTION_AGE_SECONDS = 60
-"""After this a connection is told to go away, so that experts find replicas that were added since."""
+"""After this, give or take gRPC's own 10 %, a connection is told to go away: experts find replicas that were added."""
 CONNECTION_GRACE_SECONDS = 10
 CONNECTIONS = 1024
 """Open at a time; what is beyond is closed at once."""

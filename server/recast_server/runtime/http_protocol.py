@@ -11,6 +11,7 @@ tells an application whose client is gone no more than to let it write into noth
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import time
 from collections.abc import Callable, Coroutine
@@ -20,12 +21,15 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+AGE_SPREAD = 0.1
 HEADER_BYTES = 32 * 1024
 """Of a request's line and headers together; httptools itself has no bound."""
 
 _UPGRADE = re.compile(rb"\r\nUpgrade(?=[ \t]*:)", re.IGNORECASE)
 """Java's client offers HTTP/2 with every request. A server may ignore that, but httptools would skip the body; so it
 does not get to see the header. The name put in its place is as long, and no JSON body can hold such a line."""
+_CUT_UPGRADE = re.compile(rb"\r\n(U(?:p(?:g(?:r(?:a(?:de?)?)?)?)?)?)\Z", re.IGNORECASE)
+"""The same, cut off by the end of what arrived so far: no head ends like this."""
 
 T = TypeVar("T")
 Refusal = Callable[[int], tuple[list[tuple[bytes, bytes]], bytes]]
@@ -53,6 +57,8 @@ class Connection:
     """What an application may know of the connection of a request. Times are on ``time.monotonic``'s clock."""
 
     opened: float
+    spread: float = 1.0
+    """What an age limit is to be multiplied by: clients that came together shall not be sent away together."""
     lost: float | None = None
     """When it ended, by the client or by an error; None while it stands."""
     on_lost: Callable[[], object] | None = None
@@ -73,6 +79,10 @@ class Connection:
         finally:
             self.on_lost = None
 
+    def older_than(self, seconds: float, now: float) -> bool:
+        """Whether its age is beyond a limit, which differs by up to ``AGE_SPREAD`` from connection to connection."""
+        return now - self.opened >= seconds * self.spread
+
 
 class _Protocol(HttpToolsProtocol):
     """uvicorn's protocol with a clock, a bound on headers and a well-formed answer to malformed requests."""
@@ -84,6 +94,9 @@ class _Protocol(HttpToolsProtocol):
     _in_head = False
     _head_timer: asyncio.TimerHandle | None = None
     _refused = False
+    _broken = False  # what came last is no HTTP, and an earlier request waits for its answer
+    _fed = b""  # the last two bytes that the parser got
+    _held = b""  # bytes that it did not get yet
 
     @property
     def heard(self) -> bool:
@@ -96,7 +109,7 @@ class _Protocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self.connection = Connection(time.monotonic())
+        self.connection = Connection(time.monotonic(), random.uniform(1 - AGE_SPREAD, 1 + AGE_SPREAD))
         self.app_state = {**self.app_state, "connection": self.connection}
         super().connection_made(transport)
         beyond = len(self.connections) - self.limits.connections
@@ -117,9 +130,22 @@ class _Protocol(HttpToolsProtocol):
         if self._refused:
             self._refuse(503)
             return
-        super().data_received(_UPGRADE.sub(b"\r\nIgnored", data) if b"pgrade" in data else data)
+        data, self._held = self._held + data, b""
+        whole = self._fed + data
+        cut = _CUT_UPGRADE.search(whole, max(0, len(whole) - 9))
+        end = cut.start(1) - len(self._fed) if cut else len(data)
+        self._feed(_UPGRADE.sub(b"\r\nIgnored", whole)[len(self._fed) :][:end] if b"\r\n" in whole else data)
+        if cut and self._in_head:
+            self._held = data[end:]
+        elif cut:
+            self._feed(data[end:])
         if not self.in_flight:
             self._expect_head(self.limits.head_seconds)  # or the rest of a body that was answered before its end
+
+    def _feed(self, data: bytes) -> None:
+        if data and not self._broken and not self.transport.is_closing():
+            self._fed = (self._fed + data)[-2:]
+            super().data_received(data)
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
@@ -132,8 +158,11 @@ class _Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
+        last = not self.pipeline
         super().on_response_complete()
-        if self._in_head and not self.pipeline:
+        if last and self._broken:
+            self._refuse(400)
+        elif last and self._in_head:
             self._expect_head(self.limits.head_seconds)
 
     def timeout_keep_alive_handler(self) -> None:
@@ -162,9 +191,18 @@ class _Protocol(HttpToolsProtocol):
             raise ValueError("request headers are too long")  # httptools turns this into a parser error: 400
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400)
+        cycle = self.cycle  # of the request that came last
+        if self.in_flight and cycle.more_body and self.pipeline:  # it is broken itself, and others are before it
+            self.pipeline.popleft()
+            self._broken = True
+        elif self.in_flight and not cycle.more_body:
+            self._broken = True
+        else:
+            self._refuse(400)
 
     def _refuse(self, status: int) -> None:
+        if self.transport.is_closing():
+            return
         headers, body = type(self).refusal(status)
         headers = [(b"connection", b"close"), (b"content-length", b"%d" % len(body)), *headers]
         head = b"".join(b"%s: %s\r\n" % header for header in headers)
