@@ -59,12 +59,17 @@ class ExpertServerConfig(Wire):
 
 
 REQUESTS_TOTAL = "recast_requests_total"
-"""Counter. Scoring requests by ``code``, the HTTP status."""
+"""Counter. Scoring requests (``POST /v1/rank``) by ``code``, the HTTP status: what verdicts on a revision rest on."""
+OTHER_REQUESTS_TOTAL = "recast_other_requests_total"
+"""Counter. What else reached an expert's port, by ``code``: other paths and methods, bytes that are no HTTP,
+connections beyond the limit. A port scan must not make a revision look better or worse than it is."""
 CLIENT_GONE = 499
 """The code of a request whose client hung up before its answer: nginx's number, since HTTP has none for it."""
 CLIENT_DISCONNECTS_TOTAL = "recast_client_disconnects_total"
-"""Counter. Requests whose client hung up before the answer. None of them is in the counters below, but for those that
-had waited for longer than the SLO."""
+"""Counter. Scoring requests whose client hung up before the answer. None of them is in any other counter, but for those
+that had waited for longer than the SLO."""
+REQUESTS_IN_FLIGHT = "recast_requests_in_flight"
+"""Gauge. Scoring requests (an expert's) or TAE calls (a foundation's) that wait for their answer now."""
 REQUEST_SECONDS = "recast_request_duration_seconds"
 """Histogram. Wall time of scoring requests; one bucket edge is the SLO."""
 SLOW_TOTAL = "recast_slow_requests_total"
@@ -73,16 +78,18 @@ TAE_TOTAL = "recast_tae_total"
 """Counter. Answered scoring requests by ``state``: where their TAE came from."""
 TAE_FRESH = "fresh"
 TAE_ABSENT = "absent"
+FOUNDATION_CALLS_TOTAL = "recast_foundation_calls_total"
+"""Counter. TAE calls that an expert made, by ``code``, the gRPC status name."""
+FOUNDATION_CALL_SECONDS = "recast_foundation_call_duration_seconds"
+"""Histogram. Wall time of these, as the expert saw it."""
 FOUNDATION_REQUESTS_TOTAL = "recast_foundation_requests_total"
-"""Counter. TAE calls by ``code``, the gRPC status name."""
+"""Counter. TAE calls that a foundation answered, by ``code``, the gRPC status name."""
 FOUNDATION_SECONDS = "recast_foundation_duration_seconds"
-"""Histogram. Wall time of TAE calls."""
+"""Histogram. Wall time of these, as the foundation saw it."""
 LOG_LINES_DROPPED_TOTAL = "recast_log_lines_dropped_total"
 """Counter. Lines of the log that were dropped because nobody read it in time."""
-CODES = ("200", "400", "404", "405", "413", "422", "499", "500", "503")
-"""Codes whose counters exist at zero from the start: a rate over one that appears at 1 misses its first request."""
 QUEUE_REQUESTS = "recast_queue_requests"
-"""Gauge. Requests admitted to the model and not answered by it yet: what an autoscaler should look at."""
+"""Gauge. Requests admitted to the model and not answered by it yet."""
 QUEUE_WAIT_SECONDS = "recast_queue_wait_seconds"
 """Histogram. How long requests waited for the model before they ran."""
 BATCH_REQUESTS = "recast_batch_requests"
@@ -93,3 +100,7 @@ QUEUE_REFUSED_TOTAL = "recast_queue_refused_total"
 """Counter. Requests that were not admitted, by ``reason``: ``full``, or ``late``, could not be answered in time."""
 QUEUE_DROPPED_TOTAL = "recast_queue_dropped_total"
 """Counter. Admitted requests that never ran, by ``reason``: ``late``, or ``abandoned`` by who asked."""
+CODES = ("200", "400", "413", "422", "499", "500", "503")
+"""Codes of scoring requests that exist at zero from the start: a rate over one that appears at 1 misses its first."""
+OTHER_CODES = ("400", "404", "405", "503")
+"""The same, of other requests."""

@@ -12,6 +12,7 @@ import logging
 import re
 import time
 import uuid
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ from recast_server.runtime.scheduler import ExpiredError, OverloadedError
 TAE_NONE = "none"
 """``x-recast-tae`` on a response without scores."""
 BODY_SECONDS = 10.0
+METHOD, PATH = "POST", "/v1/rank"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
 _log = logging.getLogger("recast.expert")
 
@@ -134,9 +136,7 @@ def create_app(
         except Exception as error:
             return await refused(request, error)
 
-    inner = Starlette(
-        routes=[Route("/v1/rank", guarded, methods=["POST"])], exception_handlers={HTTPException: refused}
-    )
+    inner = Starlette(routes=[Route(PATH, guarded, methods=[METHOD])], exception_handlers={HTTPException: refused})
     inner.router.redirect_slashes = False
     return _Edge(inner, identity, health, metrics, max_connection_age_seconds, slo_seconds)
 
@@ -184,14 +184,18 @@ class _Edge:
                 message = {**message, "headers": headers}
             await send(message)
 
+        scores = (scope["method"], scope["path"]) == (METHOD, PATH)
         try:
-            await self._app(scope, receive, stamped)
+            with self._metrics.in_flight() if scores else nullcontext():
+                await self._app(scope, receive, stamped)
         finally:
             if status:
-                self._count(status, (end or time.monotonic()) - begin, known)
+                self._count(scores, status, (end or time.monotonic()) - begin, known)
 
-    def _count(self, status: int, seconds: float, known: dict[str, Any]) -> None:
-        if status == CLIENT_GONE:
+    def _count(self, scores: bool, status: int, seconds: float, known: dict[str, Any]) -> None:
+        if not scores:
+            self._metrics.other(status)
+        elif status == CLIENT_GONE:
             self._metrics.disconnected(seconds if known["received"] else None)
         else:
             self._metrics.observe(status, seconds, known["tae"] if status == 200 else None)

@@ -68,7 +68,7 @@ class ExpertServer:
         )
 
         def refusal(status: int) -> tuple[list[tuple[bytes, bytes]], bytes]:
-            self._metrics.observe(status, 0.0, None)  # it never reaches the application, which counts all others
+            self._metrics.other(status)  # it never reaches the application, which counts what does
             return identity.refusal(status)
 
         self._server = HttpServer(app, bind(ports.host, ports.traffic), refusal)

@@ -12,7 +12,7 @@ from recast_api.manifest import Manifest
 from recast_api.server import FoundationServerConfig
 from recast_server.foundation.service import Engine, FoundationService
 from recast_server.proto.foundation_pb2_grpc import add_FoundationServicer_to_server
-from recast_server.runtime.metrics import FoundationCalls
+from recast_server.runtime.metrics import FoundationRequests
 from recast_server.runtime.process import Ports, Runtime
 
 CONNECTION_AGE_SECONDS = 60
@@ -29,7 +29,7 @@ class FoundationServer:
 
     def __init__(self, config: FoundationServerConfig, verify: Callable[[], Manifest], runtime: Runtime) -> None:
         self._config, self._verify, self._runtime = config, verify, runtime
-        self._calls = FoundationCalls(runtime.registry)
+        self._calls = FoundationRequests(runtime.registry)
         self._engine: Engine | None = None
         self._server: grpc.aio.Server | None = None
 

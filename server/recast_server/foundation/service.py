@@ -23,7 +23,7 @@ from recast_server.proto import foundation_pb2 as wire
 from recast_server.runtime import scheduler
 from recast_server.runtime.context import deadline_of_call
 from recast_server.runtime.inputs import Event, Query
-from recast_server.runtime.metrics import FoundationCalls
+from recast_server.runtime.metrics import FoundationRequests
 from recast_server.runtime.scheduler import ExpiredError, OverloadedError, Scheduler
 
 CANDIDATES = 2048
@@ -66,7 +66,7 @@ class Engine(scheduler.Engine[Query, NDArray[np.floating]], Protocol):
 class FoundationService:
     """Implements the servicer of ``foundation.proto``."""
 
-    def __init__(self, engine: Engine, scheduler: Scheduler, calls: FoundationCalls) -> None:
+    def __init__(self, engine: Engine, scheduler: Scheduler, calls: FoundationRequests) -> None:
         self._engine, self._scheduler, self._calls = engine, scheduler, calls
         self._metadata = engine.metadata
 
@@ -88,6 +88,7 @@ class FoundationService:
     ) -> wire.TaeReply:
         """The embeddings of one user's candidates."""
         begin = time.monotonic()
+        self._calls.begin()
         code, message, reply = grpc.StatusCode.UNKNOWN, "", None
         try:
             if problem := self._problem(request):

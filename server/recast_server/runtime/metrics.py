@@ -7,9 +7,10 @@ first event.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import grpc
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
@@ -25,20 +26,45 @@ RESULTS = (*(code.name for code in grpc.StatusCode), PAIR_MISMATCH)
 
 
 class FoundationCalls:
-    """TAE calls: on an expert's server those it made, on a foundation's those it answered."""
+    """TAE calls that an expert made."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._total = Counter(
-            contract.FOUNDATION_REQUESTS_TOTAL, "TAE calls by gRPC status", ["code"], registry=registry
+            contract.FOUNDATION_CALLS_TOTAL, "TAE calls made, by gRPC status", ["code"], registry=registry
         )
         self._seconds = Histogram(
-            contract.FOUNDATION_SECONDS, "Wall time of TAE calls", buckets=EDGES, registry=registry
+            contract.FOUNDATION_CALL_SECONDS, "Wall time of TAE calls made", buckets=EDGES, registry=registry
         )
         for code in RESULTS:
             self._total.labels(code)
 
     def observe(self, code: str, seconds: float) -> None:
         """Counts one call."""
+        self._total.labels(code).inc()
+        self._seconds.observe(seconds)
+
+
+class FoundationRequests:
+    """TAE calls that a foundation answered; ``begin`` comes before each ``observe``."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._in_flight = Gauge(contract.REQUESTS_IN_FLIGHT, "TAE calls without their answer yet", registry=registry)
+        self._total = Counter(
+            contract.FOUNDATION_REQUESTS_TOTAL, "TAE calls answered, by gRPC status", ["code"], registry=registry
+        )
+        self._seconds = Histogram(
+            contract.FOUNDATION_SECONDS, "Wall time of TAE calls answered", buckets=EDGES, registry=registry
+        )
+        for code in grpc.StatusCode:
+            self._total.labels(code.name)
+
+    def begin(self) -> None:
+        """A call came."""
+        self._in_flight.inc()
+
+    def observe(self, code: str, seconds: float) -> None:
+        """Counts one call, which ends here."""
+        self._in_flight.dec()
         self._total.labels(code).inc()
         self._seconds.observe(seconds)
 
@@ -53,7 +79,11 @@ class ScoringRequests:
 
     def __init__(self, registry: CollectorRegistry, slo_seconds: float) -> None:
         self._slo_seconds = slo_seconds
+        self._in_flight = Gauge(contract.REQUESTS_IN_FLIGHT, "Requests without their answer yet", registry=registry)
         self._total = Counter(contract.REQUESTS_TOTAL, "Requests by HTTP status", ["code"], registry=registry)
+        self._other = Counter(
+            contract.OTHER_REQUESTS_TOTAL, "What was no scoring request, by HTTP status", ["code"], registry=registry
+        )
         self._slow = Counter(contract.SLOW_TOTAL, "Requests slower than the SLO", registry=registry)
         self._tae = Counter(contract.TAE_TOTAL, "Answered requests by source of TAE", ["state"], registry=registry)
         self._disconnects = Counter(
@@ -67,8 +97,18 @@ class ScoringRequests:
         )
         for code in contract.CODES:
             self._total.labels(code)
+        for code in contract.OTHER_CODES:
+            self._other.labels(code)
         for state in (contract.TAE_FRESH, contract.TAE_ABSENT):
             self._tae.labels(state)
+
+    def in_flight(self) -> AbstractContextManager[object]:
+        """Counts one request while its answer is made."""
+        return self._in_flight.track_inprogress()
+
+    def other(self, status: int) -> None:
+        """Counts what was no scoring request."""
+        self._other.labels(str(status)).inc()
 
     def observe(self, status: int, seconds: float, tae: str | None) -> None:
         """Counts one request; ``tae`` is None where no scores were answered."""

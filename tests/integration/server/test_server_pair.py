@@ -127,7 +127,7 @@ def test_the_largest_request_is_answered(pair: Any) -> None:
     ids=["TLS", "endless header", "path that is no text", "length that is no number"],
 )
 def test_bytes_that_are_no_request_get_400_with_all_headers(pair: Any, raw: bytes) -> None:
-    before = pair.expert.metric("recast_requests_total", code="400")
+    before = pair.expert.metric("recast_other_requests_total", code="400")
     with socket.create_connection(("127.0.0.1", pair.expert.port), timeout=30) as connection:
         connection.sendall(raw)
         answer = b""
@@ -137,7 +137,7 @@ def test_bytes_that_are_no_request_get_400_with_all_headers(pair: Any, raw: byte
     assert head.split()[1] == b"400"
     assert all(name.encode() in head for name in HEADERS)
     assert json.loads(body)["error"]["reason"] == "InvalidHttp"
-    assert pair.expert.metric("recast_requests_total", code="400") == before + 1
+    assert pair.expert.metric("recast_other_requests_total", code="400") == before + 1
 
 
 values = (

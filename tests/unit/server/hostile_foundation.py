@@ -82,7 +82,7 @@ class Expert:
 
     def counted(self) -> dict[str, float]:
         """TAE calls by result, those that occurred."""
-        found = {c: self.registry.get_sample_value("recast_foundation_requests_total", {"code": c}) for c in RESULTS}
+        found = {c: self.registry.get_sample_value("recast_foundation_calls_total", {"code": c}) for c in RESULTS}
         return {name: value for name, value in found.items() if value}
 
     async def rank(self) -> httpx.Response:

@@ -51,10 +51,12 @@ async def test_a_client_that_left_before_its_answer_got_none(edge: Edge) -> None
     _, writer = await edge.connect()
     writer.write(post())
     await until(lambda: edge.ranker.begun == 1)
+    assert edge.value("recast_requests_in_flight") == 1
     writer.close()
     await gone(edge)
     edge.ranker.gate.set()
     await until(lambda: edge.value(DISCONNECTS) == 1)
+    assert edge.value("recast_requests_in_flight") == 0
     assert edge.answered() == {}
     assert edge.value("recast_tae_total", state="fresh") == 0
 

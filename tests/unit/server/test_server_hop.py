@@ -27,7 +27,7 @@ from recast_server.foundation.service import FoundationMetadata, FoundationServi
 from recast_server.proto import foundation_pb2 as wire
 from recast_server.proto.foundation_pb2_grpc import add_FoundationServicer_to_server
 from recast_server.runtime.inputs import Event, Query
-from recast_server.runtime.metrics import FoundationCalls
+from recast_server.runtime.metrics import FoundationCalls, FoundationRequests
 
 DIGEST = "sha256:" + "ab" * 32
 OTHER = "sha256:" + "cd" * 32
@@ -69,7 +69,13 @@ class Hop:
     stop: Any
 
     def counted(self, code: str, registry: CollectorRegistry | None = None) -> float | None:
-        return (registry or self.registry).get_sample_value("recast_foundation_requests_total", {"code": code})
+        """Calls made, in a client's registry, or answered, in the server's."""
+        kind = "requests" if registry is self.server_registry else "calls"
+        return (registry or self.registry).get_sample_value(f"recast_foundation_{kind}_total", {"code": code})
+
+    @property
+    def in_flight(self) -> float | None:
+        return self.server_registry.get_sample_value("recast_requests_in_flight")
 
     def another_client(self, **changes: Any) -> GrpcTaeClient:
         options = {
@@ -86,7 +92,7 @@ async def hop() -> AsyncIterator[Hop]:
     engine, scheduler = FakeEngine(), a_scheduler(capacity=2)
     registry, server_registry = CollectorRegistry(), CollectorRegistry()
     server = grpc.aio.server()
-    servicer = FoundationService(engine, scheduler, FoundationCalls(server_registry))
+    servicer = FoundationService(engine, scheduler, FoundationRequests(server_registry))
     add_FoundationServicer_to_server(servicer, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
@@ -139,8 +145,8 @@ async def test_both_sides_measure_from_the_beginning_of_a_call_to_its_end(
         ticks = itertools.count(100.0, 0.25)
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda ticks=ticks: next(ticks)))
     await asked(hop.client)
-    for registry in (hop.registry, hop.server_registry):
-        assert registry.get_sample_value("recast_foundation_duration_seconds_sum") == 0.25
+    assert hop.registry.get_sample_value("recast_foundation_call_duration_seconds_sum") == 0.25
+    assert hop.server_registry.get_sample_value("recast_foundation_duration_seconds_sum") == 0.25
 
 
 @pytest.mark.parametrize(("history", "seen"), [(None, None), ([], [])])
@@ -181,6 +187,7 @@ async def test_a_full_queue_is_resource_exhausted(hop: Hop) -> None:
     hop.engine.gate.clear()
     running = asyncio.create_task(asked(hop.client))
     await asyncio.to_thread(hop.engine.begun.wait, 30)
+    assert hop.in_flight == 1
     more = [asyncio.create_task(asked(hop.client)) for _ in range(2)]
     done, pending = await asyncio.wait(more, return_when=asyncio.FIRST_COMPLETED)
     error = done.pop().exception()
@@ -188,6 +195,7 @@ async def test_a_full_queue_is_resource_exhausted(hop: Hop) -> None:
     assert error.code == "RESOURCE_EXHAUSTED"
     hop.engine.gate.set()
     await asyncio.gather(running, *pending)
+    assert hop.in_flight == 0
 
 
 async def test_work_whose_deadline_passed_is_never_computed(hop: Hop) -> None:
@@ -240,9 +248,12 @@ async def test_a_call_without_time_left_is_refused_before_it_is_computed(
 def test_every_way_a_call_can_end_is_counted_from_zero() -> None:
     registry = CollectorRegistry()
     FoundationCalls(registry)
-    codes = [*(code.name for code in grpc.StatusCode), "PAIR_MISMATCH"]
+    FoundationRequests(registry)  # no name is that of another
+    codes = [code.name for code in grpc.StatusCode]
     for code in codes:
         assert registry.get_sample_value("recast_foundation_requests_total", {"code": code}) == 0, code
+    for code in (*codes, "PAIR_MISMATCH"):
+        assert registry.get_sample_value("recast_foundation_calls_total", {"code": code}) == 0, code
 
 
 async def test_an_answer_of_another_version_counts_as_absent(hop: Hop) -> None:
