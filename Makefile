@@ -33,7 +33,7 @@ bench: venv tools ## every benchmark, with its figures; EXPERTS="100 1000 3000" 
 lint: venv ## ruff, mypy --strict, import-linter, generated files up to date
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
-	@$(VENV)/mypy api cli model operator server trainer dev tests/benchmarks
+	@$(VENV)/mypy api cli model operator server trainer dev tests/benchmarks examples/bad-server/main.py
 	@$(VENV)/lint-imports
 	@$(VENV)/python -m recast_api.crd --check
 	@$(VENV)/python -m recast_api.reference --check

@@ -12,6 +12,7 @@ import sys
 from recast_server.expert.ranker import Ranker, Ranking
 from recast_server.expert.schema import RankRequest
 from recast_server.main import main
+from recast_server.runtime.context import RequestContext
 
 FAILING_PERCENT = 20
 
@@ -22,11 +23,11 @@ class CarelessRanker:
     def __init__(self, ranker: Ranker) -> None:
         self._ranker = ranker
 
-    async def rank(self, request: RankRequest, request_id: str) -> Ranking:
+    async def rank(self, request: RankRequest, context: RequestContext) -> Ranking:
         """The wrapped ranking. Raises KeyError for about :data:`FAILING_PERCENT` of all request ids."""
-        if hashlib.sha256(request_id.encode()).digest()[0] * 100 < FAILING_PERCENT * 256:
+        if hashlib.sha256(context.request_id.encode()).digest()[0] * 100 < FAILING_PERCENT * 256:
             raise KeyError("boost")
-        return await self._ranker.rank(request, request_id)
+        return await self._ranker.rank(request, context)
 
 
 if __name__ == "__main__":
