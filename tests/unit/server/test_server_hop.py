@@ -198,6 +198,17 @@ async def test_a_full_queue_is_resource_exhausted(hop: Hop) -> None:
     assert hop.in_flight == 0
 
 
+async def test_a_call_ends_with_the_time_that_its_request_has_left(hop: Hop) -> None:
+    hop.engine.gate.clear()
+    for within in (0.05, 0.0, -1.0):
+        with pytest.raises(TaeUnavailableError) as raised:
+            async with asyncio.timeout(4):  # the client's own deadline is five seconds
+                await hop.client.tae(Query(1, "reels", 0, [1]), a_context(), within)
+        assert raised.value.code == "DEADLINE_EXCEEDED"
+    assert hop.counted("DEADLINE_EXCEEDED") == 1  # without any time there is no call
+    hop.engine.gate.set()
+
+
 async def test_work_whose_deadline_passed_is_never_computed(hop: Hop) -> None:
     hop.engine.gate.clear()
     running = asyncio.create_task(asked(hop.client))

@@ -1,0 +1,150 @@
+"""One request through both hops: what is refused before the foundation is asked, and how long it may take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+from server_builders import NOW, a_context, a_scheduler
+
+from recast_server.expert.model_ranker import Embedded, ModelRanker
+from recast_server.expert.ranker import Ranking
+from recast_server.expert.schema import HistoryEvent, RankRequest
+from recast_server.expert.tae_client import TaeUnavailableError
+from recast_server.runtime.context import RequestContext
+from recast_server.runtime.cost import CostModel
+from recast_server.runtime.inputs import Event, Query
+from recast_server.runtime.scheduler import OverloadedError, Scheduler
+
+REQUEST = RankRequest(user=1, candidates=[5, 9], time=NOW)
+
+
+class Expert:
+    """Says of each candidate whether it came with an embedding."""
+
+    tae_dim = 4
+    context = ()
+
+    def units(self, asked: Embedded) -> float:
+        return 1.0
+
+    def shape(self, asked: Embedded) -> None:
+        return None
+
+    def run(self, asked: Sequence[Embedded]) -> list[Ranking]:
+        return [
+            Ranking([0.5] * len(one.query.candidates), {}, [], "absent" if one.tae is None else "fresh")
+            for one in asked
+        ]
+
+
+@dataclass
+class Foundation:
+    """Answers when it is let."""
+
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: list[tuple[Query, RequestContext, float]] = field(default_factory=list)
+    failing: bool = False
+
+    async def tae(self, query: Query, context: RequestContext, within_seconds: float) -> Any:
+        self.asked.append((query, context, within_seconds))
+        await self.gate.wait()
+        if self.failing:
+            raise TaeUnavailableError("UNAVAILABLE", "scripted")
+        return np.zeros((len(query.candidates), 4), np.float16)
+
+    async def describe(self, timeout_seconds: float) -> Any:
+        raise NotImplementedError
+
+    async def close(self) -> None: ...
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def scheduler(registry: CollectorRegistry) -> Iterator[Scheduler]:
+    made = a_scheduler(8, CostModel(per_request=1.0), registry)
+    yield made
+    made.close()
+
+
+def a_ranker(scheduler: Scheduler, foundation: Foundation) -> ModelRanker:
+    return ModelRanker(Expert(), "reels", foundation, scheduler)
+
+
+async def begun(foundation: Foundation, count: int) -> None:
+    """Waits until so many were asked."""
+    async with asyncio.timeout(30):
+        while len(foundation.asked) < count:
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("failing", [False, True])
+async def test_a_request_is_ranked_with_what_the_foundation_says_or_without(
+    scheduler: Scheduler, failing: bool
+) -> None:
+    foundation = Foundation(failing=failing)
+    foundation.gate.set()
+    found = await a_ranker(scheduler, foundation).rank(REQUEST, a_context())
+    assert found.tae == ("absent" if failing else "fresh")
+
+
+async def test_the_foundation_is_asked_what_the_client_asked_and_has_the_time_but_for_the_experts_own(
+    scheduler: Scheduler,
+) -> None:
+    foundation, context = Foundation(), a_context(10.0)
+    foundation.gate.set()
+    events = [HistoryEvent(item=7, surface="feed", time=NOW - 5, actions=["like"], available_at=NOW - 2)]
+    await a_ranker(scheduler, foundation).rank(REQUEST.model_copy(update={"history": events}), context)
+    ((query, told, within),) = foundation.asked
+    assert query == Query(1, "reels", NOW, [5, 9], [Event(7, "feed", NOW - 5, ["like"], NOW - 2)], {})
+    assert told is context
+    assert 8.0 < within <= 9.0
+
+
+async def test_a_request_that_cannot_be_answered_in_time_never_reaches_the_foundation(scheduler: Scheduler) -> None:
+    foundation = Foundation()
+    ranker = a_ranker(scheduler, foundation)
+    first = asyncio.create_task(ranker.rank(REQUEST, a_context()))
+    await begun(foundation, 1)
+    with pytest.raises(OverloadedError):
+        await ranker.rank(REQUEST, a_context(2.0))
+    assert len(foundation.asked) == 1
+    foundation.gate.set()
+    await first
+
+
+async def test_a_foundation_that_is_slow_of_late_is_counted_before_it_is_asked(scheduler: Scheduler) -> None:
+    foundation = Foundation()
+    ranker = a_ranker(scheduler, foundation)
+    first = asyncio.create_task(ranker.rank(REQUEST, a_context()))
+    await begun(foundation, 1)
+    ranker._hop.seconds_each = 10.0
+    with pytest.raises(OverloadedError):
+        await ranker.rank(REQUEST, a_context(20.0))  # two of them take the foundation as long
+    assert len(foundation.asked) == 1
+    foundation.gate.set()
+    await first
+
+
+async def test_a_request_that_is_taken_back_gives_up_its_place(
+    scheduler: Scheduler, registry: CollectorRegistry
+) -> None:
+    foundation = Foundation()
+    ranker = a_ranker(scheduler, foundation)
+    task = asyncio.create_task(ranker.rank(REQUEST, a_context()))
+    await begun(foundation, 1)
+    assert registry.get_sample_value("recast_queue_requests") == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert registry.get_sample_value("recast_queue_requests") == 0
+    assert ranker._hop.under_way == 0
