@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import re
 import time
 import uuid
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -85,9 +86,10 @@ def create_app(
     """The application of the traffic port. Requests of clients that name no deadline have the SLO less a reserve."""
 
     async def rank(request: Request) -> Response:
-        context: RequestContext = request.scope["recast"]["context"]
         body = await _bounded_body(request)
-        request.scope["recast"]["received"] = True
+        known = request.scope["recast"]
+        known["received"] = received = time.monotonic()  # how fast a client sends is not this server's to answer for
+        context: RequestContext = replace(known["context"], deadline=deadline(received, known["timeout"], slo_seconds))
         asked = schema.parse(body)
         work = ranker.rank(asked, context)
         connection: Connection | None = request.scope.get("state", {}).get("connection")
@@ -138,7 +140,7 @@ def create_app(
 
     inner = Starlette(routes=[Route(PATH, guarded, methods=[METHOD])], exception_handlers={HTTPException: refused})
     inner.router.redirect_slashes = False
-    return _Edge(inner, identity, health, metrics, max_connection_age_seconds, slo_seconds)
+    return _Edge(inner, identity, health, metrics, max_connection_age_seconds)
 
 
 class _Edge:
@@ -151,22 +153,24 @@ class _Edge:
         health: Health,
         metrics: ScoringRequests,
         max_connection_age_seconds: float,
-        slo_seconds: float,
     ) -> None:
         self._app, self._identity, self._health, self._metrics = app, identity, health, metrics
-        self._max_age_seconds, self._slo_seconds = max_connection_age_seconds, slo_seconds
+        self._max_age_seconds = max_connection_age_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         begin = time.monotonic()
         connection: Connection | None = scope.get("state", {}).get("connection")
-        context = self._context(scope, begin)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+        asked_id = headers.get(names.HEADER_REQUEST_ID, "")
+        request_id = asked_id if _REQUEST_ID.fullmatch(asked_id) else uuid.uuid4().hex
         known: dict[str, Any] = {
-            "request_id": context.request_id,
-            "context": context,
+            "request_id": request_id,
+            "context": RequestContext(request_id, math.inf, traceparent(headers)),
+            "timeout": headers.get(names.HEADER_TIMEOUT),
             "tae": None,
-            "received": False,
+            "received": None,
         }
         scope["recast"] = known
         status = 0
@@ -190,28 +194,19 @@ class _Edge:
                 await self._app(scope, receive, stamped)
         finally:
             if status:
-                self._count(scores, status, (end or time.monotonic()) - begin, known)
+                self._count(scores, status, (end or time.monotonic()) - (known["received"] or begin), known)
 
     def _count(self, scores: bool, status: int, seconds: float, known: dict[str, Any]) -> None:
         if not scores:
             self._metrics.other(status)
         elif status == CLIENT_GONE:
-            self._metrics.disconnected(seconds if known["received"] else None)
+            self._metrics.disconnected(None if known["received"] is None else seconds)
         else:
             self._metrics.observe(status, seconds, known["tae"] if status == 200 else None)
         fields = {"requestId": known["request_id"], "code": status, "ms": round(seconds * 1000, 2)}
         if (trace := known["context"].trace_id) is not None:
             fields["traceId"] = trace
         _log.info("request", extra={"fields": {**fields, "tae": known["tae"] or TAE_NONE}})
-
-    def _context(self, scope: Scope, begin: float) -> RequestContext:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
-        request_id = headers.get(names.HEADER_REQUEST_ID, "")
-        return RequestContext(
-            request_id if _REQUEST_ID.fullmatch(request_id) else uuid.uuid4().hex,
-            deadline(begin, headers.get(names.HEADER_TIMEOUT), self._slo_seconds),
-            traceparent(headers),
-        )
 
     def _closes(self, connection: Connection | None) -> bool:
         aged = connection is not None and connection.older_than(self._max_age_seconds, time.monotonic())

@@ -1,9 +1,9 @@
 """The ranker of a normal server: embeddings from the foundation, or none, then the expert's network.
 
 A request is admitted once, for both: one whose scores could not be there in time is refused before the foundation is
-asked for embeddings that nobody would use. However slow the foundation is, the request still has the time that its own
-network takes: the hop ends before. No embedding in time is no error: the network was trained to do without
-(its learned absent vector), the answer says ``tae: absent`` and a counter tells the operator.
+asked for embeddings that nobody would use. However slow the foundation is, the request keeps the time that its own
+network takes, with all that waits for it: the hop ends before. No embedding in time is no error: the network was
+trained to do without (its learned absent vector), the answer says ``tae: absent`` and a counter tells the operator.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from recast_server.expert.hop import HopEstimate
 from recast_server.expert.ranker import Ranking
 from recast_server.expert.schema import RankRequest, require_known_context
 from recast_server.expert.tae_client import TaeClient, TaeUnavailableError
@@ -56,13 +55,12 @@ class ModelRanker:
 
     def __init__(self, engine: Engine, surface: str, client: TaeClient, scheduler: Scheduler) -> None:
         self._engine, self._surface, self._client, self._scheduler = engine, surface, client, scheduler
-        self._hop = HopEstimate()
 
     async def rank(self, request: RankRequest, context: RequestContext) -> Ranking:
         """See ``Ranker``."""
         require_known_context(request, self._engine.context)
         asked = Embedded(self._query(request))
-        with self._scheduler.admit(self._engine, asked, context.deadline, ready_in=self._hop.seconds) as ticket:
+        with self._scheduler.admit(self._engine, asked, context.deadline) as ticket:
             tae = await self._tae(asked.query, context, ticket)
             ranking = await ticket.run(Embedded(asked.query, tae))
         if not ranking.finite:
@@ -79,10 +77,7 @@ class ModelRanker:
     async def _tae(
         self, query: Query, context: RequestContext, ticket: Ticket[Embedded, Ranking]
     ) -> NDArray[np.floating] | None:
-        begin, beside = time.monotonic(), self._hop.begin()
         try:
-            return await self._client.tae(query, context, context.left - ticket.cost_seconds)
+            return await self._client.tae(query, context, ticket.spare_seconds)
         except TaeUnavailableError:
             return None  # counted by the client, with its code
-        finally:
-            self._hop.end(beside, time.monotonic() - begin)

@@ -7,6 +7,7 @@ changes in a running server, a neighbour on the core or a slower clock, changes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -74,7 +75,7 @@ class CostModel:
     def after(self, ran: Sample) -> CostModel:
         """The model once it has seen a batch run."""
         expected = self.batch(ran.requests, ran.units)
-        if expected <= 0:
+        if not 0 < expected < math.inf or not math.isfinite(ran.seconds):
             return self
         surprise = min(max(ran.seconds / expected, 1 / LARGEST_SURPRISE), LARGEST_SURPRISE)
         return replace(self, scale=self.scale * (1 + SMOOTHING * (surprise - 1)))

@@ -107,7 +107,7 @@ async def run_server(
         _log.info("draining")
         await server.drain(DRAIN_SHARE * grace_seconds)
     finally:
-        scheduler.close((1 - DRAIN_SHARE) / 4 * grace_seconds)
+        await asyncio.to_thread(scheduler.close, (1 - DRAIN_SHARE) / 4 * grace_seconds)
         await admin.stop()
     _log.info("stopped")
 

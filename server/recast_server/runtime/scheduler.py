@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -28,6 +29,9 @@ A = TypeVar("A")
 _Q = TypeVar("_Q", contravariant=True)
 _A = TypeVar("_A", covariant=True)
 _log = logging.getLogger("recast.scheduler")
+LATE_SECONDS = 1.0
+"""How long an answer that comes late is still awaited; a model that is stuck must not hold its callers."""
+_CLOSING = "this server is shutting down"
 EXPECTED_SHARE = 0.7
 """Of the time that is left. Estimates are means: what was expected to end just in time ends late as often as not."""
 
@@ -74,7 +78,7 @@ class Scheduler:
         self._jobs: list[_Job] = []
         self._tickets: set[Ticket[Any, Any]] = set()
         self._units = 0.0  # of all tickets
-        self._running: tuple[float, int, float] | None = None  # when it should end, its requests and their units
+        self._running: tuple[float, list[Ticket[Any, Any]]] | None = None  # when the batch should end, and its tickets
         self._busy_since: float | None = None
         self._wake = threading.Condition()
         self._closed = False
@@ -94,12 +98,12 @@ class Scheduler:
         """Drops what waits, lets what runs finish and ends the thread."""
         with self._wake:
             self._closed = True
-            dropped = [job.future for job in self._jobs] + [future for _, future in self._exclusive]
+            dropped: list[Future[Any]] = [job.future for job in self._jobs]
+            dropped += [future for _, future in self._exclusive]
             self._jobs.clear()
             self._exclusive.clear()
             self._wake.notify()
-        for future in dropped:
-            future.cancel()
+        _refuse(dropped)
         self._thread.join(timeout_seconds)
 
     async def run_exclusively(self, function: Callable[[], T]) -> T:
@@ -107,7 +111,7 @@ class Scheduler:
         future: Future[T] = Future()
         with self._wake:
             if self._closed:
-                raise OverloadedError("this server is shutting down")
+                raise OverloadedError(_CLOSING)
             self._exclusive.append((function, future))
             self._wake.notify()
         return await asyncio.wrap_future(future)
@@ -116,25 +120,26 @@ class Scheduler:
         """Expect of batches what warm-up measured."""
         self._cost = CostModel.fit(samples)
 
-    def admit(self, engine: Engine[Q, A], request: Q, deadline: float, *, ready_in: float = 0.0) -> Ticket[Q, A]:
+    def admit(self, engine: Engine[Q, A], request: Q, deadline: float) -> Ticket[Q, A]:
         """A place in the backlog, to be left in any case: use it in a ``with`` statement.
 
-        ``deadline`` is on :func:`time.monotonic`'s clock; ``ready_in`` seconds from now the request will be handed
-        over. Raises :class:`OverloadedError` where the answer might not be there in time: what is expected must fit
-        into :data:`EXPECTED_SHARE` of what is left. A server that has nothing to do takes whatever comes: an estimate
-        that is too high must not refuse for ever.
+        ``deadline`` is on :func:`time.monotonic`'s clock. Raises :class:`OverloadedError` where the answer might not be
+        there in time: what is expected must fit into :data:`EXPECTED_SHARE` of what is left. A server that has nothing
+        to do takes whatever comes: an estimate that is too high must not refuse for ever.
         """
         units, now = engine.units(request), time.monotonic()
+        if not 0 <= units < math.inf:
+            raise ValueError(f"a request cannot be {units} units of work")
         with self._wake:
             waiting = len(self._tickets)
             if self._closed or waiting >= self._capacity:
                 self._metrics.refused("full")
                 raise OverloadedError(f"{waiting} requests wait already")
-            takes = max(ready_in, self._wait(now)) + self._cost.batch(1, units)
-            if waiting and takes >= EXPECTED_SHARE * (deadline - now):
+            spare = EXPECTED_SHARE * (deadline - now) - self._wait(now) - self._cost.batch(1, units)
+            if waiting and spare <= 0:
                 self._metrics.refused("late")
                 raise OverloadedError(f"{waiting} requests wait already, more than can be answered in time")
-            ticket = Ticket(self, engine, units, deadline)
+            ticket = Ticket(self, engine, units, deadline, max(0.0, spare))
             self._tickets.add(ticket)
             self._units += units
             self._metrics.waiting(waiting + 1)
@@ -149,10 +154,11 @@ class Scheduler:
         """Seconds until all that was admitted is done."""
         if self._running is None:
             return self._cost.backlog(len(self._tickets), self._units)
-        ends, requests, units = self._running
-        # Requests of the batch that runs and whose callers gave up have no ticket any more.
-        left = max(0, len(self._tickets) - requests), max(0.0, self._units - units)
-        return max(0.0, ends - now) + self._cost.backlog(*left)
+        ends, batch = self._running
+        running = [ticket for ticket in batch if ticket in self._tickets]  # the others' callers gave up
+        units = max(0.0, self._units - sum(ticket.units for ticket in running))
+        # A batch that is overdue is thought to take as long again as it is.
+        return abs(ends - now) + self._cost.backlog(len(self._tickets) - len(running), units)
 
     def _enqueue(self, ticket: Ticket[Q, A], request: Q) -> Future[A]:
         future: Future[A] = Future()
@@ -160,17 +166,27 @@ class Scheduler:
         work = Work(ticket.engine, request, ticket.units, shape, ticket.deadline)
         with self._wake:
             if self._closed:
-                raise OverloadedError("this server is shutting down")
+                raise OverloadedError(_CLOSING)
             self._jobs.append(_Job(work, ticket, future, time.monotonic()))
             self._wake.notify()
         return future
 
     def _leave(self, ticket: Ticket[Any, Any]) -> None:
         with self._wake:
+            if ticket not in self._tickets:
+                return
+            self._forget([ticket])
+            waiting = [job for job in self._jobs if job.ticket is not ticket]
+            if len(waiting) < len(self._jobs):  # or what it holds would stay until the model is free
+                self._metrics.dropped("abandoned", len(self._jobs) - len(waiting))
+                self._jobs = waiting
+
+    def _forget(self, tickets: Sequence[Ticket[Any, Any]]) -> None:
+        for ticket in tickets:
             if ticket in self._tickets:
                 self._tickets.remove(ticket)
                 self._units = self._units - ticket.units if self._tickets else 0.0
-                self._metrics.waiting(len(self._tickets))
+        self._metrics.waiting(len(self._tickets))
 
     def _work(self) -> None:
         while True:
@@ -188,7 +204,7 @@ class Scheduler:
                 self._run_exclusively(*task)
             elif batch:
                 self._run(batch)
-            del task, batch
+            del task, batch  # nothing is held while the thread waits
 
     def _take(self, now: float) -> list[_Job]:
         """The next batch out of the queue; what is too late or abandoned leaves it too."""
@@ -209,7 +225,7 @@ class Scheduler:
         batch = [job for job in batch if job.future.set_running_or_notify_cancel()]
         if batch:
             units = sum(job.work.units for job in batch)
-            self._running = now + self._cost.batch(len(batch), units), len(batch), units
+            self._running = now + self._cost.batch(len(batch), units), [job.ticket for job in batch]
         return batch
 
     def _run(self, batch: list[_Job]) -> None:
@@ -217,17 +233,18 @@ class Scheduler:
         engine, requests = batch[0].work.engine, [job.work.request for job in batch]
         units = sum(job.work.units for job in batch)
         try:
-            answers = engine.run(requests)
+            answers = _all(engine.run(requests), len(batch))
         except BaseException as error:
             answers = self._one_by_one(batch) if len(batch) > 1 else [error]
         else:
             self._cost = self._cost.after(Sample(len(batch), units, time.monotonic() - begin))
-        self._busy_since = self._running = None
         self._metrics.ran(len(batch), time.monotonic() - begin, [begin - job.queued for job in batch])
+        with self._wake:
+            self._busy_since = self._running = None
+            self._forget([job.ticket for job in batch])
         for job, answer in zip(batch, answers, strict=True):
-            self._leave(job.ticket)
             if isinstance(answer, BaseException):
-                job.future.set_exception(answer)
+                job.future.set_exception(_told(answer))
             else:
                 job.future.set_result(answer)
 
@@ -238,7 +255,7 @@ class Scheduler:
         for job in batch:
             self._busy_since = time.monotonic()
             try:
-                (answer,) = job.work.engine.run([job.work.request])
+                (answer,) = _all(job.work.engine.run([job.work.request]), 1)
             except BaseException as error:
                 answer = error
             answers.append(answer)
@@ -251,29 +268,56 @@ class Scheduler:
         try:
             future.set_result(function())
         except BaseException as error:
-            future.set_exception(error)
+            future.set_exception(_told(error))
         finally:
             self._busy_since = None
+
+
+def _told(error: BaseException) -> Exception:
+    """The error as a caller may see it: a future cannot hold some, and others would end the event loop."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    failure = RuntimeError(f"the engine raised {type(error).__name__}")
+    failure.__cause__ = error
+    return failure
+
+
+def _refuse(futures: Sequence[Future[Any]]) -> None:
+    for future in futures:
+        if future.set_running_or_notify_cancel():
+            future.set_exception(OverloadedError(_CLOSING))
+
+
+def _all(answers: Sequence[T], count: int) -> Sequence[T]:
+    if len(answers) != count:
+        raise RuntimeError(f"the engine gave {len(answers)} answers to {count} requests")
+    return answers
 
 
 class Ticket(Generic[Q, A]):
     """An admitted request's place in the backlog."""
 
-    def __init__(self, scheduler: Scheduler, engine: Engine[Q, A], units: float, deadline: float) -> None:
+    def __init__(
+        self, scheduler: Scheduler, engine: Engine[Q, A], units: float, deadline: float, spare_seconds: float
+    ) -> None:
         self._scheduler = scheduler
         self.engine, self.units, self.deadline = engine, units, deadline
-
-    @property
-    def cost_seconds(self) -> float:
-        """What the request is expected to take of the model, alone."""
-        return self._scheduler.cost.batch(1, self.units)
+        self.spare_seconds = spare_seconds
+        """How long the request may stay away before it is handed over, and still be answered in time."""
 
     async def run(self, request: Q) -> A:
         """The answer. Raises :class:`ExpiredError` where it could not be computed in time.
 
         Cancelling the caller drops the work if it has not begun.
         """
-        return await asyncio.wrap_future(self._scheduler._enqueue(self, request))
+        answer = asyncio.wrap_future(self._scheduler._enqueue(self, request))
+        try:
+            async with asyncio.timeout(max(0.0, self.deadline - time.monotonic()) + LATE_SECONDS):
+                return await answer
+        except TimeoutError:
+            if answer.done() and not answer.cancelled():
+                raise  # the engine's own
+            raise ExpiredError("the model did not answer in time") from None
 
     def __enter__(self) -> Self:
         return self

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from real_edge import GOOD
 
+from recast_server.expert import app
 from recast_server.runtime.context import RequestContext, deadline, deadline_of_call, traceparent
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -81,3 +85,22 @@ async def test_the_edge_reads_deadline_and_trace_of_a_request_and_logs_the_trace
     assert (named.traceparent, unnamed.traceparent) == (TRACE, None)
     traces = [record.fields.get("traceId") for record in caplog.records]  # type: ignore[attr-defined]
     assert traces == [TRACE.split("-")[1], None]
+
+
+async def test_a_request_has_its_time_from_when_it_is_there_however_slowly_it_came(served: Any) -> None:
+    async def slowly() -> AsyncIterator[bytes]:
+        yield GOOD[:5]
+        await asyncio.sleep(0)
+        arrived.append(time.monotonic())
+        yield GOOD[5:]
+
+    arrived: list[float] = []
+    clock = time.monotonic
+    with pytest.MonkeyPatch.context() as patch:
+        # The head comes a minute before the rest of the body.
+        patch.setattr(app, "time", SimpleNamespace(monotonic=lambda: clock() + (0 if arrived else -60)))
+        response = await served.client.post("/v1/rank", content=slowly())
+    assert response.status_code == 200
+    (context,) = served.ranker.contexts
+    assert context.deadline - arrived[0] == pytest.approx(0.18, abs=0.1)
+    assert served.registry.get_sample_value("recast_slow_requests_total") == 0

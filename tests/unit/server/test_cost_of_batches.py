@@ -53,6 +53,14 @@ def test_one_stall_is_no_trend() -> None:
     assert cost.after(Sample(1, 10.0, 0.0)).scale == pytest.approx(1 + 0.1 * (1 / LARGEST_SURPRISE - 1))
 
 
+@pytest.mark.parametrize(
+    "ran", [Sample(1, float("nan"), 1.0), Sample(1, 1.0, float("nan")), Sample(1, float("inf"), 1.0)]
+)
+def test_what_cannot_be_measured_teaches_nothing(ran: Sample) -> None:
+    cost = CostModel(0.001, 0.0, 0.0001)
+    assert cost.after(ran) == cost
+
+
 def test_a_batch_is_full_once_batching_has_saved_what_it_can() -> None:
     small = CostModel(overhead=0.001, per_request=0.0005)
     assert [small.is_full(count, 0.0) for count in (1, 7, 8, 9)] == [False, False, True, True]

@@ -13,6 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from server_builders import a_scheduler
 
+from recast_server.runtime import scheduler as scheduler_module
 from recast_server.runtime.cost import CostModel, Sample
 from recast_server.runtime.scheduler import EXPECTED_SHARE, ExpiredError, OverloadedError, Scheduler, Ticket
 
@@ -107,6 +108,16 @@ async def test_a_request_that_fails_does_not_take_its_neighbours_with_it(schedul
     assert await ask(scheduler, engine, 5) == 10
 
 
+async def test_an_engine_that_does_not_answer_all_fails_them_and_not_the_thread(scheduler: Scheduler) -> None:
+    engine = Gated()
+    engine.gate.set()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "run", lambda requests: [])
+        with pytest.raises(RuntimeError, match="0 answers to 1 request"):
+            await ask(scheduler, engine, 1)
+    assert await ask(scheduler, engine, 2) == 4
+
+
 async def test_work_that_nobody_waits_for_is_never_done(scheduler: Scheduler, registry: CollectorRegistry) -> None:
     engine = Gated()
     held = await busy(scheduler, engine)
@@ -160,14 +171,97 @@ async def test_what_could_not_be_answered_in_time_is_refused_at_once(registry: C
     scheduler.close()
 
 
-async def test_a_request_that_comes_later_counts_from_then(registry: CollectorRegistry) -> None:
+async def test_a_place_says_how_long_its_request_may_stay_away(registry: CollectorRegistry) -> None:
     scheduler = a_scheduler(100, CostModel(per_request=1.0), registry)
-    engine, deadline = Gated(), time.monotonic() + 5.0 / EXPECTED_SHARE
-    scheduler.admit(engine, 0, deadline)
-    with pytest.raises(OverloadedError):
-        scheduler.admit(engine, 1, deadline, ready_in=4.5)
-    scheduler.admit(engine, 1, deadline, ready_in=3.5)
+    engine, deadline = Gated(), time.monotonic() + 10.0 / EXPECTED_SHARE
+    spare = [scheduler.admit(engine, 0, deadline).spare_seconds for _ in range(3)]
+    assert spare == pytest.approx([9.0, 8.0, 7.0], abs=0.5)
     scheduler.close()
+
+
+async def test_what_runs_longer_than_expected_is_not_about_to_end(registry: CollectorRegistry) -> None:
+    scheduler = a_scheduler(100, CostModel(per_request=0.001), registry)
+    engine = Gated()
+    held = await busy(scheduler, engine)
+    begin = time.monotonic()
+    while scheduler._wait(time.monotonic()) < 0.2:
+        assert time.monotonic() - begin < 30
+        await asyncio.sleep(0.01)
+    with pytest.raises(OverloadedError):
+        scheduler.admit(engine, 1, time.monotonic() + 0.1)
+    engine.gate.set()
+    await held
+    scheduler.close()
+
+
+async def test_callers_of_the_running_batch_that_left_are_not_taken_for_others(registry: CollectorRegistry) -> None:
+    scheduler = a_scheduler(100, CostModel(overhead=100.0, per_request=1.0), registry)
+    engine = Gated()
+    held = await busy(scheduler, engine)
+    others = [asyncio.create_task(ask(scheduler, engine, request)) for request in range(3)]
+    await asyncio.sleep(0)
+    before = scheduler._wait(time.monotonic())
+    held.cancel()
+    await asyncio.gather(held, return_exceptions=True)
+    assert scheduler._wait(time.monotonic()) == pytest.approx(before, abs=2.0)
+    engine.gate.set()
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    scheduler.close()
+
+
+async def test_a_model_that_is_stuck_does_not_hold_its_callers(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler_module, "LATE_SECONDS", 0.05)
+    engine = Gated()
+    held = await busy(scheduler, engine)
+    with pytest.raises(ExpiredError):
+        await asyncio.wait_for(ask(scheduler, engine, 1, time.monotonic() + 0.05), 30)
+    engine.gate.set()
+    await held
+
+
+@pytest.mark.parametrize(
+    "error", [StopIteration(), SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError()], ids=repr
+)
+async def test_whatever_an_engine_raises_its_caller_is_told_and_the_server_goes_on(
+    scheduler: Scheduler, error: BaseException
+) -> None:
+    engine = Gated()
+    engine.gate.set()
+
+    def failing(_: Sequence[int]) -> list[int]:
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "run", failing)
+        with pytest.raises(RuntimeError, match=type(error).__name__):
+            await asyncio.wait_for(ask(scheduler, engine, 1), 30)
+    assert await ask(scheduler, engine, 2) == 4
+
+
+@pytest.mark.parametrize("units", [float("nan"), float("inf"), -1.0])
+async def test_work_without_measure_is_not_admitted(scheduler: Scheduler, units: float) -> None:
+    engine = Gated()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "units", lambda _: units)
+        with pytest.raises(ValueError, match="units of work"):
+            scheduler.admit(engine, 1, time.monotonic() + LATER)
+
+
+async def test_what_a_caller_left_behind_is_not_kept_until_the_model_is_free(scheduler: Scheduler) -> None:
+    engine = Gated()
+    held = await busy(scheduler, engine)
+    for _ in range(100):
+        task = asyncio.create_task(ask(scheduler, engine, 1))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert scheduler._jobs == []
+    engine.gate.set()
+    await held
 
 
 async def test_a_server_with_nothing_to_do_takes_what_it_thinks_it_cannot_do_and_learns_that_it_can() -> None:
@@ -214,7 +308,7 @@ async def test_closing_drops_what_waits_and_lets_what_runs_finish(scheduler: Sch
     waiting = asyncio.create_task(ask(scheduler, engine, 1))
     await asyncio.sleep(0)
     closing = asyncio.create_task(asyncio.to_thread(scheduler.close))
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(OverloadedError):
         await waiting
     engine.gate.set()
     assert await held == 0
