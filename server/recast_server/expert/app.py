@@ -94,7 +94,7 @@ def create_app(
         work = ranker.rank(asked, context)
         connection: Connection | None = request.scope.get("state", {}).get("connection")
         ranking = await (work if connection is None else connection.while_it_stands(work))
-        request.scope["recast"]["tae"] = ranking.tae
+        known["tae"] = ranking.tae
         order = sorted(range(len(ranking.scores)), key=ranking.scores.__getitem__, reverse=True)[: asked.limit]
         return _respond(
             200,

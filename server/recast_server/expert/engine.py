@@ -16,14 +16,13 @@ from recast_api.server import ExpertServerConfig
 from recast_model.artifact import load_expert
 from recast_model.batch import RequestBatch
 from recast_model.features import collate
-from recast_model.flops import forward_flops
 from recast_model.inference import score
 from recast_server.expert.model_ranker import Embedded
 from recast_server.expert.ranker import Ranking
 from recast_server.expert.schema import CANDIDATES
 from recast_server.runtime.cost import Sample
-from recast_server.runtime.inputs import Event, Query, RequestEncoder
-from recast_server.runtime.warmup import measure, padded_to
+from recast_server.runtime.inputs import Query, RequestEncoder, padded_to
+from recast_server.runtime.warmup import measure, probe
 
 _log = logging.getLogger("recast.engine")
 
@@ -53,8 +52,7 @@ class ExpertEngine:
 
     def units(self, asked: Embedded) -> float:
         """See ``Engine``: floating-point operations."""
-        events = min(self._encoder.events(asked.query), self._config.history_length)
-        return forward_flops(self._config, events, padded_to(len(asked.query.candidates)))
+        return self._encoder.flops(asked.query, self._config)
 
     def shape(self, asked: Embedded) -> Hashable:
         """See ``Engine``: candidates are padded, histories are not."""
@@ -101,16 +99,8 @@ class ExpertEngine:
         """Runs small and large requests, with and without embeddings, and measures those with."""
         surface, length = self._config.surface, self._config.history_length
 
-        def query(events: int, candidates: int) -> Query:
-            past = [Event(0, surface, time_ms, ()) for time_ms in range(events)]
-            return Query(0, surface, length, [0] * candidates, past)
+        def embedded(query: Query) -> Embedded:
+            return Embedded(query, np.zeros((len(query.candidates), self.tae_dim), np.float16))
 
-        self.run([Embedded(query(length, CANDIDATES), None)])
-        return measure(
-            self,
-            lambda events, candidates: Embedded(
-                query(events, candidates), np.zeros((candidates, self.tae_dim), np.float16)
-            ),
-            length,
-            CANDIDATES,
-        )
+        self.run([Embedded(probe(surface, length, CANDIDATES), None)])
+        return measure(self, embedded, surface, length, CANDIDATES)

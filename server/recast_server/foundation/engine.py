@@ -13,12 +13,11 @@ from recast_api.manifest import Manifest
 from recast_model.artifact import load_foundation
 from recast_model.batch import RequestBatch
 from recast_model.features import collate
-from recast_model.flops import forward_flops
 from recast_model.inference import TAE_DTYPE, embed
 from recast_server.foundation.service import CANDIDATES, FoundationMetadata
 from recast_server.runtime.cost import Sample
-from recast_server.runtime.inputs import Event, Query, RequestEncoder
-from recast_server.runtime.warmup import measure, padded_to
+from recast_server.runtime.inputs import Query, RequestEncoder, padded_to
+from recast_server.runtime.warmup import measure
 
 
 class FoundationEngine:
@@ -42,8 +41,7 @@ class FoundationEngine:
 
     def units(self, query: Query) -> float:
         """See ``Engine``: floating-point operations."""
-        events = min(self._encoder.events(query), self._config.history_length)
-        return forward_flops(self._config, events, padded_to(len(query.candidates)))
+        return self._encoder.flops(query, self._config)
 
     def shape(self, query: Query) -> Hashable:
         """See ``Engine``: candidates are padded, histories are not."""
@@ -57,10 +55,4 @@ class FoundationEngine:
 
     def warm_up(self) -> list[Sample]:
         """Runs small and large requests, so that the first real one meets warm memory, and measures them."""
-        surface, length = self._config.surfaces[0], self._config.history_length
-
-        def query(events: int, candidates: int) -> Query:
-            past = [Event(0, surface, time_ms, ()) for time_ms in range(events)]
-            return Query(0, surface, length, [0] * candidates, past)
-
-        return measure(self, query, length, CANDIDATES)
+        return measure(self, lambda query: query, self._config.surfaces[0], self._config.history_length, CANDIDATES)

@@ -30,7 +30,6 @@ CANDIDATES = 2048
 HISTORY_EVENTS = 1024
 LONGEST_SECONDS = 10.0
 """The deadline of a call that brings none."""
-_INT64 = 2**63 - 1
 _SCHEMES = {np.dtype(np.float32): wire.FLOAT32, np.dtype(np.float16): wire.FLOAT16}
 _log = logging.getLogger("recast.foundation")
 

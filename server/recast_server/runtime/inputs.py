@@ -15,9 +15,11 @@ import numpy as np
 
 from recast_model.context import Context, Features
 from recast_model.features import UNKNOWN_ITEM, Request
+from recast_model.flops import forward_flops
 from recast_model.history import History, Ints
 
 if TYPE_CHECKING:
+    from recast_model.config import ExpertConfig, FoundationConfig
     from recast_model.items import ItemTable
     from recast_model.snapshot import HistorySnapshot
 
@@ -47,6 +49,11 @@ class Query:
     """Features of the request by name; those that the version does not know are passed over."""
 
 
+def padded_to(candidates: int) -> int:
+    """The next power of two: requests of one such size run in one batch, which wastes less than half of it."""
+    return 1 << (candidates - 1).bit_length()
+
+
 @dataclass(frozen=True)
 class RequestEncoder:
     """Encodes with what a version knows: items, users' histories, and names of surfaces and tasks in its order."""
@@ -57,9 +64,10 @@ class RequestEncoder:
     tasks: tuple[str, ...]
     context: Features = ()
 
-    def events(self, query: Query) -> int:
-        """How many events the query's history has, at most."""
-        return self.histories.length(query.user) if query.history is None else len(query.history)
+    def flops(self, query: Query, config: FoundationConfig | ExpertConfig) -> float:
+        """How much work the query is for a network, at most: events of other surfaces count as if it read them."""
+        events = self.histories.length(query.user) if query.history is None else len(query.history)
+        return forward_flops(config, min(events, config.history_length), padded_to(len(query.candidates)))
 
     def encode(self, query: Query) -> Request:
         """The query in dense indices; a user without a stored history has none.

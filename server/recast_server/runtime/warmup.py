@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from recast_server.runtime.cost import Sample
+from recast_server.runtime.inputs import Event, Query
 from recast_server.runtime.scheduler import Engine
 
 TOGETHER = 8
@@ -14,23 +15,24 @@ USUAL = 16
 """Candidates of a request as many send it."""
 
 
-def padded_to(candidates: int) -> int:
-    """The next power of two: requests of one such size run in one batch, which wastes less than half of it."""
-    return 1 << (candidates - 1).bit_length()
+def probe(surface: str, events: int, candidates: int) -> Query:
+    """A query of so many events and candidates, all of them unknown."""
+    past = [Event(0, surface, time_ms, ()) for time_ms in range(events)]
+    return Query(0, surface, events, [0] * candidates, past)
 
 
 def measure(
-    engine: Engine[Any, Any], request: Callable[[int, int], Any], history: int, candidates: int
+    engine: Engine[Any, Any], request: Callable[[Query], Any], surface: str, history: int, candidates: int
 ) -> list[Sample]:
     """Run batches of several sizes; returns how long each took once memory was warm.
 
-    ``request`` makes one of so many events and candidates; ``history`` and ``candidates`` are the most that may come.
+    ``request`` makes what the engine takes of a query; ``history`` and ``candidates`` are the most that may come.
     """
     found = []
     for events, shown, together in (
         (0, 1, 1), (history, USUAL, 1), (0, 1, TOGETHER), (history, USUAL, TOGETHER), (history, candidates, 1),
     ):  # fmt: skip
-        batch = [request(events, shown) for _ in range(together)]
+        batch = [request(probe(surface, events, shown)) for _ in range(together)]
         engine.run(batch)
         begin = time.monotonic()
         engine.run(batch)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -169,6 +170,16 @@ async def test_what_could_not_be_answered_in_time_is_refused_at_once(registry: C
     engine.gate.set()
     await held
     scheduler.close()
+
+
+async def test_without_any_time_to_spare_only_an_idle_server_takes_a_request(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler_module, "time", SimpleNamespace(monotonic=lambda: 100.0))
+    engine = Gated()
+    scheduler.admit(engine, 1, 100.0)
+    with pytest.raises(OverloadedError):
+        scheduler.admit(engine, 2, 100.0)
 
 
 async def test_a_place_says_how_long_its_request_may_stay_away(registry: CollectorRegistry) -> None:
