@@ -7,7 +7,8 @@ from pathlib import Path
 
 from recast_api.manifest import Manifest
 from recast_api.server import ExpertServerConfig
-from recast_server.expert.app import Identity, create_app
+from recast_server.expert.app import create_app
+from recast_server.expert.edge import Identity
 from recast_server.expert.handshake import handshake
 from recast_server.expert.model_ranker import Engine, ModelRanker
 from recast_server.expert.ranker import Ranker
@@ -65,6 +66,8 @@ class ExpertServer:
             self._metrics,
             config.max_connection_age_seconds,
             config.slo_milliseconds / 1000,
+            self._runtime.scheduler.require_room,
+            lambda: self._runtime.lag.seconds,
         )
 
         def refusal(status: int) -> tuple[list[tuple[bytes, bytes]], bytes]:

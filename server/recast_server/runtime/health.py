@@ -47,7 +47,7 @@ class Health:
     @property
     def ready(self) -> bool:
         """Whether new requests are welcome."""
-        return self.phase is Phase.SERVING
+        return self.phase is Phase.SERVING and self._scheduler.running
 
     @property
     def draining(self) -> bool:

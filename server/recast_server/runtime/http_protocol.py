@@ -68,12 +68,13 @@ class Connection:
         if self.lost is not None:
             work.close()
             raise ClientDisconnect
-        task = asyncio.ensure_future(work)
-        self.on_lost = task.cancel
+        task = asyncio.current_task()
+        assert task is not None
+        self.on_lost = task.cancel  # what it awaits, that is: not a task more for each request
         try:
-            return await task
+            return await work
         except asyncio.CancelledError:
-            if self.lost is not None:
+            if self.lost is not None and not task.uncancel():
                 raise ClientDisconnect from None
             raise
         finally:

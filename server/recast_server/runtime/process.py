@@ -24,6 +24,7 @@ from recast_server.runtime.cpu import limit_threads, model_threads
 from recast_server.runtime.health import Health, Phase, admin_app
 from recast_server.runtime.http import HttpServer, bind
 from recast_server.runtime.logs import LogWriter
+from recast_server.runtime.loop_lag import LoopLag
 from recast_server.runtime.metrics import new_registry
 from recast_server.runtime.queue_metrics import QueueMetrics
 from recast_server.runtime.scheduler import Scheduler
@@ -72,6 +73,7 @@ class Runtime:
     health: Health
     scheduler: Scheduler
     registry: CollectorRegistry
+    lag: LoopLag
 
 
 async def run_server(
@@ -89,16 +91,18 @@ async def run_server(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     registry = new_registry(lambda: log.dropped)
-    scheduler = Scheduler(QUEUE, QueueMetrics(registry))
+    lag = LoopLag()
+    scheduler = Scheduler(QUEUE, QueueMetrics(registry), lambda: lag.seconds)
     scheduler.start()
     health = Health(scheduler)
     admin = HttpServer(admin_app(health, registry), bind(ports.host, ports.admin))
     await admin.start()
     _log.info("starting", extra={"fields": {"adminPort": admin.port}})
-    server = make(Runtime(health, scheduler, registry))
+    server = make(Runtime(health, scheduler, registry, lag))
     try:
         port = await _unless(stop, _start(server, scheduler, ports))
         if port is not None:
+            lag.start()
             health.phase = Phase.SERVING
             seconds = round(time.monotonic() - begin, 2)
             _log.info("serving", extra={"fields": {"port": port, "adminPort": admin.port, "startSeconds": seconds}})
@@ -107,6 +111,7 @@ async def run_server(
         _log.info("draining")
         await server.drain(DRAIN_SHARE * grace_seconds)
     finally:
+        lag.stop()
         await asyncio.to_thread(scheduler.close, (1 - DRAIN_SHARE) / 4 * grace_seconds)
         await admin.stop()
     _log.info("stopped")

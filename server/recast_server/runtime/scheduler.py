@@ -9,8 +9,10 @@ model thread never waits for I/O. Work that nobody waits for any more is dropped
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -31,6 +33,8 @@ _A = TypeVar("_A", covariant=True)
 _log = logging.getLogger("recast.scheduler")
 LATE_SECONDS = 1.0
 """How long an answer that comes late is still awaited; a model that is stuck must not hold its callers."""
+NICENESS = 5
+"""Of the model thread, above the process's own."""
 _CLOSING = "this server is shutting down"
 EXPECTED_SHARE = 0.7
 """Of the time that is left. Estimates are means: what was expected to end just in time ends late as often as not."""
@@ -64,15 +68,16 @@ class Engine(Protocol[_Q, _A]):
 class _Job:
     work: Work
     ticket: Ticket[Any, Any]
-    future: Future[Any]
+    future: asyncio.Future[Any]
     queued: float
 
 
 class Scheduler:
     """Admits work, batches it, and runs it in a thread of its own, the oldest first."""
 
-    def __init__(self, capacity: int, metrics: QueueMetrics) -> None:
-        self._capacity, self._metrics = capacity, metrics
+    def __init__(self, capacity: int, metrics: QueueMetrics, lag: Callable[[], float] = lambda: 0.0) -> None:
+        """``lag``: seconds that the event loop needs before it looks at what came for it, as an answer does."""
+        self._capacity, self._metrics, self._lag = capacity, metrics, lag
         self._cost = CostModel()
         self._exclusive: list[tuple[Callable[[], Any], Future[Any]]] = []
         self._jobs: list[_Job] = []
@@ -96,14 +101,7 @@ class Scheduler:
 
     def close(self, timeout_seconds: float = 5.0) -> None:
         """Drops what waits, lets what runs finish and ends the thread."""
-        with self._wake:
-            self._closed = True
-            dropped: list[Future[Any]] = [job.future for job in self._jobs]
-            dropped += [future for _, future in self._exclusive]
-            self._jobs.clear()
-            self._exclusive.clear()
-            self._wake.notify()
-        _refuse(dropped)
+        self._drop_all(_CLOSING)
         self._thread.join(timeout_seconds)
 
     async def run_exclusively(self, function: Callable[[], T]) -> T:
@@ -127,28 +125,43 @@ class Scheduler:
         there in time: what is expected must fit into :data:`EXPECTED_SHARE` of what is left. A server that has nothing
         to do takes whatever comes: an estimate that is too high must not refuse for ever.
         """
-        units, now = engine.units(request), time.monotonic()
+        units = engine.units(request)
         if not 0 <= units < math.inf:
             raise ValueError(f"a request cannot be {units} units of work")
         with self._wake:
-            waiting = len(self._tickets)
-            if self._closed or waiting >= self._capacity:
-                self._metrics.refused("full")
-                raise OverloadedError(f"{waiting} requests wait already")
-            spare = EXPECTED_SHARE * (deadline - now) - self._wait(now) - self._cost.batch(1, units)
-            if waiting and spare <= 0:
-                self._metrics.refused("late")
-                raise OverloadedError(f"{waiting} requests wait already, more than can be answered in time")
-            ticket = Ticket(self, engine, units, deadline, max(0.0, spare))
+            ticket = Ticket(self, engine, units, deadline, self._spare(units, deadline))
             self._tickets.add(ticket)
             self._units += units
-            self._metrics.waiting(waiting + 1)
+            self._metrics.waiting(len(self._tickets))
         return ticket
+
+    def require_room(self, deadline: float) -> None:
+        """Raise :class:`OverloadedError` where even the smallest request would be refused: known before it is read."""
+        with self._wake:
+            self._spare(0.0, deadline)
+
+    @property
+    def running(self) -> bool:
+        """Whether the thread is there to do what is admitted."""
+        return self._thread.is_alive()
 
     def alive(self, stuck_after_seconds: float) -> bool:
         """Whether the thread runs and has not been at one piece of work for longer than this."""
         busy_since = self._busy_since
-        return self._thread.is_alive() and (busy_since is None or time.monotonic() - busy_since < stuck_after_seconds)
+        return self.running and (busy_since is None or time.monotonic() - busy_since < stuck_after_seconds)
+
+    def _spare(self, units: float, deadline: float) -> float:
+        """Seconds that a request of so many units would have to spare. Raises OverloadedError; see :meth:`admit`."""
+        now, waiting = time.monotonic(), len(self._tickets)
+        if self._closed or waiting >= self._capacity:
+            self._metrics.refused("full")
+            raise OverloadedError(f"{waiting} requests wait already")
+        expected = self._wait(now) + self._cost.batch(1, units) + self._lag()
+        spare = EXPECTED_SHARE * (deadline - now) - expected
+        if waiting and spare <= 0:
+            self._metrics.refused("late")
+            raise OverloadedError(f"{waiting} requests wait already, more than can be answered in time")
+        return max(0.0, spare)
 
     def _wait(self, now: float) -> float:
         """Seconds until all that was admitted is done."""
@@ -160,8 +173,8 @@ class Scheduler:
         # A batch that is overdue is thought to take as long again as it is.
         return abs(ends - now) + self._cost.backlog(len(self._tickets) - len(running), units)
 
-    def _enqueue(self, ticket: Ticket[Q, A], request: Q) -> Future[A]:
-        future: Future[A] = Future()
+    def _enqueue(self, ticket: Ticket[Q, A], request: Q) -> asyncio.Future[A]:
+        future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         shape = ticket.engine.shape(request)
         work = Work(ticket.engine, request, ticket.units, shape, ticket.deadline)
         with self._wake:
@@ -188,7 +201,28 @@ class Scheduler:
                 self._units = self._units - ticket.units if self._tickets else 0.0
         self._metrics.waiting(len(self._tickets))
 
+    def _drop_all(self, why: str) -> None:
+        """Closes, and tells all who wait why."""
+        with self._wake:
+            self._closed = True
+            jobs, self._jobs = self._jobs, []
+            exclusive, self._exclusive = self._exclusive, []
+            self._wake.notify()
+        _settle([(job.future, OverloadedError(why)) for job in jobs])
+        for _, future in exclusive:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(OverloadedError(why))
+
     def _work(self) -> None:
+        # Where they share a core the event loop goes first: a refusal or a probe is short, and a batch is not.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        try:
+            self._serve()
+        except BaseException:  # a mistake of this module's own: the server must not look as if it could answer
+            _log.critical("the model thread failed; this server needs to be restarted", exc_info=True)
+            self._drop_all("this server cannot answer any more")
+
+    def _serve(self) -> None:
         while True:
             with self._wake:
                 while not (self._jobs or self._exclusive or self._closed):
@@ -219,10 +253,7 @@ class Scheduler:
         self._jobs = [job for place, job in enumerate(self._jobs) if place not in gone]
         if late:
             self._metrics.dropped("late", len(late))
-        for job in late:
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(ExpiredError("the deadline came too near while the request was waiting"))
-        batch = [job for job in batch if job.future.set_running_or_notify_cancel()]
+        _settle([(job.future, ExpiredError("the deadline came too near while it was waiting")) for job in late])
         if batch:
             units = sum(job.work.units for job in batch)
             self._running = now + self._cost.batch(len(batch), units), [job.ticket for job in batch]
@@ -242,11 +273,7 @@ class Scheduler:
         with self._wake:
             self._busy_since = self._running = None
             self._forget([job.ticket for job in batch])
-        for job, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, BaseException):
-                job.future.set_exception(_told(answer))
-            else:
-                job.future.set_result(answer)
+        _settle([(job.future, answer) for job, answer in zip(batch, answers, strict=True)])
 
     def _one_by_one(self, batch: Sequence[_Job]) -> list[Any]:
         """What each gives alone: a request that fails must not take its neighbours with it."""
@@ -282,10 +309,21 @@ def _told(error: BaseException) -> Exception:
     return failure
 
 
-def _refuse(futures: Sequence[Future[Any]]) -> None:
-    for future in futures:
-        if future.set_running_or_notify_cancel():
-            future.set_exception(OverloadedError(_CLOSING))
+def _settle(answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+    """Gives callers their answers or errors, from any thread: one wake-up of the event loop, however many they are."""
+
+    def settle() -> None:
+        for future, answer in answers:
+            if future.done():  # cancelled: nobody waits
+                continue
+            if isinstance(answer, BaseException):
+                future.set_exception(_told(answer))
+            else:
+                future.set_result(answer)
+
+    if answers:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and all who waited with it
+            answers[0][0].get_loop().call_soon_threadsafe(settle)
 
 
 def _all(answers: Sequence[T], count: int) -> Sequence[T]:
@@ -310,7 +348,7 @@ class Ticket(Generic[Q, A]):
 
         Cancelling the caller drops the work if it has not begun.
         """
-        answer = asyncio.wrap_future(self._scheduler._enqueue(self, request))
+        answer = self._scheduler._enqueue(self, request)
         try:
             async with asyncio.timeout(max(0.0, self.deadline - time.monotonic()) + LATE_SECONDS):
                 return await answer

@@ -10,7 +10,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from recast_api.resources.version import FoundationPin
-from recast_server.expert.app import Identity, create_app
+from recast_server.expert.app import create_app
+from recast_server.expert.edge import Identity
 from recast_server.expert.ranker import Ranking
 from recast_server.expert.schema import RankRequest
 from recast_server.runtime.context import RequestContext
@@ -49,6 +50,7 @@ class Served:
     registry: CollectorRegistry
     client: httpx.AsyncClient
     state: dict[str, object]
+    identity: Identity = IDENTITY
 
     def count(self, code: str) -> float:
         value = self.registry.get_sample_value("recast_requests_total", {"code": code})
@@ -59,7 +61,9 @@ class Served:
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
     ranker, registry = FakeRanker(), CollectorRegistry()
-    health = Health(Scheduler(1, QueueMetrics(CollectorRegistry())))
+    scheduler = Scheduler(1, QueueMetrics(CollectorRegistry()))
+    scheduler.start()
+    health = Health(scheduler)
     health.phase = Phase.SERVING
     app = create_app(IDENTITY, ranker, health, ScoringRequests(registry, 0.2), 30.0, 0.2)
     state: dict[str, object] = {}
@@ -70,3 +74,4 @@ async def served() -> AsyncIterator[Served]:
     transport = httpx.ASGITransport(app=with_state, raise_app_exceptions=True)  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=transport, base_url="http://expert") as client:
         yield Served(ranker, health, registry, client, state)
+    scheduler.close()

@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry
 from server_builders import NOW, TAE_DIM, LandedPair, a_scheduler
 
 from recast_api.resources.version import FoundationPin
-from recast_server.expert.app import Identity, create_app
+from recast_server.expert.app import create_app
+from recast_server.expert.edge import Identity
 from recast_server.expert.engine import ExpertEngine
 from recast_server.expert.model_ranker import ModelRanker
 from recast_server.expert.tae_client import GrpcTaeClient

@@ -13,7 +13,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from recast_api.resources.version import FoundationPin
-from recast_server.expert.app import Identity, create_app
+from recast_server.expert.app import create_app
+from recast_server.expert.edge import Identity
 from recast_server.expert.ranker import Ranking
 from recast_server.expert.schema import RankRequest
 from recast_server.runtime.context import RequestContext
@@ -78,6 +79,7 @@ class Edge:
     health: Health
     registry: CollectorRegistry
     server: HttpServer
+    scheduler: Scheduler
     opened: list[asyncio.StreamWriter] = field(default_factory=list)
     """Every client's end: a writer that nobody holds is closed."""
 
@@ -110,15 +112,19 @@ async def real_edge(**options: Any) -> AsyncIterator[Edge]:
     """An edge that listens; its gate is open."""
     ranker, registry = GatedRanker(), CollectorRegistry()
     ranker.gate.set()
-    health = Health(Scheduler(1, QueueMetrics(CollectorRegistry())))
+    scheduler = Scheduler(1, QueueMetrics(CollectorRegistry()))
+    scheduler.start()
+    health = Health(scheduler)
     health.phase = Phase.SERVING
     identity = Identity("reels", "reels", "0123456789", 7, PIN)
-    app = create_app(identity, ranker, health, ScoringRequests(registry, SLO_SECONDS), 30.0, SLO_SECONDS)
+    metrics = ScoringRequests(registry, SLO_SECONDS)
+    app = create_app(identity, ranker, health, metrics, 30.0, SLO_SECONDS, scheduler.require_room)
     server = HttpServer(app, bind("127.0.0.1", 0), identity.refusal, **options)
     await server.start()
-    edge = Edge(ranker, health, registry, server)
+    edge = Edge(ranker, health, registry, server, scheduler)
     yield edge
     ranker.gate.set()
     for writer in edge.opened:
         writer.close()
     await server.stop()
+    scheduler.close()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from real_edge import GOOD
 
-from recast_server.expert import app
+from recast_server.expert import edge
 from recast_server.runtime.context import RequestContext, deadline, deadline_of_call, traceparent
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -98,7 +98,7 @@ async def test_a_request_has_its_time_from_when_it_is_there_however_slowly_it_ca
     clock = time.monotonic
     with pytest.MonkeyPatch.context() as patch:
         # The head comes a minute before the rest of the body.
-        patch.setattr(app, "time", SimpleNamespace(monotonic=lambda: clock() + (0 if arrived else -60)))
+        patch.setattr(edge, "time", SimpleNamespace(monotonic=lambda: clock() + (0 if arrived else -60)))
         response = await served.client.post("/v1/rank", content=slowly())
     assert response.status_code == 200
     (context,) = served.ranker.contexts

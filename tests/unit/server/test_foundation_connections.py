@@ -19,6 +19,7 @@ from recast_server.foundation.service import FoundationMetadata
 from recast_server.proto import foundation_pb2 as wire
 from recast_server.proto.foundation_pb2_grpc import FoundationStub
 from recast_server.runtime.health import Health
+from recast_server.runtime.loop_lag import LoopLag
 from recast_server.runtime.process import Ports, Runtime
 
 
@@ -35,7 +36,7 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Foundatio
     monkeypatch.setattr(serve, "CONNECTIONS", 20)
     scheduler = a_scheduler()
     unused: Any = None
-    server = FoundationServer(unused, unused, Runtime(Health(scheduler), scheduler, CollectorRegistry()))
+    server = FoundationServer(unused, unused, Runtime(Health(scheduler), scheduler, CollectorRegistry(), LoopLag()))
     server._engine = Described()  # type: ignore[assignment]
     yield server, await server.start(Ports("127.0.0.1"))
     await server.drain(1.0)

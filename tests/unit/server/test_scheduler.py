@@ -16,6 +16,7 @@ from server_builders import a_scheduler
 
 from recast_server.runtime import scheduler as scheduler_module
 from recast_server.runtime.cost import CostModel, Sample
+from recast_server.runtime.queue_metrics import QueueMetrics
 from recast_server.runtime.scheduler import EXPECTED_SHARE, ExpiredError, OverloadedError, Scheduler, Ticket
 
 LATER = 3600.0
@@ -341,3 +342,74 @@ async def test_what_ran_is_measured(scheduler: Scheduler, registry: CollectorReg
     assert counted(registry, "recast_batch_requests_count") == counted(registry, "recast_batch_duration_seconds_count")
     assert counted(registry, "recast_batch_requests_count") == 2
     assert counted(registry, "recast_queue_wait_seconds_count") == 3
+
+
+async def test_what_is_refused_without_a_look_would_have_been_refused_with_one(registry: CollectorRegistry) -> None:
+    scheduler = a_scheduler(100, CostModel(per_request=1.0), registry)
+    engine = Gated()
+    scheduler.require_room(time.monotonic() + 0.001)  # nothing waits: whatever comes is taken
+    held = await busy(scheduler, engine)
+    soon, later = (time.monotonic() + seconds / EXPECTED_SHARE for seconds in (1.5, 2.5))
+    with pytest.raises(OverloadedError):
+        scheduler.require_room(soon)
+    with pytest.raises(OverloadedError):
+        scheduler.admit(engine, 1, soon)
+    assert counted(registry, "recast_queue_refused_total", reason="late") == 2
+    scheduler.require_room(later)
+    scheduler.admit(engine, 1, later)  # and asking took no place
+    engine.gate.set()
+    await held
+    scheduler.close()
+    with pytest.raises(OverloadedError):
+        scheduler.require_room(time.monotonic() + LATER)
+
+
+async def test_an_answer_must_pass_the_event_loop_too(registry: CollectorRegistry) -> None:
+    lag = 0.0
+    scheduler = Scheduler(100, QueueMetrics(registry), lambda: lag)
+    scheduler.start(CostModel(per_request=1.0))
+    engine, deadline = Gated(), time.monotonic() + 5.5 / EXPECTED_SHARE
+    assert scheduler.admit(engine, 1, deadline).spare_seconds == pytest.approx(4.5, abs=0.5)
+    lag = 2.0
+    assert scheduler.admit(engine, 1, deadline).spare_seconds == pytest.approx(1.5, abs=0.5)
+    lag = 3.0
+    with pytest.raises(OverloadedError):
+        scheduler.admit(engine, 1, deadline)
+    scheduler.close()
+
+
+async def test_where_the_scheduler_itself_fails_all_who_wait_are_told_and_the_pod_is_restarted(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Gated()
+    held = await busy(scheduler, engine)
+    waiting = asyncio.create_task(ask(scheduler, engine, 1))
+    await asyncio.sleep(0)
+    monkeypatch.setattr(scheduler, "_take", lambda now: 1 // 0)
+    engine.gate.set()
+    assert await held == 0
+    with pytest.raises(OverloadedError):
+        await waiting
+    with pytest.raises(OverloadedError):
+        await ask(scheduler, engine, 2)
+    await asyncio.to_thread(scheduler._thread.join, 30)
+    assert not scheduler.alive(60)
+    assert "needs to be restarted" in caplog.text
+
+
+async def test_an_answer_for_a_loop_that_ended_ends_nothing_else(scheduler: Scheduler) -> None:
+    engine = Gated()
+
+    async def leave() -> None:
+        asked = asyncio.ensure_future(ask(scheduler, engine, 1))
+        await asyncio.to_thread(engine.begun.acquire, True, 30)
+        assert not asked.done()
+
+    def elsewhere() -> None:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(leave())
+        loop.close()
+
+    await asyncio.to_thread(elsewhere)
+    engine.gate.set()
+    assert await ask(scheduler, engine, 2) == 4

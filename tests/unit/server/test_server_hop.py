@@ -15,6 +15,7 @@ import grpc.aio
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
+from real_edge import until
 from server_builders import a_context, a_scheduler
 
 from recast_api.resources.version import FoundationPin
@@ -217,6 +218,7 @@ async def test_work_whose_deadline_passed_is_never_computed(hop: Hop) -> None:
     with pytest.raises(TaeUnavailableError) as raised:
         await asked(hasty, user=2)
     assert raised.value.code == "DEADLINE_EXCEEDED"
+    await until(lambda: hop.in_flight == 1)  # the server knows too
     hop.engine.gate.set()
     await running
     await asked(hop.client, user=3)

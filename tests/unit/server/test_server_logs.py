@@ -140,6 +140,8 @@ def test_a_drop_is_told_as_soon_as_someone_reads_also_when_nothing_more_is_logge
     log.line("z" * 3 * PIPE_BYTES)  # there is room again
     log.close()
     assert log.dropped == 3
+    os.close(pipe.writer)
+    pipe.thread.join(30)  # type: ignore[union-attr]
 
 
 def test_a_reader_that_is_gone_costs_its_lines_and_nothing_else() -> None:

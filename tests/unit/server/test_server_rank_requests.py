@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,7 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
+from real_edge import GOOD as GOOD_BODY
+from real_edge import post as on_the_wire
+from real_edge import real_edge, until
 
+from recast_server.expert.app import create_app
 from recast_server.expert.schema import BODY_BYTES, RefusedError, parse
 from recast_server.runtime.http_protocol import Connection
 from recast_server.runtime.metrics import ScoringRequests
@@ -239,3 +244,35 @@ def test_whatever_comes_in_is_a_request_or_a_refusal_with_a_reason(content: byte
     assert refusal.status in (400, 422)
     assert json.dumps(refusal.body("id"))
     assert refusal.message
+
+
+async def test_where_nothing_could_be_answered_a_request_is_refused_unread(caplog: pytest.LogCaptureFixture) -> None:
+    async with real_edge() as edge:
+        scheduler = edge.scheduler
+        scheduler.close()
+        with caplog.at_level(logging.INFO, "recast.expert"):
+            for body in (b"no JSON", GOOD_BODY):
+                assert (await edge.ask(on_the_wire(body))).startswith(b"HTTP/1.1 503")
+            await until(lambda: "requests refused" in caplog.text)
+    assert edge.ranker.begun == 0
+    assert edge.answered() == {"503": 2}
+    assert [record.fields for record in caplog.records] == [{"code": 503, "requests": 2}]  # type: ignore[attr-defined]
+
+
+async def test_what_waited_in_the_event_loop_is_not_given_again(served: Any) -> None:
+    ranker, lags = served.ranker, iter((0.0, 30.0))
+    app = create_app(
+        served.identity,
+        ranker,
+        served.health,
+        ScoringRequests(CollectorRegistry(), 60.0),
+        30.0,
+        60.0,
+        lag=lambda: next(lags),
+    )
+    transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=transport, base_url="http://expert") as client:
+        for _ in range(2):
+            assert (await client.post("/v1/rank", content=GOOD_BODY)).status_code == 200
+    first, second = (context.deadline for context in ranker.contexts)
+    assert first - second == pytest.approx(30.0, abs=5.0)

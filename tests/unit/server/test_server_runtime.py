@@ -27,16 +27,25 @@ from recast_server.runtime.scheduler import Scheduler
 
 
 def test_only_a_serving_pod_is_ready_and_only_a_started_one_can_be_stuck() -> None:
-    health = Health(Scheduler(1, QueueMetrics(CollectorRegistry())))  # its thread never runs
+    scheduler = a_scheduler()
+    health = Health(scheduler)
     seen = {}
     for phase in Phase:
         health.phase = phase
         seen[phase] = (health.started, health.ready, health.draining, health.live)
     assert seen == {
         Phase.STARTING: (False, False, False, True),
-        Phase.SERVING: (True, True, False, False),
-        Phase.DRAINING: (True, False, True, False),
+        Phase.SERVING: (True, True, False, True),
+        Phase.DRAINING: (True, False, True, True),
     }
+    scheduler.close()
+
+
+def test_a_pod_whose_model_thread_is_not_there_is_neither_ready_nor_live_once_it_serves() -> None:
+    health = Health(Scheduler(1, QueueMetrics(CollectorRegistry())))  # its thread never runs
+    assert (health.ready, health.live) == (False, True)
+    health.phase = Phase.SERVING
+    assert (health.ready, health.live) == (False, False)
 
 
 async def test_liveness_fails_for_a_thread_that_is_stuck_after_start_up() -> None:

@@ -1,0 +1,271 @@
+"""What every request to an expert's traffic port passes, whatever it asks for.
+
+The edge gives a request its id, answers whatever goes wrong as JSON, sets the headers that tell a client which
+revision it met, asks old connections to close, and counts the request once, when its status is known. It has no
+framework around it: under overload most requests are refused, and what a refusal costs is taken from the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from recast_api import names
+from recast_api.resources.version import FoundationPin
+from recast_api.server import CLIENT_GONE
+from recast_server.expert.schema import BODY_BYTES, CANDIDATES, HISTORY_EVENTS, RefusedError
+from recast_server.runtime.context import RequestContext, deadline, traceparent
+from recast_server.runtime.health import Health
+from recast_server.runtime.http_protocol import Connection
+from recast_server.runtime.metrics import ScoringRequests
+from recast_server.runtime.scheduler import ExpiredError, OverloadedError
+
+TAE_NONE = "none"
+"""``x-recast-tae`` on a response without scores."""
+BODY_SECONDS = 10.0
+REFUSALS_SECONDS = 1.0
+"""Refusals under overload are logged together, one line for each so many seconds."""
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
+_TAE, _REQUEST = names.HEADER_TAE.encode(), names.HEADER_REQUEST_ID.encode()
+_log = logging.getLogger("recast.expert")
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who answers, as told in headers and bodies."""
+
+    model: str
+    surface: str
+    revision: str
+    version: int
+    foundation: FoundationPin
+
+    def headers(self, request_id: str, tae: str) -> list[tuple[bytes, bytes]]:
+        """The headers that every response carries."""
+        return [
+            (names.HEADER_REVISION.encode(), self.revision.encode()),
+            (names.HEADER_VERSION.encode(), b"%d" % self.version),
+            (_TAE, tae.encode()),
+            (_REQUEST, request_id.encode()),
+        ]
+
+    def refusal(self, status: int) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """Headers and body where the protocol refuses what never reaches the application; see ``Refusal`` there."""
+        request_id = uuid.uuid4().hex
+        refusal = (
+            RefusedError(400, "InvalidHttp", "this is not an HTTP/1.1 request that can be read")
+            if status == 400
+            else RefusedError(status, "TooManyConnections", "this server has as many connections as it may: use fewer")
+        )
+        headers = [(b"content-type", b"application/json"), *self.headers(request_id, TAE_NONE)]
+        return headers, encode_json(refusal.body(request_id))
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer; ``tae`` is where its scores' embeddings came from, None without scores."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    media_type: bytes = b"application/json"
+    tae: str | None = None
+
+
+class Exchange:
+    """A request and what is known of it so far."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._receive = receive
+        self.begin = time.monotonic()
+        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+        self.connection: Connection | None = scope.get("state", {}).get("connection")
+        asked_id = self.headers.get(names.HEADER_REQUEST_ID, "")
+        self.request_id = asked_id if _REQUEST_ID.fullmatch(asked_id) else uuid.uuid4().hex
+        self.traceparent = traceparent(self.headers)
+        self.received: float | None = None
+        """When the body was there: how fast a client sends is not this server's to answer for."""
+
+    async def body(self) -> bytes:
+        """The body. Raises :class:`RefusedError` where it is too long or does not come, ``ClientDisconnect`` where its
+        client leaves. What is too long is read and dropped, within reason: a connection closed over unread bytes is
+        reset, and the client would never see why.
+        """
+        parts: list[bytes] = []
+        received, more = 0, True
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while more and received <= 16 * BODY_BYTES:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientDisconnect
+                    part, more = message.get("body", b""), message.get("more_body", False)
+                    received += len(part)
+                    if received <= BODY_BYTES:
+                        parts.append(part)
+        except TimeoutError:
+            raise RefusedError(
+                400, "BodyTimeout", f"the body did not arrive within {BODY_SECONDS:.0f} s", headers=_CLOSE
+            ) from None
+        if received > BODY_BYTES:
+            raise RefusedError(
+                413,
+                "BodyTooLarge",
+                f"the body has more than {BODY_BYTES} bytes: send at most {CANDIDATES} candidates"
+                f" and {HISTORY_EVENTS} history events per request",
+                headers=_CLOSE,
+            )
+        self.received = time.monotonic()
+        return b"".join(parts)
+
+    def context(self, slo_seconds: float, lag_seconds: float = 0.0) -> RequestContext:
+        """What goes with the request from here, once its body is there.
+
+        A client that names no deadline has the SLO less a reserve. ``lag_seconds``: what is thought to have passed
+        before the body was looked at.
+        """
+        assert self.received is not None, "the body comes first"
+        until = deadline(self.received - lag_seconds, self.headers.get(names.HEADER_TIMEOUT), slo_seconds)
+        return RequestContext(self.request_id, until, self.traceparent)
+
+
+Handler = Callable[[Exchange], Awaitable[Reply]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """What answers one method on one path."""
+
+    handler: Handler
+    scores: bool = False
+    """Whether it is what a revision is judged by."""
+
+
+class Edge:
+    """The ASGI application; see the module. ``routes`` has, by path and by method, what answers."""
+
+    def __init__(
+        self,
+        routes: Mapping[str, Mapping[str, Route]],
+        identity: Identity,
+        health: Health,
+        metrics: ScoringRequests,
+        max_connection_age_seconds: float,
+    ) -> None:
+        self._routes, self._identity, self._health, self._metrics = routes, identity, health, metrics
+        self._max_age_seconds = max_connection_age_seconds
+        self._refusals = 0  # that the log does not have yet
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            return
+        exchange = Exchange(scope, receive)
+        methods = self._routes.get(scope["path"], {})
+        route = methods.get(scope["method"])
+        if route is None:
+            reply = self._refused(exchange, self._no_route(methods))
+        elif not route.scores:
+            reply = await self._answer(exchange, route)
+        else:
+            with self._metrics.in_flight():
+                reply = await self._answer(exchange, route)
+        connection, end = exchange.connection, None
+        if connection is not None and connection.lost is not None:
+            reply, end = Reply(CLIENT_GONE, b""), connection.lost
+        headers = [
+            (b"content-type", reply.media_type),
+            (b"content-length", b"%d" % len(reply.body)),
+            *reply.headers,
+            *self._identity.headers(exchange.request_id, reply.tae or TAE_NONE),
+        ]
+        if self._closes(connection):
+            headers.append((b"connection", b"close"))
+        try:
+            await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+            await send({"type": "http.response.body", "body": reply.body})
+        finally:
+            self._count(exchange, reply, route is not None and route.scores, end or time.monotonic())
+
+    async def _answer(self, exchange: Exchange, route: Route) -> Reply:
+        try:
+            return await route.handler(exchange)
+        except ClientDisconnect:
+            return Reply(CLIENT_GONE, b"")  # nobody is left to read it
+        except Exception as error:
+            return self._refused(exchange, error)
+
+    def _refused(self, exchange: Exchange, error: Exception) -> Reply:
+        refusal = _refusal(error)
+        if refusal.status == 500:  # a refusal under overload is counted, and says the rest to its client
+            fields = {"requestId": exchange.request_id, "reason": refusal.reason}
+            _log.error("request failed", exc_info=error, extra={"fields": fields})
+        headers = tuple((name.encode(), value.encode()) for name, value in refusal.headers.items())
+        return Reply(refusal.status, encode_json(refusal.body(exchange.request_id)), headers)
+
+    def _no_route(self, methods: Mapping[str, Route]) -> RefusedError:
+        known = ", ".join(f"{method} {path}" for path, found in self._routes.items() for method in found)
+        if not methods:
+            return RefusedError(404, "NotFound", f"there is no such path here; use {known}")
+        allowed = ", ".join(methods)
+        return RefusedError(405, "MethodNotAllowed", f"use {allowed} here", headers={"allow": allowed})
+
+    def _count(self, exchange: Exchange, reply: Reply, scores: bool, end: float) -> None:
+        status, seconds = reply.status, end - (exchange.received or exchange.begin)
+        if not scores:
+            self._metrics.other(status)
+        elif status == CLIENT_GONE:
+            self._metrics.disconnected(None if exchange.received is None else seconds)
+        else:
+            self._metrics.observe(status, seconds, reply.tae if status == 200 else None)
+        if status == 503:
+            self._count_refusal()
+            return
+        fields = {"requestId": exchange.request_id, "code": status, "ms": round(seconds * 1000, 2)}
+        if exchange.traceparent is not None:
+            fields["traceId"] = exchange.traceparent.split("-")[1]
+        _log.info("request", extra={"fields": {**fields, "tae": reply.tae or TAE_NONE}})
+
+    def _count_refusal(self) -> None:
+        def tell() -> None:
+            _log.warning("requests refused: overloaded", extra={"fields": {"code": 503, "requests": self._refusals}})
+            self._refusals = 0
+
+        self._refusals += 1
+        if self._refusals == 1:
+            asyncio.get_running_loop().call_later(REFUSALS_SECONDS, tell)
+
+    def _closes(self, connection: Connection | None) -> bool:
+        aged = connection is not None and connection.older_than(self._max_age_seconds, time.monotonic())
+        return aged or self._health.draining
+
+
+_CLOSE = {"connection": "close"}
+
+
+def _refusal(error: Exception) -> RefusedError:
+    match error:
+        case RefusedError():
+            return error
+        case OverloadedError() | ExpiredError():
+            message = "this server has more requests than it can serve in time"
+            return RefusedError(503, "Overloaded", message, headers={"retry-after": "1"})
+        case _:
+            return RefusedError(
+                500, "Internal", "this server failed on the request; its log has the cause under this request id"
+            )
+
+
+def encode_json(value: object) -> bytes:
+    """Compact JSON. Raises ValueError on numbers that are not finite."""
+    return _encode(value).encode()
