@@ -202,6 +202,10 @@ class Edge:
             return await route.handler(exchange)
         except ClientDisconnect:
             return Reply(CLIENT_GONE, b"")  # nobody is left to read it
+        except asyncio.CancelledError:
+            if not self._health.draining:
+                raise
+            return self._refused(exchange, _STOPPING)  # the time for its answer is over, but not for a word
         except Exception as error:
             return self._refused(exchange, error)
 
@@ -251,6 +255,7 @@ class Edge:
 
 
 _CLOSE = {"connection": "close"}
+_STOPPING = RefusedError(503, "Stopping", "this server ends before it could answer: ask again", headers=_CLOSE)
 
 
 def _refusal(error: Exception) -> RefusedError:

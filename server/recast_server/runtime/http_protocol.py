@@ -44,7 +44,10 @@ class Limits:
     connections: int = 1024
     """Open at a time. As many again get 503 with their first byte; what is beyond is closed unheard."""
     head_seconds: float = 10.0
-    """For the head of a request, from when the connection opened or from the head's first byte."""
+    """For the head of a request, from when the connection opened or from the head's first byte; likewise for the rest
+    of a body that was answered before its end."""
+    unread_seconds: float = 10.0
+    """How long an answer may wait for a client that does not read it."""
     refused_seconds: float = 1.0
     """The same, for a connection that only waits for its 503."""
     idle_seconds: int = 75
@@ -93,6 +96,8 @@ class _Protocol(HttpToolsProtocol):
     connection: Connection
     _head_bytes = 0
     _in_head = False
+    _in_message = False  # from the first byte of a request's head to the last of its body
+    _unread_timer: asyncio.TimerHandle | None = None
     _head_timer: asyncio.TimerHandle | None = None
     _refused = False
     _broken = False  # what came last is no HTTP, and an earlier request waits for its answer
@@ -125,6 +130,7 @@ class _Protocol(HttpToolsProtocol):
         if self.connection.on_lost is not None:
             self.connection.on_lost()
         self._head_came()
+        self._read()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -140,8 +146,13 @@ class _Protocol(HttpToolsProtocol):
             self._held = data[end:]
         elif cut:
             self._feed(data[end:])
-        if not self.in_flight:
-            self._expect_head(self.limits.head_seconds)  # or the rest of a body that was answered before its end
+        if self.in_flight or self.transport.is_closing():
+            return
+        if self._in_message or self._held or not self.heard:
+            self._expect_head(self.limits.head_seconds)
+        elif self.timeout_keep_alive_task is None:  # what came was nothing: a line's end
+            rest = self.limits.idle_seconds
+            self.timeout_keep_alive_task = self.loop.call_later(rest, self.timeout_keep_alive_handler)
 
     def _feed(self, data: bytes) -> None:
         if data and not self._broken and not self.transport.is_closing():
@@ -150,13 +161,18 @@ class _Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
-        self._in_head = True
+        self._in_head = self._in_message = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_came()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_message = False
+        self._head_came()
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         last = not self.pipeline
@@ -168,6 +184,19 @@ class _Protocol(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         self.transport.abort()  # close() would wait for a client that does not even read its last answer
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread_timer = self.loop.call_later(self.limits.unread_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._read()
+        super().resume_writing()
+
+    def _read(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
 
     def _expect_head(self, seconds: float) -> None:
         if self._head_timer is None and not self.transport.is_closing():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -106,6 +108,50 @@ async def test_a_body_that_was_answered_before_its_end_must_end() -> None:
         assert await ended((reader, writer)) == b""
 
 
+async def test_a_line_s_end_between_requests_is_nothing_and_begins_no_head() -> None:
+    async with limited(head_seconds=0.05) as edge:
+        ((reader, writer),) = await opened(edge, 1, post())
+        await message(reader)
+        writer.write(b"\r\n")
+        begin = time.monotonic()
+        await until(lambda: time.monotonic() > begin + 0.15)
+        writer.write(post())
+        assert (await message(reader)).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_line_s_end_does_not_make_a_connection_rest_for_ever() -> None:
+    async with limited(idle_seconds=0.2) as edge:
+        ((reader, writer),) = await opened(edge, 1, post())
+        await message(reader)
+        writer.write(b"\r\n")
+        assert await ended((reader, writer)) == b""
+
+
+async def test_a_body_that_ends_after_its_answer_leaves_a_connection_at_rest() -> None:
+    async with limited(head_seconds=0.05) as edge:
+        ((reader, writer),) = await opened(edge, 1, post(path=b"/elsewhere")[: -len(GOOD)])
+        assert (await message(reader)).startswith(b"HTTP/1.1 404")
+        writer.write(GOOD[:1])
+        writer.write(GOOD[1:])
+        begin = time.monotonic()
+        await until(lambda: time.monotonic() > begin + 0.15)
+        writer.write(post())
+        assert (await message(reader)).startswith(b"HTTP/1.1 200")
+
+
+async def test_who_does_not_read_its_answers_is_not_kept() -> None:
+    async with limited(unread_seconds=0.1) as edge:
+        reader, writer = await edge.connect()
+        transport = writer.transport
+        transport.pause_reading()
+        ask = post(json.dumps({"user": 1, "candidates": list(range(2000))}).encode())
+        with contextlib.suppress(ConnectionError):
+            for _ in range(2000):  # hundreds of kilobytes of answers each: more than any socket holds
+                writer.write(ask)
+        await until(lambda: edge.ranker.begun > 1)
+        await until(lambda: edge.server.connections == 0)
+
+
 async def test_beyond_their_number_connections_are_told_so_and_those_within_are_served() -> None:
     async with limited(connections=3) as edge:
         within = await opened(edge, 3)
@@ -199,7 +245,13 @@ async def test_a_drain_waits_for_the_request_in_flight_and_answers_new_connectio
 
 async def test_a_drain_ends_in_its_time_whatever_is_in_flight(edge: Edge) -> None:
     edge.ranker.gate.clear()
-    await opened(edge, 2, post())
+    asked = await opened(edge, 2, post())
     await opened(edge, 50)
     await until(lambda: edge.ranker.begun == 2)
+    edge.health.phase = Phase.DRAINING
     assert await drained(edge, 2.0) < 2.0 + STOP_SECONDS
+    for stream in asked:
+        answer = await ended(stream)
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"connection: close" in answer
+        assert b'"reason":"Stopping"' in answer
