@@ -141,9 +141,8 @@ async def test_a_body_that_ends_after_its_answer_leaves_a_connection_at_rest() -
 
 async def test_who_does_not_read_its_answers_is_not_kept() -> None:
     async with limited(unread_seconds=0.1) as edge:
-        reader, writer = await edge.connect()
-        transport = writer.transport
-        transport.pause_reading()
+        _, writer = await edge.connect()
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
         ask = post(json.dumps({"user": 1, "candidates": list(range(2000))}).encode())
         with contextlib.suppress(ConnectionError):
             for _ in range(2000):  # hundreds of kilobytes of answers each: more than any socket holds
