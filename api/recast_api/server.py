@@ -54,6 +54,8 @@ class ExpertServerConfig(Wire):
     """``host:port`` of the foundation lineage's Service."""
     slo_milliseconds: int
     foundation_deadline_milliseconds: int
+    tae_cache_seconds: Annotated[int, Field(ge=0)] = 60
+    tae_cache_mebibytes: Annotated[int, Field(ge=0)] = 64
     max_connection_age_seconds: int
     grace_seconds: Grace = 25
 
@@ -76,8 +78,8 @@ SLOW_TOTAL = "recast_slow_requests_total"
 """Counter. Scoring requests slower than the SLO."""
 TAE_TOTAL = "recast_tae_total"
 """Counter. Answered scoring requests by ``state``: where their TAE came from."""
-TAE_FRESH = "fresh"
-TAE_ABSENT = "absent"
+TAE_FRESH, TAE_CACHED, TAE_POOLED, TAE_ABSENT = "fresh", "cached", "pooled", "absent"
+TAE_STATES = (TAE_FRESH, TAE_CACHED, TAE_POOLED, TAE_ABSENT)
 FOUNDATION_CALLS_TOTAL = "recast_foundation_calls_total"
 """Counter. TAE calls that an expert made, by ``code``, the gRPC status name."""
 FOUNDATION_CALL_SECONDS = "recast_foundation_call_duration_seconds"

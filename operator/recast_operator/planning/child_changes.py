@@ -174,6 +174,8 @@ def _expert_config(model: ExpertModel, revision: RevisionStatus) -> ExpertServer
         foundation_address=f"{address}:{names.FOUNDATION_GRPC_PORT}",
         slo_milliseconds=serving.slo_milliseconds,
         foundation_deadline_milliseconds=serving.foundation_deadline_milliseconds,
+        tae_cache_seconds=serving.tae_cache_seconds,
+        tae_cache_mebibytes=serving.tae_cache_mebibytes,
         max_connection_age_seconds=serving.max_connection_age_seconds,
     )
 

@@ -89,7 +89,7 @@ class ExpertEngine:
                     for column, task in enumerate(self._tasks)
                 },
                 unknown_items=RequestEncoder.unknown_items(one.query.candidates, requests[place].candidates),
-                tae=contract.TAE_ABSENT if one.tae is None else contract.TAE_FRESH,
+                tae=contract.TAE_ABSENT if one.tae is None else one.source,
                 unknown_context=self._encoder.unknown_context(one.query.context),
             )
             for place, one in enumerate(asked)

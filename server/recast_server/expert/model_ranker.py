@@ -2,8 +2,9 @@
 
 A request is admitted once, for both: one whose scores could not be there in time is refused before the foundation is
 asked for embeddings that nobody would use. However slow the foundation is, the request keeps the time that its own
-network takes, with all that waits for it: the hop ends before. No embedding in time is no error: the network was
-trained to do without (its learned absent vector), the answer says ``tae: absent`` and a counter tells the operator.
+network takes, with all that waits for it: the hop ends before. No embedding in time is no error: what the foundation
+said to the user's last requests stands in for it (:mod:`recast_server.expert.tae_cache`), or nothing, for which the
+network has a learned vector. The answer says which, and a counter tells the operator.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from recast_api import server as contract
 from recast_server.expert.ranker import Ranking
 from recast_server.expert.schema import RankRequest, require_known_context
+from recast_server.expert.tae_cache import Embeddings, TaeCache
 from recast_server.expert.tae_client import TaeClient, TaeUnavailableError
 from recast_server.runtime import scheduler
 from recast_server.runtime.context import RequestContext
@@ -34,6 +37,8 @@ class Embedded:
     query: Query
     tae: NDArray[np.floating] | None = None
     """(M, D), or None for the absent vector."""
+    source: str = contract.TAE_FRESH
+    """The rung of the ladder that they are from."""
 
 
 class Engine(scheduler.Engine[Embedded, Ranking], Protocol):
@@ -53,8 +58,11 @@ class Engine(scheduler.Engine[Embedded, Ranking], Protocol):
 class ModelRanker:
     """A :class:`recast_server.expert.ranker.Ranker`."""
 
-    def __init__(self, engine: Engine, surface: str, client: TaeClient, scheduler: Scheduler) -> None:
+    def __init__(
+        self, engine: Engine, surface: str, client: TaeClient, scheduler: Scheduler, cache: TaeCache | None = None
+    ) -> None:
         self._engine, self._surface, self._client, self._scheduler = engine, surface, client, scheduler
+        self._cache = cache or TaeCache(0, 0)
 
     async def rank(self, request: RankRequest, context: RequestContext) -> Ranking:
         """See ``Ranker``."""
@@ -62,7 +70,7 @@ class ModelRanker:
         asked = Embedded(self._query(request))
         with self._scheduler.admit(self._engine, asked, context.deadline) as ticket:
             tae = await self._tae(asked.query, context, ticket)
-            ranking = await ticket.run(Embedded(asked.query, tae))
+            ranking = await ticket.run(Embedded(asked.query, tae.rows, tae.source))
         if not ranking.finite:
             raise ArithmeticError("the expert's scores are not finite")
         return ranking
@@ -74,10 +82,10 @@ class ModelRanker:
             history = [Event(e.item, e.surface, e.time, e.actions, e.available_at) for e in request.history]
         return Query(request.user, self._surface, time_ms, request.candidates, history, request.context)
 
-    async def _tae(
-        self, query: Query, context: RequestContext, ticket: Ticket[Embedded, Ranking]
-    ) -> NDArray[np.floating] | None:
+    async def _tae(self, query: Query, context: RequestContext, ticket: Ticket[Embedded, Ranking]) -> Embeddings:
         try:
-            return await self._client.tae(query, context, ticket.spare_seconds)
-        except TaeUnavailableError:
-            return None  # counted by the client, with its code
+            rows = await self._client.tae(query, context, ticket.spare_seconds)
+        except TaeUnavailableError:  # counted by the client, with its code
+            return self._cache.recall(query.user, query.candidates, time.monotonic())
+        self._cache.remember(query.user, query.candidates, rows, time.monotonic())
+        return Embeddings(rows, contract.TAE_FRESH)

@@ -23,7 +23,7 @@ class Ranking:
     """Per task, the probability of each candidate."""
     unknown_items: list[int]
     tae: str
-    """``recast_api.server.TAE_FRESH`` or ``TAE_ABSENT``."""
+    """One of ``recast_api.server.TAE_STATES``."""
     unknown_context: list[str] = field(default_factory=list)
     """Features of the request's context whose value the version does not list."""
 

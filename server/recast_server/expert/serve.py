@@ -12,6 +12,7 @@ from recast_server.expert.edge import Identity
 from recast_server.expert.handshake import handshake
 from recast_server.expert.model_ranker import Engine, ModelRanker
 from recast_server.expert.ranker import Ranker
+from recast_server.expert.tae_cache import TaeCache
 from recast_server.expert.tae_client import GrpcTaeClient
 from recast_server.runtime.http import HttpServer, bind
 from recast_server.runtime.metrics import FoundationCalls, ScoringRequests
@@ -59,9 +60,11 @@ class ExpertServer:
         )
         await handshake(self._client, config.foundation, self._engine.tae_dim)
         identity = Identity(config.model, config.surface, config.revision, config.artifact.version, config.foundation)
+        cache = TaeCache(config.tae_cache_mebibytes * 2**20, config.tae_cache_seconds)
+        ranker = ModelRanker(self._engine, config.surface, self._client, self._runtime.scheduler, cache)
         app = create_app(
             identity,
-            self._decorate(ModelRanker(self._engine, config.surface, self._client, self._runtime.scheduler)),
+            self._decorate(ranker),
             self._runtime.health,
             self._metrics,
             config.max_connection_age_seconds,

@@ -99,7 +99,7 @@ class ScoringRequests:
             self._total.labels(code)
         for code in contract.OTHER_CODES:
             self._other.labels(code)
-        for state in (contract.TAE_FRESH, contract.TAE_ABSENT):
+        for state in contract.TAE_STATES:
             self._tae.labels(state)
 
     def in_flight(self) -> AbstractContextManager[object]:

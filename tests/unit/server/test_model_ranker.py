@@ -15,6 +15,7 @@ from server_builders import NOW, a_context, a_scheduler
 from recast_server.expert.model_ranker import Embedded, ModelRanker
 from recast_server.expert.ranker import Ranking
 from recast_server.expert.schema import HistoryEvent, RankRequest
+from recast_server.expert.tae_cache import TaeCache
 from recast_server.expert.tae_client import TaeUnavailableError
 from recast_server.runtime.context import RequestContext
 from recast_server.runtime.cost import CostModel
@@ -38,7 +39,7 @@ class Expert:
 
     def run(self, asked: Sequence[Embedded]) -> list[Ranking]:
         return [
-            Ranking([0.5] * len(one.query.candidates), {}, [], "absent" if one.tae is None else "fresh")
+            Ranking([0.5] * len(one.query.candidates), {}, [], "absent" if one.tae is None else one.source)
             for one in asked
         ]
 
@@ -76,8 +77,8 @@ def scheduler(registry: CollectorRegistry) -> Iterator[Scheduler]:
     made.close()
 
 
-def a_ranker(scheduler: Scheduler, foundation: Foundation) -> ModelRanker:
-    return ModelRanker(Expert(), "reels", foundation, scheduler)
+def a_ranker(scheduler: Scheduler, foundation: Foundation, cache: TaeCache | None = None) -> ModelRanker:
+    return ModelRanker(Expert(), "reels", foundation, scheduler, cache)
 
 
 async def begun(foundation: Foundation, count: int) -> None:
@@ -95,6 +96,17 @@ async def test_a_request_is_ranked_with_what_the_foundation_says_or_without(
     foundation.gate.set()
     found = await a_ranker(scheduler, foundation).rank(REQUEST, a_context())
     assert found.tae == ("absent" if failing else "fresh")
+
+
+async def test_what_the_foundation_said_before_stands_in_for_what_it_does_not_say_now(scheduler: Scheduler) -> None:
+    foundation = Foundation(failing=True)
+    foundation.gate.set()
+    ranker = a_ranker(scheduler, foundation, TaeCache(1 << 20, 60.0))
+    told = []
+    for foundation.failing, candidates in ((True, [5]), (False, [5, 9]), (True, [9, 5]), (True, [9, 7]), (False, [7])):
+        found = await ranker.rank(REQUEST.model_copy(update={"candidates": candidates}), a_context())
+        told.append(found.tae)
+    assert told == ["absent", "fresh", "cached", "pooled", "fresh"]
 
 
 async def test_the_foundation_is_asked_what_the_client_asked_and_has_the_time_but_for_the_experts_own(
