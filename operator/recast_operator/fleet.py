@@ -49,4 +49,4 @@ class Fleet:
 
 def foundations(member: FleetMember) -> frozenset[str]:
     """The foundations that an expert refers to, or is pinned to."""
-    return frozenset({member.foundation, *(pin.foundation for pin in member.pins)} - {""})
+    return frozenset({member.foundation, *(pin.name for pin in member.pins)} - {""})

@@ -147,7 +147,7 @@ class Wakeups:
         leading = {ref.version for ref in (foundation.shared.current, foundation.shared.candidate) if ref is not None}
         members = self._fleet.experts(model.namespace, model.name)
         return version.number in leading or any(
-            (pin.foundation, pin.version) == (model.name, version.number) for entry in members for pin in entry.pins
+            (pin.name, pin.version) == (model.name, version.number) for entry in members for pin in entry.pins
         )
 
     def _wake_experts(self, namespace: str, names: Iterable[str]) -> None:

@@ -51,10 +51,11 @@ def raw_pins(raw: Mapping[str, Any]) -> tuple[LineagePin, ...]:
             left += value.values()
             name, lineage, version = value.get("name"), _number(value.get("lineage")), _number(value.get("version"))
             if isinstance(name, str) and name and lineage:
-                found[LineagePin(name, lineage, version)] = None
+                digest = value.get("digest")
+                found[LineagePin(name, lineage, version, digest if isinstance(digest, str) else "")] = None
         elif isinstance(value, list):
             left += value
-    return tuple(sorted(found, key=lambda pin: (pin.foundation, pin.lineage, pin.version)))
+    return tuple(sorted(found, key=lambda pin: (pin.name, pin.lineage, pin.version, pin.digest)))
 
 
 def foundation_view(model: FoundationModel, expert: str) -> FoundationView:
@@ -74,7 +75,7 @@ def foundation_view(model: FoundationModel, expert: str) -> FoundationView:
 
 
 def _pin(pin: FoundationPin) -> LineagePin:
-    return LineagePin(pin.name, pin.lineage, pin.version)
+    return LineagePin(pin.name, pin.lineage, pin.version, pin.digest)
 
 
 def _number(value: Any) -> int:

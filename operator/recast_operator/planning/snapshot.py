@@ -136,11 +136,13 @@ class Children:
 
 @dataclass(frozen=True)
 class LineagePin:
-    """The foundation version that a revision reads, as far as keeping its servers goes."""
+    """A foundation version that a revision reads or a lineage serves, as far as keeping its servers goes."""
 
-    foundation: str
+    name: str
     lineage: int
     version: int
+    digest: str = ""
+    """Empty where it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -209,9 +211,10 @@ class FoundationView:
     """Lineages with a server that is ready."""
 
     @property
-    def offered(self) -> frozenset[int]:
-        """Lineages that an expert may begin to read: current or candidate, with a ready server."""
-        return self.ready_lineages & {ref.lineage for ref in (self.current, self.candidate) if ref is not None}
+    def offered(self) -> tuple[LineagePin, ...]:
+        """What an expert may begin to read: current or candidate, with a ready server."""
+        refs = [ref for ref in (self.current, self.candidate) if ref is not None and ref.lineage in self.ready_lineages]
+        return tuple(LineagePin(self.name, ref.lineage, ref.version, ref.digest) for ref in refs)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 
+from recast_api.pair import is_pair
 from recast_api.resources.version import FoundationPin
 from recast_api.run import RecastError
 from recast_server.expert.tae_client import TaeClient, TaeUnavailableError, mismatch
@@ -34,12 +35,12 @@ async def handshake(client: TaeClient, pin: FoundationPin, tae_dim: int, patienc
             reason = f"{error.code}: {error}"
             await asyncio.sleep(min(_PAUSE_SECONDS, left))
             continue
-        if not served.is_pair_of(pin):
+        if not is_pair(served, pin):
             raise RecastError("PairMismatch", mismatch(pin, served))
         if served.tae_dim != tae_dim:
             raise RecastError(
                 "PairMismatch",
-                f"{served.model} v{served.version} serves embeddings of {served.tae_dim} numbers, this expert reads"
+                f"{served.name} v{served.version} serves embeddings of {served.tae_dim} numbers, this expert reads"
                 f" {tae_dim}: roll out an expert trained with v{served.version}",
             )
         return True

@@ -18,6 +18,7 @@ import grpc.aio
 import numpy as np
 
 from recast_api import names
+from recast_api.pair import is_pair
 from recast_api.resources.version import FoundationPin
 from recast_server.proto import foundation_pb2 as wire
 from recast_server.proto.foundation_pb2_grpc import FoundationStub
@@ -38,15 +39,11 @@ REPLY_BYTES = 64 * 1024 * 1024
 class ServedFoundation:
     """The version that a foundation's server says it serves."""
 
-    model: str
+    name: str
     version: int
     lineage: int
     digest: str
     tae_dim: int
-
-    def is_pair_of(self, pin: FoundationPin) -> bool:
-        """Whether this is the version an expert was trained with."""
-        return (self.model, self.lineage, self.digest) == (pin.name, pin.lineage, pin.digest)
 
 
 class TaeUnavailableError(Exception):
@@ -151,7 +148,7 @@ class GrpcTaeClient:
     def _rows(self, reply: wire.TaeReply, count: int) -> NDArray[np.floating]:
         version = reply.version
         served = ServedFoundation(version.model, version.number, version.lineage, version.digest, reply.dim)
-        if not served.is_pair_of(self._pin):
+        if not is_pair(served, self._pin):
             text = mismatch(self._pin, served)
             if text != self._mismatch_logged:  # once per version, not once per request
                 self._mismatch_logged = text
@@ -185,7 +182,7 @@ def mismatch(pin: FoundationPin, served: ServedFoundation) -> str:
     """The sentence that names the pinned foundation and the one that answered instead."""
     return (
         f"this expert was trained with {pin.name} v{pin.version} (lineage {pin.lineage}, {pin.digest}), but its"
-        f" foundation's Service answers with {served.model} v{served.version} (lineage {served.lineage},"
+        f" foundation's Service answers with {served.name} v{served.version} (lineage {served.lineage},"
         f" {served.digest}): point the expert at lineage {pin.lineage}, or roll out an expert trained with"
         f" v{served.version}"
     )

@@ -123,7 +123,7 @@ def test_an_experts_change_wakes_exactly_the_foundations_that_see_it_differ(
     )
     woken = Woken(foundation("home-fm"), foundation("other-fm"), foundation("third-fm"), old)
     members = [fleet_member(ExpertModel.model_validate(raw)) for raw in (old, new)]
-    concerned = {member.foundation for member in members} | {pin.foundation for m in members for pin in m.pins}
+    concerned = {member.foundation for member in members} | {pin.name for m in members for pin in m.pins}
     expected = {f"FoundationModel/{name}" for name in concerned} if members[0] != members[1] else set()
     assert woken.put(new) == experts("reels") | expected
 

@@ -33,7 +33,7 @@ def at(seconds: float) -> str:
 
 
 def pin(version: int, lineage: int | None = None, foundation: str = FM) -> LineagePin:
-    return LineagePin(foundation, lineage or version, version)
+    return LineagePin(foundation, lineage or version, version, digest_of("fm", version))
 
 
 def member(name: str, stable: int | LineagePin | None = None, **changes: Any) -> FleetMember:

@@ -71,7 +71,8 @@ def test_the_newest_accepted_version_of_what_the_spec_asks_for_leads(
     ("pilot", "promoted"),
     [
         (member("reels", 2), True),
-        (member("reels", pin(5, lineage=2)), True),
+        (member("reels", pin(1, lineage=2)), True),
+        (member("reels", pin(5, lineage=2)), False),
         (member("reels", 1), False),
         (member("reels", 1, canary=2), False),
         (member("reels"), False),

@@ -114,7 +114,7 @@ def test_what_is_pinned_or_leads_has_servers_of_an_accepted_version_or_keeps_tho
     before = {entry.lineage: entry.version for entry in seen.model.status.lineages}
     accepted = {(e.version.spec.lineage, e.number) for e in training.judged if e.accepted}
     after = {entry.lineage: entry.version for entry in lineages(seen, training.judged, (), training.now)}
-    for number in {p.lineage for expert in seen.experts for p in expert.pins if p.foundation == FM}:
+    for number in {p.lineage for expert in seen.experts for p in expert.pins if p.name == FM}:
         able = number in before or any(found == number for found, _ in accepted)
         assert (number in after) == able
     for number, version in after.items():

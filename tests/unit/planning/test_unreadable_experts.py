@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from recast_operator.planning.projections import fleet_member, foundation_view, 
 from recast_operator.planning.snapshot import LineagePin
 
 Object = dict[str, Any]
+DIGEST = "sha256:" + "cd" * 32
 PIN = {"name": "home-fm", "lineage": 2, "version": 3, "digest": "d"}
-HOME = LineagePin("home-fm", 2, 3)
+HOME = LineagePin("home-fm", 2, 3, "d")
 
 
 def raw(status: Any, **rest: Any) -> Object:
@@ -41,7 +43,12 @@ def test_a_pin_is_found_wherever_it_stands(status: Any) -> None:
 
 def test_a_lineage_is_kept_also_where_the_version_is_not_said() -> None:
     for version in (None, "latest", [], True, -1, 1.5, "²"):
-        assert raw_pins(raw({"foundation": {**PIN, "version": version}})) == (LineagePin("home-fm", 2, 0),)
+        assert raw_pins(raw({"foundation": {**PIN, "version": version}})) == (LineagePin("home-fm", 2, 0, "d"),)
+
+
+def test_a_pin_is_kept_also_where_its_digest_cannot_be_read() -> None:
+    for digest in (None, 7, []):
+        assert raw_pins(raw({"foundation": {**PIN, "digest": digest}})) == (LineagePin("home-fm", 2, 3),)
 
 
 @pytest.mark.parametrize(
@@ -69,14 +76,14 @@ def test_an_expert_that_can_be_read_pins_the_same_as_its_raw_status() -> None:
         "version": 1,
         "digest": "sha256:" + "ab" * 32,
         "path": "x",
-        "foundation": {**PIN, "digest": "sha256:" + "cd" * 32},
+        "foundation": {**PIN, "digest": DIGEST},
         "serving": {"image": "server:1"},
         "since": "2026-01-01T00:00:00Z",
     }
     model = expert("reels")
     status = type(model.status).model_validate({"stable": revision})
     readable = fleet_member(model.model_copy(update={"status": status}))
-    assert readable.pins == unreadable_member(raw(status.wire())).pins == (HOME,)
+    assert readable.pins == unreadable_member(raw(status.wire())).pins == (replace(HOME, digest=DIGEST),)
 
 
 def test_what_the_two_sides_see_of_each_other() -> None:
@@ -106,7 +113,7 @@ JSON = st.recursive(
 @given(JSON)
 def test_nothing_in_a_status_breaks_the_reading_of_its_pins(status: Any) -> None:
     member = unreadable_member(raw(status))
-    assert all(isinstance(pin.foundation, str) and pin.lineage > 0 and pin.version >= 0 for pin in member.pins)
+    assert all(isinstance(pin.name, str) and pin.lineage > 0 and pin.version >= 0 for pin in member.pins)
 
 
 WRAPPED = st.recursive(

@@ -53,6 +53,13 @@ async def test_the_right_answer_is_used_and_counted_once(expert: Expert) -> None
     assert scores(await expert.rank()) != scores(response)
 
 
+async def test_a_later_version_of_the_pinned_lineage_is_the_pair_too(expert: Expert) -> None:
+    expert.script["Tae"] = reply(version=wire.Version(model="home-fm", number=4, lineage=3, digest="sha256:of v4"))
+    assert (await expert.rank()).json()["tae"] == "fresh"
+    expert.script["Tae"] = reply(version=wire.Version(model="home-fm", number=2, lineage=3, digest=PIN.digest))
+    assert (await expert.rank()).json()["tae"] == "absent"
+
+
 WRONG: dict[str, tuple[Answer, str]] = {
     "a row too few": (reply(rows=2, data=bytes(2 * TAE_DIM * 2)), "INTERNAL"),
     "a row too many": (reply(rows=4, data=bytes(4 * TAE_DIM * 2)), "INTERNAL"),

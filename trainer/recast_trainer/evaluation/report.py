@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from recast_api.manifest import MANIFEST, WEIGHTS, Manifest, load_verified
-from recast_api.resources.version import Aggregate, Measurement
+from recast_api.pair import is_pair
+from recast_api.resources.version import Aggregate, FoundationPin, Measurement
 from recast_api.run import DataRef, RecastError
 from recast_model.artifact import load_expert, load_foundation
 from recast_model.config import ExpertConfig
@@ -78,7 +79,13 @@ def predictions(artifact: Path, foundation: Path | None, data: Path) -> Scored:
         raise RecastError("BadRun", "an expert is measured with its foundation: give --foundation")
     expert = load_expert(artifact, manifest)
     foundation_manifest = open_manifest(foundation)
-    if manifest.foundation is None or manifest.foundation.digest != foundation_manifest.digest:
+    served = FoundationPin(
+        name=foundation_manifest.model,
+        version=foundation_manifest.number,
+        lineage=foundation_manifest.lineage,
+        digest=foundation_manifest.digest,
+    )
+    if manifest.foundation is None or not is_pair(served, manifest.foundation):
         raise RecastError("PairMismatch", f"{artifact} was trained with another foundation than {foundation}")
     weights, watermark = _not_learned(foundation_manifest, stream)
     source = load_foundation(foundation, foundation_manifest, weights=weights)

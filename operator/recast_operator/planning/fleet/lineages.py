@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from recast_api.pair import is_pair
 from recast_api.resources import LineageStatus
 from recast_api.resources.foundation import FoundationVersionRef
 from recast_operator.planning.clock import elapsed, not_ahead, stamp
 from recast_operator.planning.fleet.members import unreadable
-from recast_operator.planning.snapshot import ObservedDeployment, ObservedFoundation
+from recast_operator.planning.snapshot import LineagePin, ObservedDeployment, ObservedFoundation
 from recast_operator.planning.versions import verdict
 from recast_operator.planning.versions.verdict import Judged
 
@@ -32,8 +33,8 @@ class _Demand:
 
     lineage: int
     users: tuple[str, ...]
-    newest_pin: int
-    """The newest version of it that a user was trained with; 0 without users."""
+    pins: tuple[LineagePin, ...]
+    """The versions of it that they were trained with."""
     kept: bool
     """Whether it leads, or nobody knows who may need it."""
     before: LineageStatus | None
@@ -42,15 +43,15 @@ class _Demand:
 def pins(observed: ObservedFoundation) -> dict[int, tuple[str, ...]]:
     """By lineage, the experts that read it or may still read it, whatever their spec says now."""
     found: dict[int, set[str]] = {}
-    for expert, lineage, _ in _pinned(observed):
-        found.setdefault(lineage, set()).add(expert)
+    for expert, pin in _pinned(observed):
+        found.setdefault(pin.lineage, set()).add(expert)
     return {lineage: tuple(sorted(users)) for lineage, users in found.items()}
 
 
 def used_by(observed: ObservedFoundation) -> dict[int, int]:
     """By version, how many experts read it."""
     counts: dict[int, int] = {}
-    for _, version in {(expert, version) for expert, _, version in _pinned(observed)}:
+    for _, version in {(expert, pin.version) for expert, pin in _pinned(observed)}:
         counts[version] = counts.get(version, 0) + 1
     return counts
 
@@ -64,8 +65,8 @@ def lineages(
     doubt = bool(unreadable(observed))
     found = []
     for number in set(users) | leads | set(before):
-        newest_pin = max((version for _, lineage, version in pinned if lineage == number), default=0)
-        demand = _Demand(number, users.get(number, ()), newest_pin, doubt or number in leads, before.get(number))
+        versions = tuple(pin for _, pin in pinned if pin.lineage == number)
+        demand = _Demand(number, users.get(number, ()), versions, doubt or number in leads, before.get(number))
         if (entry := _lineage(observed, judged, demand, now)) is not None:
             found.append(entry)
     first = sorted(found, key=lambda entry: (entry.lineage not in leads, entry.lineage not in before, entry.lineage))
@@ -92,11 +93,16 @@ def _lineage(
 
 def _version(judged: Sequence[Judged], demand: _Demand) -> int | None:
     """What a lineage serves; None where nothing of it may begin to serve."""
-    accepted = [entry.number for entry in verdict.accepted(judged) if entry.version.spec.lineage == demand.lineage]
-    newest = max(accepted, default=None)
-    if demand.before is None or newest is None:
-        return demand.before.version if demand.before else newest
-    return demand.before.version if newest < demand.before.version and newest < demand.newest_pin else newest
+    accepted = [entry for entry in verdict.accepted(judged) if entry.version.spec.lineage == demand.lineage]
+    newest = max(accepted, key=lambda entry: entry.number, default=None)
+    if newest is None:
+        return demand.before.version if demand.before else None
+    spec = newest.version.spec
+    served = LineagePin(spec.model.name, spec.lineage, spec.number, spec.digest)
+    goes_back = demand.before is not None and newest.number < demand.before.version
+    if demand.before is not None and goes_back and not all(is_pair(served, pin) for pin in demand.pins):
+        return demand.before.version
+    return newest.number
 
 
 def _unpinned_since(demand: _Demand, now: datetime) -> str | None:
@@ -145,12 +151,7 @@ def retired(
     )
 
 
-def _pinned(observed: ObservedFoundation) -> set[tuple[str, int, int]]:
-    """Expert, lineage and version of every pin on this foundation."""
+def _pinned(observed: ObservedFoundation) -> set[tuple[str, LineagePin]]:
+    """Expert and pin, of every pin on this foundation."""
     name = observed.model.metadata.name
-    return {
-        (expert.name, pin.lineage, pin.version)
-        for expert in observed.experts
-        for pin in expert.pins
-        if pin.foundation == name
-    }
+    return {(expert.name, pin) for expert in observed.experts for pin in expert.pins if pin.name == name}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from recast_api.pair import is_pair
 from recast_api.resources.foundation import FoundationVersionRef
-from recast_operator.planning.snapshot import FleetMember, ObservedFoundation
+from recast_operator.planning.snapshot import FleetMember, LineagePin, ObservedFoundation
 
 
 def members(observed: ObservedFoundation) -> tuple[FleetMember, ...]:
@@ -22,6 +23,6 @@ def unreadable(observed: ObservedFoundation) -> tuple[str, ...]:
 
 
 def reads(expert: FleetMember, observed: ObservedFoundation, ref: FoundationVersionRef) -> bool:
-    """Whether the expert's stable revision reads this version: a lineage serves one version to all who pin it."""
-    stable = expert.stable
-    return stable is not None and (stable.foundation, stable.lineage) == (observed.model.metadata.name, ref.lineage)
+    """Whether this version may answer the expert's stable revision: a lineage serves one to all who pin it."""
+    served = LineagePin(observed.model.metadata.name, ref.lineage, ref.version, ref.digest)
+    return expert.stable is not None and is_pair(served, expert.stable)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from recast_api.pair import is_pair
 from recast_api.resources import FoundationPin, RevisionStatus
 from recast_api.resources.expert import RefreshStatus
 from recast_operator.planning.clock import not_ahead, stamp
@@ -109,7 +110,7 @@ def _awaiting(inputs: RefreshInputs) -> bool:
     if newest is None or inputs.blocked or newest.number <= inputs.training_inputs.serving:
         return False
     pin, target = newest.version.spec.foundation, inputs.target.pin
-    return pin is not None and target is not None and pin.digest == target.digest
+    return pin is not None and target is not None and is_pair(target, pin)
 
 
 def _newest_wanted(inputs: RefreshInputs) -> Judged | None:

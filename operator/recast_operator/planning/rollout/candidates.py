@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import takewhile
 
+from recast_api.pair import is_pair
 from recast_api.resources import FailedRevision, FoundationPin, ModelVersion, RevisionStatus
 from recast_operator.planning import hashing
 from recast_operator.planning.clock import stamp
@@ -76,7 +77,8 @@ class ServableFoundations:
             return f"{pin.name} cannot be read"
         if foundation is None:
             return f"{pin.name} is not there"
-        return "" if pin.lineage in foundation.offered else f"{pin.name} does not serve v{pin.version} now"
+        served = any(is_pair(version, pin) for version in foundation.offered)
+        return "" if served else f"{pin.name} does not serve v{pin.version} now"
 
     def claim(self, name: str) -> str:
         """The volume claim with a foundation's artefacts; empty where the foundation is not there."""
