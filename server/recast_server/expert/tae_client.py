@@ -1,7 +1,8 @@
 """The seam to the foundation: :class:`TaeClient` fetches target-aware embeddings or says why there are none.
 
 :class:`GrpcTaeClient` is the one used in pods. It never retries: a late embedding is worth less than the time that
-the retry would take from a foundation in trouble.
+the retry would take from a foundation in trouble. A replica that gives no answers is left alone for a while
+(:mod:`recast_server.expert.replicas`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import numpy as np
 from recast_api import names
 from recast_api.pair import is_pair
 from recast_api.resources.version import FoundationPin
+from recast_server.expert.replicas import Replica, Replicas, Resolve, resolver
 from recast_server.proto import foundation_pb2 as wire
-from recast_server.proto.foundation_pb2_grpc import FoundationStub
 from recast_server.runtime.context import RequestContext
 from recast_server.runtime.inputs import Event, Query
 from recast_server.runtime.metrics import PAIR_MISMATCH, FoundationCalls
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _log = logging.getLogger("recast.tae")
 _DTYPES: dict[int, np.dtype[np.floating]] = {wire.FLOAT32: np.dtype("<f4"), wire.FLOAT16: np.dtype("<f2")}
-REPLY_BYTES = 64 * 1024 * 1024
+PROBE_SECONDS = 1.0
+"""How long an ejected replica may take to say which version it is."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class TaeClient(Protocol):
 
 
 class GrpcTaeClient:
-    """Calls the foundation lineage's headless Service, picking its addresses in turn.
+    """Calls the replicas behind the foundation lineage's headless Service, each user's own first.
 
     What it returns is what it was promised, whoever answered: the pinned version's embeddings, one finite row of
     ``tae_dim`` numbers per candidate. Anything else is :class:`TaeUnavailableError`.
@@ -85,51 +87,62 @@ class GrpcTaeClient:
         tae_dim: int,
         deadline_seconds: float,
         calls: FoundationCalls,
+        resolve: Resolve | None = None,
     ) -> None:
-        self._pin, self._tae_dim = pin, tae_dim
+        """``resolve`` stands in for the lookup of ``address``, which is ``host:port``."""
+        self._address, self._pin, self._tae_dim = address, pin, tae_dim
         self._deadline_seconds, self._calls = deadline_seconds, calls
-        self._channel = grpc.aio.insecure_channel(
-            f"dns:///{address}",
-            options=[
-                ("grpc.service_config", '{"loadBalancingConfig":[{"round_robin":{}}]}'),
-                ("grpc.enable_retries", 0),
-                ("grpc.max_receive_message_length", REPLY_BYTES),
-                # A foundation's pod that comes back is used again within a second or two, not within two minutes.
-                ("grpc.initial_reconnect_backoff_ms", 200),
-                ("grpc.min_reconnect_backoff_ms", 1000),
-                ("grpc.max_reconnect_backoff_ms", 1000),
-                ("grpc.dns_min_time_between_resolutions_ms", 2000),
-                ("grpc.enable_http_proxy", 0),
-            ],
-        )
-        self._stub = FoundationStub(self._channel)
+        self._replicas = Replicas(resolve or resolver(address), self._is_right, calls)
         self._mismatch_logged = ""
 
     async def describe(self, timeout_seconds: float) -> ServedFoundation:
-        """See :class:`TaeClient`."""
-        answer: wire.Description = await _answer(
-            self._stub.Describe(wire.DescribeRequest(), timeout=timeout_seconds, wait_for_ready=True)
-        )
-        version = answer.version
-        return ServedFoundation(version.model, version.number, version.lineage, version.digest, answer.dim)
+        """See :class:`TaeClient`. All replicas are asked: it is the pair's version that counts, if any serves it."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                replicas = await self._replicas.known()
+        except TimeoutError:
+            raise TaeUnavailableError("UNAVAILABLE", f"{self._address} has no address") from None
+        asking = [asyncio.ensure_future(_describe(replica, timeout_seconds)) for replica in replicas]
+        wrong: ServedFoundation | None = None
+        error = TaeUnavailableError("UNAVAILABLE", "")
+        try:
+            for answer in asyncio.as_completed(asking):
+                try:
+                    served = await answer
+                except TaeUnavailableError as failed:
+                    error = failed
+                    continue
+                if is_pair(served, self._pin):
+                    return served
+                wrong = served
+        finally:
+            for task in asking:
+                task.cancel()
+        if wrong is None:
+            raise error
+        return wrong
 
     async def tae(self, query: Query, context: RequestContext, within_seconds: float) -> NDArray[np.floating]:
-        """See :class:`TaeClient`. Every call is counted by how it ended; there is none where no time is left."""
-        timeout = min(self._deadline_seconds, within_seconds)
+        """See :class:`TaeClient`. Every call is counted by how it ended; there is none where no time is left.
+
+        Where every replica is ejected there is none either, but it counts as UNAVAILABLE.
+        """
+        begin, timeout = time.monotonic(), min(self._deadline_seconds, within_seconds)
         if timeout <= 0:
             raise TaeUnavailableError("DEADLINE_EXCEEDED", "no time is left to ask the foundation")
-        request = wire.TaeRequest(
-            user=query.user,
-            surface=query.surface,
-            time_milliseconds=query.time_ms,
-            candidates=query.candidates,
-            history=None if query.history is None else _history(query.history),
-            context=[_feature(name, value) for name, value in query.context.items() if value is not None],
-        )
-        begin, result = time.monotonic(), "UNKNOWN"
+        replica = self._replicas.choose(query.user)
+        if replica is None:
+            replica = await self._first_choice(query.user, timeout)
+            timeout -= time.monotonic() - begin
+        if replica is None:
+            self._calls.not_made("UNAVAILABLE")
+            raise TaeUnavailableError("UNAVAILABLE", f"no replica behind {self._address} answers")
+        request, result = _request(query), "UNKNOWN"
+        replica.in_flight += 1
         try:
-            call = self._stub.Tae(request, timeout=timeout, metadata=_metadata(context))
-            rows = self._rows(await _answer(call), len(query.candidates))
+            rows = self._rows(
+                await _answer(replica.stub.Tae(request, timeout=timeout, metadata=_metadata(context))), query
+            )
             result = "OK"
         except TaeUnavailableError as error:
             result = error.code
@@ -138,15 +151,35 @@ class GrpcTaeClient:
             result = "CANCELLED"  # by our own caller, who no longer waits
             raise
         finally:
-            self._calls.observe(result, time.monotonic() - begin)
+            replica.in_flight -= 1
+            took = time.monotonic() - begin
+            self._calls.observe(result, took)
+            self._replicas.ended(replica, result, begin, took, timeout)
         return rows
 
     async def close(self) -> None:
         """See :class:`TaeClient`."""
-        await self._channel.close()
+        await self._replicas.close()
 
-    def _rows(self, reply: wire.TaeReply, count: int) -> NDArray[np.floating]:
-        version = reply.version
+    async def _first_choice(self, user: int, timeout: float) -> Replica | None:
+        """Of replicas that may not have been looked up yet: the first request waits for that."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._replicas.looked_up()
+        except TimeoutError:
+            return None
+        return self._replicas.choose(user)
+
+    async def _is_right(self, replica: Replica) -> bool:
+        """Whether an ejected replica answers and is the pair's."""
+        try:
+            served = await _describe(replica, PROBE_SECONDS)
+        except TaeUnavailableError:
+            return False
+        return is_pair(served, self._pin) and served.tae_dim == self._tae_dim
+
+    def _rows(self, reply: wire.TaeReply, query: Query) -> NDArray[np.floating]:
+        count, version = len(query.candidates), reply.version
         served = ServedFoundation(version.model, version.number, version.lineage, version.digest, reply.dim)
         if not is_pair(served, self._pin):
             text = mismatch(self._pin, served)
@@ -168,6 +201,14 @@ class GrpcTaeClient:
         return rows.reshape(wanted)
 
 
+async def _describe(replica: Replica, timeout_seconds: float) -> ServedFoundation:
+    answer: wire.Description = await _answer(
+        replica.stub.Describe(wire.DescribeRequest(), timeout=timeout_seconds, wait_for_ready=True)
+    )
+    version = answer.version
+    return ServedFoundation(version.model, version.number, version.lineage, version.digest, answer.dim)
+
+
 async def _answer(call: Awaitable[T | None]) -> T:
     try:
         answer = await call
@@ -185,6 +226,17 @@ def mismatch(pin: FoundationPin, served: ServedFoundation) -> str:
         f" foundation's Service answers with {served.name} v{served.version} (lineage {served.lineage},"
         f" {served.digest}): point the expert at lineage {pin.lineage}, or roll out an expert trained with"
         f" v{served.version}"
+    )
+
+
+def _request(query: Query) -> wire.TaeRequest:
+    return wire.TaeRequest(
+        user=query.user,
+        surface=query.surface,
+        time_milliseconds=query.time_ms,
+        candidates=query.candidates,
+        history=None if query.history is None else _history(query.history),
+        context=[_feature(name, value) for name, value in query.context.items() if value is not None],
     )
 
 

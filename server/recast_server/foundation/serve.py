@@ -54,6 +54,8 @@ class FoundationServer:
                 ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_SECONDS * 1000),
                 ("grpc.max_allowed_incoming_connections", CONNECTIONS),
                 ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
+                # Experts that wait for an answer ask every two seconds whether we are still there.
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
             ]
         )
         add_FoundationServicer_to_server(service, server)

@@ -20,13 +20,13 @@ from recast_api import server as contract
 EDGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 PAIR_MISMATCH = "PAIR_MISMATCH"
-"""A result that gRPC has no code for: an answer came, from another version than the pair's."""
+"""A result that gRPC has no code for: an answer came, from a version that is not the pair's."""
 RESULTS = (*(code.name for code in grpc.StatusCode), PAIR_MISMATCH)
 """How a TAE call can end. A proxy between the servers may answer with any of gRPC's codes."""
 
 
 class FoundationCalls:
-    """TAE calls that an expert made."""
+    """TAE calls that an expert made, and the replicas that it knows to make them to."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._total = Counter(
@@ -37,6 +37,24 @@ class FoundationCalls:
         )
         for code in RESULTS:
             self._total.labels(code)
+        self._replicas = Gauge(
+            contract.FOUNDATION_REPLICAS, "Replicas of the foundation that are known", ["state"], registry=registry
+        )
+        self._ejections = Counter(contract.FOUNDATION_EJECTIONS_TOTAL, "Replicas that were ejected", registry=registry)
+        self.replicas(0, 0)
+
+    def replicas(self, used: int, ejected: int) -> None:
+        """So many are known now."""
+        self._replicas.labels("used").set(used)
+        self._replicas.labels("ejected").set(ejected)
+
+    def ejected(self) -> None:
+        """One was ejected."""
+        self._ejections.inc()
+
+    def not_made(self, code: str) -> None:
+        """Counts a call that was not made, as if it had ended so."""
+        self._total.labels(code).inc()
 
     def observe(self, code: str, seconds: float) -> None:
         """Counts one call."""

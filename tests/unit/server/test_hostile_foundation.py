@@ -6,6 +6,7 @@ The foundation is a gRPC server in this process (:mod:`hostile_foundation`).
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,9 +16,10 @@ import httpx
 import numpy as np
 import pytest
 from hostile_foundation import CANDIDATES, PIN, Answer, Expert, code, expert_before_a_script, filled, raw, reply, silent
+from scripted_replicas import until
 from server_builders import NOW, TAE_DIM, LandedPair, a_context, land_pair
 
-from recast_server.expert import tae_client
+from recast_server.expert import replicas
 from recast_server.expert.handshake import handshake
 from recast_server.expert.model_ranker import Embedded
 from recast_server.expert.schema import RankRequest
@@ -26,6 +28,11 @@ from recast_server.proto import foundation_pb2 as wire
 from recast_server.runtime.inputs import Query
 
 F16, F32 = np.float16, np.float32
+DESCRIBED = raw(
+    wire.Description(
+        version=wire.Version(model=PIN.name, number=PIN.version, lineage=PIN.lineage, digest=PIN.digest), dim=TAE_DIM
+    ).SerializeToString()
+)
 QUERY = Query(1, "reels", NOW, CANDIDATES)
 
 
@@ -144,7 +151,7 @@ async def test_a_call_whose_caller_gave_up_is_counted_as_cancelled(expert: Exper
 
 
 async def test_an_answer_beyond_the_limit_of_bytes_is_not_read(pair: LandedPair, expert: Expert) -> None:
-    size = tae_client.REPLY_BYTES
+    size = replicas.REPLY_BYTES
     assert size >= 2048 * 4096 * 4  # the most candidates, the widest embedding, float32
     expert.script["Tae"] = raw(bytes(size + 1))
     assert (await expert.rank()).json()["tae"] == "absent"
@@ -186,13 +193,11 @@ async def test_a_foundation_that_cannot_say_what_it_is_leaves_the_expert_degrade
 
 
 async def test_the_handshake_asks_again_until_the_foundation_is_there(expert: Expert) -> None:
-    version = wire.Version(model=PIN.name, number=PIN.version, lineage=PIN.lineage, digest=PIN.digest)
-    ready = raw(wire.Description(version=version, dim=TAE_DIM).SerializeToString())
     asked: list[int] = []
 
     async def comes_up(request: bytes, context: Any) -> bytes:
         asked.append(1)
-        return await (ready if len(asked) > 1 else code(grpc.StatusCode.UNAVAILABLE))(request, context)
+        return await (DESCRIBED if len(asked) > 1 else code(grpc.StatusCode.UNAVAILABLE))(request, context)
 
     expert.script["Describe"] = comes_up
     assert await handshake(expert.client, PIN, TAE_DIM)
@@ -226,13 +231,16 @@ async def test_a_request_is_embedded_and_scored_as_of_its_own_time_or_else_of_no
 async def test_the_mismatch_is_logged_once_per_version_and_not_once_per_request(
     expert: Expert, caplog: pytest.LogCaptureFixture
 ) -> None:
+    expert.script["Describe"] = DESCRIBED
+    used = functools.partial(expert.registry.get_sample_value, "recast_foundation_replicas", {"state": "used"})
     for digest in ("sha256:" + "cd" * 32, "sha256:" + "ef" * 32):
         version = wire.Version(model="home-fm", number=4, lineage=4, digest=digest)
         expert.script["Tae"] = reply(version=version)
-        for _ in range(3):
+        for _ in range(2):
             await expert.rank()
+            await until(lambda: used() == 1)  # it is ejected, and says to a probe that it is the pair's
     told = [record.message for record in caplog.records if record.name == "recast.tae"]
     assert len(told) == 2
     assert PIN.digest in told[0]
     assert "cd" * 32 in told[0]
-    assert expert.counted() == {"PAIR_MISMATCH": 6}
+    assert expert.counted() == {"PAIR_MISMATCH": 4}
