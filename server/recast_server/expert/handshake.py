@@ -13,7 +13,8 @@ import time
 from recast_api.pair import is_pair
 from recast_api.resources.version import FoundationPin
 from recast_api.run import RecastError
-from recast_server.expert.tae_client import TaeClient, TaeUnavailableError, mismatch
+from recast_server.expert.questions import TaeUnavailableError
+from recast_server.expert.tae_client import TaeClient, mismatch
 
 PATIENCE_SECONDS = 30.0
 _ATTEMPT_SECONDS = 2.0

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from recast_api import server as contract
+from recast_server.expert.questions import TaeUnavailableError
 from recast_server.expert.ranker import Ranking
 from recast_server.expert.schema import RankRequest, require_known_context
 from recast_server.expert.tae_cache import Embeddings, TaeCache
-from recast_server.expert.tae_client import TaeClient, TaeUnavailableError
+from recast_server.expert.tae_client import TaeClient
 from recast_server.runtime import scheduler
 from recast_server.runtime.context import RequestContext
 from recast_server.runtime.inputs import Event, Query

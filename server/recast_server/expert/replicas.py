@@ -19,6 +19,7 @@ import grpc.aio
 
 from recast_server.expert import rendezvous
 from recast_server.expert.breaker import Breaker, evidence
+from recast_server.expert.questions import Questions
 from recast_server.proto.foundation_pb2_grpc import FoundationStub
 from recast_server.runtime.metrics import FoundationCalls
 
@@ -69,6 +70,7 @@ class Replica:
         family = "ipv6" if address.startswith("[") else "ipv4"
         self.channel = grpc.aio.insecure_channel(f"{family}:{address}", options=_OPTIONS)
         self.stub = FoundationStub(self.channel)
+        self.questions = Questions(self.stub)
         self.in_flight = 0
         self.usual_seconds = 0.0
         """What its answers take of late; 0 before the first."""

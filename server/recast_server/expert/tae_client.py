@@ -10,17 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import grpc
-import grpc.aio
 import numpy as np
 
-from recast_api import names
 from recast_api.pair import is_pair
 from recast_api.resources.version import FoundationPin
+from recast_server.expert.questions import TaeUnavailableError, answer_of
 from recast_server.expert.replicas import Replica, Replicas, Resolve, resolver
 from recast_server.proto import foundation_pb2 as wire
 from recast_server.runtime.context import RequestContext
@@ -46,14 +44,6 @@ class ServedFoundation:
     lineage: int
     digest: str
     tae_dim: int
-
-
-class TaeUnavailableError(Exception):
-    """No embeddings for this request. ``code`` is the gRPC status, or ``PAIR_MISMATCH``."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class TaeClient(Protocol):
@@ -140,9 +130,7 @@ class GrpcTaeClient:
         request, result = _request(query), "UNKNOWN"
         replica.in_flight += 1
         try:
-            rows = self._rows(
-                await _answer(replica.stub.Tae(request, timeout=timeout, metadata=_metadata(context))), query
-            )
+            rows = self._rows(await replica.questions.ask(request, context, timeout), query)
             result = "OK"
         except TaeUnavailableError as error:
             result = error.code
@@ -202,21 +190,11 @@ class GrpcTaeClient:
 
 
 async def _describe(replica: Replica, timeout_seconds: float) -> ServedFoundation:
-    answer: wire.Description = await _answer(
+    answer: wire.Description = await answer_of(
         replica.stub.Describe(wire.DescribeRequest(), timeout=timeout_seconds, wait_for_ready=True)
     )
     version = answer.version
     return ServedFoundation(version.model, version.number, version.lineage, version.digest, answer.dim)
-
-
-async def _answer(call: Awaitable[T | None]) -> T:
-    try:
-        answer = await call
-    except grpc.aio.AioRpcError as error:
-        raise TaeUnavailableError(error.code().name, error.details() or "") from error
-    if answer is None:  # how gRPC says that it cannot parse the bytes
-        raise TaeUnavailableError("INTERNAL", "the answer is no message of this protocol")
-    return answer
 
 
 def mismatch(pin: FoundationPin, served: ServedFoundation) -> str:
@@ -238,13 +216,6 @@ def _request(query: Query) -> wire.TaeRequest:
         history=None if query.history is None else _history(query.history),
         context=[_feature(name, value) for name, value in query.context.items() if value is not None],
     )
-
-
-def _metadata(context: RequestContext) -> list[tuple[str, str]]:
-    found = [(names.HEADER_REQUEST_ID, context.request_id)]
-    if context.traceparent is not None:
-        found.append(("traceparent", context.traceparent))
-    return found
 
 
 def _feature(name: str, value: str | float) -> wire.ContextFeature:

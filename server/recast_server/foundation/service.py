@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recast_model.context import MAX_FEATURES
+from recast_server.foundation.stream import answer_questions
 from recast_server.proto import foundation_pb2 as wire
 from recast_server.runtime import scheduler
 from recast_server.runtime.context import deadline_of_call
@@ -86,6 +87,28 @@ class FoundationService:
         self, request: wire.TaeRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> wire.TaeReply:
         """The embeddings of one user's candidates."""
+        deadline = deadline_of_call(context.time_remaining(), LONGEST_SECONDS)
+        code, message, reply = await self._tae(request, deadline)
+        if reply is None:
+            await context.abort(code, message)
+        return reply
+
+    async def TaeStream(  # noqa: N802
+        self, requests: object, context: grpc.aio.ServicerContext[wire.TaeQuestions, wire.TaeAnswers]
+    ) -> None:
+        """The same for many requests at once."""
+        await answer_questions(context, self._answer)
+
+    async def _answer(self, question: wire.TaeQuestion) -> wire.TaeAnswer:
+        deadline = deadline_of_call(question.timeout_microseconds / 1e6 or None, LONGEST_SECONDS)
+        code, message, reply = await self._tae(question.request, deadline)
+        number: int = code.value[0]
+        return wire.TaeAnswer(id=question.id, code=number, message=message, reply=reply)
+
+    async def _tae(
+        self, request: wire.TaeRequest, deadline: float
+    ) -> tuple[grpc.StatusCode, str, wire.TaeReply | None]:
+        """How the call ends, with a reply where that is OK."""
         begin = time.monotonic()
         self._calls.begin()
         code, message, reply = grpc.StatusCode.UNKNOWN, "", None
@@ -93,7 +116,7 @@ class FoundationService:
             if problem := self._problem(request):
                 code, message = grpc.StatusCode.INVALID_ARGUMENT, problem
             else:
-                reply = await self._compute(request, deadline_of_call(context.time_remaining(), LONGEST_SECONDS))
+                reply = await self._compute(request, deadline)
                 code = grpc.StatusCode.OK
         except OverloadedError as error:
             code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
@@ -107,9 +130,7 @@ class FoundationService:
             _log.exception("TAE call failed", extra={"fields": {"candidates": len(request.candidates)}})
         finally:
             self._calls.observe(code.name, time.monotonic() - begin)
-        if reply is None:
-            await context.abort(code, message)
-        return reply
+        return code, message, reply
 
     def _problem(self, request: wire.TaeRequest) -> str:
         if request.surface not in self._metadata.surfaces:

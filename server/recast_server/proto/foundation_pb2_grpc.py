@@ -39,6 +39,11 @@ class FoundationStub:
                 request_serializer=recast__server_dot_proto_dot_foundation__pb2.TaeRequest.SerializeToString,
                 response_deserializer=recast__server_dot_proto_dot_foundation__pb2.TaeReply.FromString,
                 _registered_method=True)
+        self.TaeStream = channel.stream_stream(
+                '/recast.v1alpha1.Foundation/TaeStream',
+                request_serializer=recast__server_dot_proto_dot_foundation__pb2.TaeQuestions.SerializeToString,
+                response_deserializer=recast__server_dot_proto_dot_foundation__pb2.TaeAnswers.FromString,
+                _registered_method=True)
         self.Describe = channel.unary_unary(
                 '/recast.v1alpha1.Foundation/Describe',
                 request_serializer=recast__server_dot_proto_dot_foundation__pb2.DescribeRequest.SerializeToString,
@@ -58,6 +63,14 @@ class FoundationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TaeStream(self, request_iterator, context):
+        """The same for many requests at once, each answered when it can be, in any order. A caller that has asked all it will
+        closes its side; the stream ends when all is answered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Describe(self, request, context):
         """Which version is served here; an expert asks before it starts to serve.
         """
@@ -72,6 +85,11 @@ def add_FoundationServicer_to_server(servicer, server):
                     servicer.Tae,
                     request_deserializer=recast__server_dot_proto_dot_foundation__pb2.TaeRequest.FromString,
                     response_serializer=recast__server_dot_proto_dot_foundation__pb2.TaeReply.SerializeToString,
+            ),
+            'TaeStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.TaeStream,
+                    request_deserializer=recast__server_dot_proto_dot_foundation__pb2.TaeQuestions.FromString,
+                    response_serializer=recast__server_dot_proto_dot_foundation__pb2.TaeAnswers.SerializeToString,
             ),
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
@@ -106,6 +124,33 @@ class Foundation:
             '/recast.v1alpha1.Foundation/Tae',
             recast__server_dot_proto_dot_foundation__pb2.TaeRequest.SerializeToString,
             recast__server_dot_proto_dot_foundation__pb2.TaeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TaeStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/recast.v1alpha1.Foundation/TaeStream',
+            recast__server_dot_proto_dot_foundation__pb2.TaeQuestions.SerializeToString,
+            recast__server_dot_proto_dot_foundation__pb2.TaeAnswers.FromString,
             options,
             channel_credentials,
             insecure,

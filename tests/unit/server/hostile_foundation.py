@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -13,6 +14,7 @@ import grpc.aio
 import httpx
 import numpy as np
 from prometheus_client import CollectorRegistry
+from scripted_replicas import AbortedError, Aborts
 from server_builders import NOW, TAE_DIM, LandedPair, a_scheduler
 
 from recast_api.resources.version import FoundationPin
@@ -65,6 +67,35 @@ def filled(value: float, dtype: type[np.floating]) -> bytes:
     return rows.tobytes()
 
 
+async def _stream(script: dict[str, Answer], context: Any) -> None:
+    """What the script says of ``Tae``, to each question of a stream, whatever bytes that are."""
+    running = set()
+
+    async def one(question: wire.TaeQuestion) -> None:
+        head = wire.TaeAnswer(id=question.id)
+        try:
+            said = await script["Tae"](question.request.SerializeToString(), Aborts)
+            data = head.SerializeToString() + b"\x22" + _length(said) + said  # field 4, reply
+        except AbortedError as aborted:
+            head.code, head.message = aborted.code.value[0], str(aborted)
+            data = head.SerializeToString()
+        await context.write(b"\x0a" + _length(data) + data)  # field 1, answers
+
+    while (data := await context.read()) is not grpc.aio.EOF:
+        for question in wire.TaeQuestions.FromString(data).questions:
+            task = asyncio.create_task(one(question))
+            running.add(task)
+            task.add_done_callback(running.discard)
+
+
+def _length(data: bytes) -> bytes:
+    found, left = bytearray(), len(data)
+    while left > 127:
+        found.append(left & 127 | 128)
+        left >>= 7
+    return bytes([*found, left])
+
+
 async def silent(_request: bytes, _context: Any) -> bytes:
     await asyncio.Event().wait()
     raise AssertionError("waits for ever")
@@ -91,8 +122,11 @@ class Expert:
 
 
 @asynccontextmanager
-async def expert_before_a_script(pair: LandedPair) -> AsyncIterator[Expert]:
-    """The expert's foundation says what ``script`` says; at first, that it has the right embeddings."""
+async def expert_before_a_script(pair: LandedPair, streams: bool = True) -> AsyncIterator[Expert]:
+    """The expert's foundation says what ``script`` says; at first, that it has the right embeddings.
+
+    Without ``streams`` it is a server of before there were any. ``script["TaeStream"]`` stands in for a whole stream.
+    """
     script: dict[str, Answer] = {"Tae": reply(), "Describe": raw(b"")}
     server = grpc.aio.server()
 
@@ -103,6 +137,13 @@ async def expert_before_a_script(pair: LandedPair) -> AsyncIterator[Expert]:
         return grpc.unary_unary_rpc_method_handler(answer)  # without codecs: bytes in, bytes out
 
     handlers = {name: scripted(name) for name in script}
+    script["TaeStream"] = partial(_stream, script)
+
+    async def stream(_requests: object, context: Any) -> None:
+        await script["TaeStream"](context)  # type: ignore[call-arg,arg-type]
+
+    if streams:
+        handlers["TaeStream"] = grpc.stream_stream_rpc_method_handler(stream)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("recast.v1alpha1.Foundation", handlers),))
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()

@@ -16,7 +16,9 @@ from prometheus_client import CollectorRegistry
 from server_builders import a_context
 
 from recast_api.resources.version import FoundationPin
-from recast_server.expert.tae_client import GrpcTaeClient, TaeUnavailableError
+from recast_server.expert.questions import TaeUnavailableError
+from recast_server.expert.tae_client import GrpcTaeClient
+from recast_server.foundation.stream import answer_questions
 from recast_server.proto import foundation_pb2 as wire
 from recast_server.proto.foundation_pb2_grpc import FoundationServicer, add_FoundationServicer_to_server
 from recast_server.runtime.inputs import Query
@@ -26,6 +28,20 @@ DIM = 4
 PIN = FoundationPin(name="home-fm", version=3, lineage=3, digest="sha256:" + "ab" * 32)
 RIGHT = wire.Version(model=PIN.name, number=PIN.version, lineage=PIN.lineage, digest=PIN.digest)
 WRONG = wire.Version(model=PIN.name, number=9, lineage=9, digest="sha256:" + "cd" * 32)
+
+
+class AbortedError(Exception):
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Aborts:
+    """As much of a call's context as a script needs, for a question on a stream."""
+
+    @staticmethod
+    async def abort(code: grpc.StatusCode, message: str) -> None:
+        raise AbortedError(code, message)
 
 
 @dataclass
@@ -61,6 +77,15 @@ class Scripted(FoundationServicer):
             await context.abort(self.code, "scripted")
         rows = np.full((len(request.candidates), DIM), self.row, np.float16)
         return wire.TaeReply(version=self.version, data=rows.tobytes(), rows=len(rows), dim=DIM, scheme=wire.FLOAT16)
+
+    async def TaeStream(self, requests: Any, context: Any) -> None:
+        async def answer(question: wire.TaeQuestion) -> wire.TaeAnswer:
+            try:
+                return wire.TaeAnswer(id=question.id, reply=await self.Tae(question.request, Aborts))
+            except AbortedError as aborted:
+                return wire.TaeAnswer(id=question.id, code=aborted.code.value[0], message=str(aborted))
+
+        await answer_questions(context, answer)
 
     async def Describe(self, request: wire.DescribeRequest, context: Any) -> wire.Description:
         self.described += 1

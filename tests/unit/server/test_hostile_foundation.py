@@ -22,8 +22,8 @@ from server_builders import NOW, TAE_DIM, LandedPair, a_context, land_pair
 from recast_server.expert import replicas
 from recast_server.expert.handshake import handshake
 from recast_server.expert.model_ranker import Embedded
+from recast_server.expert.questions import TaeUnavailableError
 from recast_server.expert.schema import RankRequest
-from recast_server.expert.tae_client import TaeUnavailableError
 from recast_server.proto import foundation_pb2 as wire
 from recast_server.runtime.inputs import Query
 

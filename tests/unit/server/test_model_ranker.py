@@ -13,10 +13,10 @@ from prometheus_client import CollectorRegistry
 from server_builders import NOW, a_context, a_scheduler
 
 from recast_server.expert.model_ranker import Embedded, ModelRanker
+from recast_server.expert.questions import TaeUnavailableError
 from recast_server.expert.ranker import Ranking
 from recast_server.expert.schema import HistoryEvent, RankRequest
 from recast_server.expert.tae_cache import TaeCache
-from recast_server.expert.tae_client import TaeUnavailableError
 from recast_server.runtime.context import RequestContext
 from recast_server.runtime.cost import CostModel
 from recast_server.runtime.inputs import Event, Query

@@ -14,8 +14,8 @@ from server_builders import a_context
 from recast_server.expert import replicas as module
 from recast_server.expert.breaker import FAILURES
 from recast_server.expert.handshake import handshake
+from recast_server.expert.questions import TaeUnavailableError
 from recast_server.expert.replicas import resolver
-from recast_server.expert.tae_client import TaeUnavailableError
 from recast_server.proto import foundation_pb2 as wire
 from recast_server.runtime.inputs import Query
 

@@ -22,7 +22,8 @@ from recast_api.resources.version import FoundationPin
 from recast_api.run import RecastError
 from recast_server.expert import tae_client
 from recast_server.expert.handshake import handshake
-from recast_server.expert.tae_client import GrpcTaeClient, TaeUnavailableError
+from recast_server.expert.questions import TaeUnavailableError
+from recast_server.expert.tae_client import GrpcTaeClient
 from recast_server.foundation import service
 from recast_server.foundation.service import FoundationMetadata, FoundationService
 from recast_server.proto import foundation_pb2 as wire
