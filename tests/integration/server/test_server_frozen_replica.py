@@ -10,7 +10,8 @@ from typing import Any
 from conftest import NOW
 from prometheus_client import CollectorRegistry
 
-from recast_server.expert.tae_client import GrpcTaeClient, TaeUnavailableError
+from recast_server.expert.questions import TaeUnavailableError
+from recast_server.expert.tae_client import GrpcTaeClient
 from recast_server.runtime.context import RequestContext
 from recast_server.runtime.inputs import Query
 from recast_server.runtime.metrics import FoundationCalls

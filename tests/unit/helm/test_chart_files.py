@@ -21,7 +21,7 @@ TEMPLATES = sorted((CHART / "templates").iterdir())
 def _leaves(values: dict[str, Any], prefix: str = "") -> set[str]:
     found = set()
     for key, value in values.items():
-        nested = isinstance(value, dict) and key not in ("nodeSelector", "resources")
+        nested = isinstance(value, dict) and key not in ("nodeSelector", "resources", "labels")
         found |= _leaves(value, f"{prefix}{key}.") if nested else {prefix + key}
     return found
 
@@ -64,7 +64,7 @@ def test_every_value_is_in_the_schema_and_every_key_of_the_schema_in_the_values(
 def test_every_value_is_explained_by_a_comment_near_it() -> None:
     lines = (CHART / "values.yaml").read_text().splitlines()
     obvious = {"operator", "crds", "resources", "imagePullPolicy", "priorityClassName", "nodeSelector", "tolerations"}
-    obvious |= {"requests", "limits"}
+    obvious |= {"requests", "limits", "monitoring", "enabled", "labels"}
     bare = []
     for index, line in enumerate(lines):
         key = re.match(r"\s*(\w+):", line)
