@@ -1,4 +1,4 @@
-"""Dashboards and alert rules as the chart ships them: rendered by Helm, and the rules played by Prometheus's own tool."""
+"""Dashboards and alert rules as the chart ships them: rendered by Helm, and played by Prometheus's own tool."""
 
 from __future__ import annotations
 
