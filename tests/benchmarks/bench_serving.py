@@ -229,16 +229,17 @@ class FoundationClient:
 
     def __init__(self, port: int) -> None:
         from recast_server.proto import foundation_pb2 as wire
+        from recast_server.proto.columns import pack_ids
         from recast_server.proto.foundation_pb2_grpc import FoundationStub
 
-        self._wire = wire
+        self._wire, self._pack_ids = wire, pack_ids
         self._stub = FoundationStub(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
 
     async def ask(self, number: int) -> bool:
         """Whether the n-th question got embeddings."""
         q = question(number)
         request = self._wire.TaeRequest(
-            user=q["user"], surface="reels", time_milliseconds=NOW, candidates=q["candidates"]
+            user=q["user"], surface="reels", time_milliseconds=NOW, candidate_ids=self._pack_ids(q["candidates"])
         )
         try:
             reply = await self._stub.Tae(request, timeout=SLO_MS / 1000)

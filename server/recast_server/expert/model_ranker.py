@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Protocol
 from recast_api import server as contract
 from recast_server.expert.questions import TaeUnavailableError
 from recast_server.expert.ranker import Ranking
-from recast_server.expert.schema import RankRequest, require_known_context
-from recast_server.expert.tae_cache import Embeddings, TaeCache
+from recast_server.expert.schema import RankRequest, inline_history, require_known_context
+from recast_server.expert.tae_cache import Rung, TaeCache
 from recast_server.expert.tae_client import TaeClient
 from recast_server.runtime import scheduler
 from recast_server.runtime.context import RequestContext
-from recast_server.runtime.inputs import Event, Query
+from recast_server.runtime.inputs import Query
 from recast_server.runtime.scheduler import Scheduler, Ticket
 
 if TYPE_CHECKING:
@@ -78,15 +78,13 @@ class ModelRanker:
 
     def _query(self, request: RankRequest) -> Query:
         time_ms = time.time_ns() // 1_000_000 if request.time is None else request.time
-        history = None
-        if request.history is not None:
-            history = [Event(e.item, e.surface, e.time, e.actions, e.available_at) for e in request.history]
+        history = inline_history(request)
         return Query(request.user, self._surface, time_ms, request.candidates, history, request.context)
 
-    async def _tae(self, query: Query, context: RequestContext, ticket: Ticket[Embedded, Ranking]) -> Embeddings:
+    async def _tae(self, query: Query, context: RequestContext, ticket: Ticket[Embedded, Ranking]) -> Rung:
         try:
-            rows = await self._client.tae(query, context, ticket.spare_seconds)
+            rows = (await self._client.tae(query, context, ticket.spare_seconds)).rows
         except TaeUnavailableError:  # counted by the client, with its code
             return self._cache.recall(query.user, query.candidates, time.monotonic())
         self._cache.remember(query.user, query.candidates, rows, time.monotonic())
-        return Embeddings(rows, contract.TAE_FRESH)
+        return Rung(rows, contract.TAE_FRESH)

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from recast_model.context import LARGEST, MAX_FEATURES, VALUE_LENGTH, Features
+from recast_server.runtime.events import Events
 
 BODY_BYTES = 512 * 1024
 CANDIDATES = 2048
@@ -156,6 +157,22 @@ def require_known_context(request: RankRequest, features: Features) -> None:
             fields.append({"field": field, "problem": f"must be {known[name]}", "allowed": f"{known[name]} or null"})
     if fields:
         raise _refused(fields[:8])
+
+
+def inline_history(request: RankRequest) -> Events | None:
+    """The history that the request brings. Raises :class:`RefusedError` where its names are too many."""
+    if (events := request.history) is None:
+        return None
+    try:
+        return Events.named(
+            [event.item for event in events],
+            [event.surface for event in events],
+            [event.actions for event in events],
+            [event.time for event in events],
+            [event.available_at for event in events],
+        )
+    except ValueError as error:
+        raise _refused([{"field": "history", "problem": str(error), "allowed": _ALLOWED["history"]}]) from error
 
 
 def _refused(fields: list[dict[str, str]]) -> RefusedError:

@@ -27,6 +27,8 @@ from recast_api import server as contract
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Ids = Sequence[int] | NDArray[np.int64]
+
 ANSWERS = 4
 """Of a user that are kept, the newest."""
 OVERHEAD_BYTES = 512
@@ -34,14 +36,14 @@ OVERHEAD_BYTES = 512
 
 
 @dataclass(frozen=True)
-class Embeddings:
-    """Rows (M, D) for M candidates, None where there are none, and the rung that they are from."""
+class Rung:
+    """What a request is ranked with: rows (M, D) for M candidates, None where there are none, and their source."""
 
     rows: NDArray[np.floating] | None
     source: str
 
 
-ABSENT = Embeddings(None, contract.TAE_ABSENT)
+ABSENT = Rung(None, contract.TAE_ABSENT)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class TaeCache:
         self.bytes = 0
         """Of all that is kept."""
 
-    def remember(self, user: int, candidates: Sequence[int], rows: NDArray[np.floating], now: float) -> None:
+    def remember(self, user: int, candidates: Ids, rows: NDArray[np.floating], now: float) -> None:
         """Keep what the foundation said just now. ``rows`` (M, D) belongs to the cache from here on."""
         if not self._max_age_seconds:
             return
@@ -84,7 +86,7 @@ class TaeCache:
             if not answers:
                 del self._users[oldest]
 
-    def recall(self, user: int, candidates: Sequence[int], now: float) -> Embeddings:
+    def recall(self, user: int, candidates: Ids, now: float) -> Rung:
         """The best rung that there is for these candidates."""
         young = [a for a in self._users.get(user, ()) if now - a.at <= self._max_age_seconds]
         if not young:
@@ -96,6 +98,6 @@ class TaeCache:
         place = order[np.minimum(np.searchsorted(items[order], asked), len(order) - 1)]  # the newest of each item
         known = items[place] == asked
         if known.all():
-            return Embeddings(rows[place], contract.TAE_CACHED)
+            return Rung(rows[place], contract.TAE_CACHED)
         mean = rows.astype(np.float32).mean(axis=0).astype(rows.dtype)
-        return Embeddings(np.where(known[:, None], rows[place], mean), contract.TAE_POOLED)
+        return Rung(np.where(known[:, None], rows[place], mean), contract.TAE_POOLED)

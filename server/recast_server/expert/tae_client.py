@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -20,9 +19,10 @@ from recast_api.pair import is_pair
 from recast_api.resources.version import FoundationPin
 from recast_server.expert.questions import TaeUnavailableError, answer_of
 from recast_server.expert.replicas import Replica, Replicas, Resolve, resolver
+from recast_server.proto import columns
 from recast_server.proto import foundation_pb2 as wire
 from recast_server.runtime.context import RequestContext
-from recast_server.runtime.inputs import Event, Query
+from recast_server.runtime.inputs import Query, Unread
 from recast_server.runtime.metrics import PAIR_MISMATCH, FoundationCalls
 
 if TYPE_CHECKING:
@@ -46,6 +46,22 @@ class ServedFoundation:
     tae_dim: int
 
 
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """What a foundation says of a query."""
+
+    rows: NDArray[np.floating]
+    """(M, D), row i for candidate i."""
+    served: ServedFoundation
+    """The version that answered: the pin's, or a later one of its lineage."""
+    cursor_ms: int = 0
+    """It has learned labels up to this instant of availability time; 0 where it does not say."""
+    history_age_ms: int | None = None
+    """How long before the request the stored history ended that was read; None where none was, or it does not say."""
+    history_sequence: int | None = None
+    """Sequence number of that history."""
+
+
 class TaeClient(Protocol):
     """Where an expert gets its embeddings from."""
 
@@ -53,8 +69,8 @@ class TaeClient(Protocol):
         """Which version is served. Raises :class:`TaeUnavailableError`."""
         ...
 
-    async def tae(self, query: Query, context: RequestContext, within_seconds: float) -> NDArray[np.floating]:
-        """Embeddings (M, D), row i for candidate i. Raises :class:`TaeUnavailableError`, at the latest in that time."""
+    async def tae(self, query: Query, context: RequestContext, within_seconds: float) -> Embeddings:
+        """The embeddings of the query's candidates. Raises :class:`TaeUnavailableError`, at the latest in that time."""
         ...
 
     async def close(self) -> None:
@@ -112,7 +128,7 @@ class GrpcTaeClient:
             raise error
         return wrong
 
-    async def tae(self, query: Query, context: RequestContext, within_seconds: float) -> NDArray[np.floating]:
+    async def tae(self, query: Query, context: RequestContext, within_seconds: float) -> Embeddings:
         """See :class:`TaeClient`. Every call is counted by how it ended; there is none where no time is left.
 
         Where every replica is ejected there is none either, but it counts as UNAVAILABLE.
@@ -130,7 +146,8 @@ class GrpcTaeClient:
         request, result = _request(query), "UNKNOWN"
         replica.in_flight += 1
         try:
-            rows = self._rows(await replica.questions.ask(request, context, timeout), query)
+            reply = await replica.questions.ask(request, context, timeout)
+            embeddings = self._embeddings(reply, query)
             result = "OK"
         except TaeUnavailableError as error:
             result = error.code
@@ -143,7 +160,7 @@ class GrpcTaeClient:
             took = time.monotonic() - begin
             self._calls.observe(result, took)
             self._replicas.ended(replica, result, begin, took, timeout)
-        return rows
+        return embeddings
 
     async def close(self) -> None:
         """See :class:`TaeClient`."""
@@ -166,7 +183,7 @@ class GrpcTaeClient:
             return False
         return is_pair(served, self._pin) and served.tae_dim == self._tae_dim
 
-    def _rows(self, reply: wire.TaeReply, query: Query) -> NDArray[np.floating]:
+    def _embeddings(self, reply: wire.TaeReply, query: Query) -> Embeddings:
         count, version = len(query.candidates), reply.version
         served = ServedFoundation(version.model, version.number, version.lineage, version.digest, reply.dim)
         if not is_pair(served, self._pin):
@@ -186,7 +203,13 @@ class GrpcTaeClient:
         rows: NDArray[np.floating] = np.frombuffer(reply.data, dtype)
         if not np.isfinite(rows).all():
             raise TaeUnavailableError("INTERNAL", "the embeddings are not finite")
-        return rows.reshape(wanted)
+        return Embeddings(
+            rows.reshape(wanted),
+            served,
+            reply.cursor_milliseconds,
+            reply.history_age_milliseconds if reply.HasField("history_age_milliseconds") else None,
+            reply.history_sequence if reply.HasField("history_sequence") else None,
+        )
 
 
 async def _describe(replica: Replica, timeout_seconds: float) -> ServedFoundation:
@@ -208,12 +231,14 @@ def mismatch(pin: FoundationPin, served: ServedFoundation) -> str:
 
 
 def _request(query: Query) -> wire.TaeRequest:
+    assert not isinstance(query.history, Unread), "a query is read before it is sent"
     return wire.TaeRequest(
         user=query.user,
         surface=query.surface,
         time_milliseconds=query.time_ms,
-        candidates=query.candidates,
-        history=None if query.history is None else _history(query.history),
+        candidate_ids=columns.pack_ids(query.candidates),
+        events=None if query.history is None else columns.pack(query.history),
+        sequence=query.sequence,
         context=[_feature(name, value) for name, value in query.context.items() if value is not None],
     )
 
@@ -222,18 +247,3 @@ def _feature(name: str, value: str | float) -> wire.ContextFeature:
     if isinstance(value, str):
         return wire.ContextFeature(name=name, text=value)
     return wire.ContextFeature(name=name, number=value)
-
-
-def _history(events: Sequence[Event]) -> wire.History:
-    return wire.History(
-        events=[
-            wire.Event(
-                item=event.item,
-                surface=event.surface,
-                time_milliseconds=event.time_ms,
-                actions=event.actions,
-                available_at_milliseconds=event.available_ms,
-            )
-            for event in events
-        ]
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ class FoundationEngine:
             dtype=torch.empty(0, dtype=TAE_DTYPE).numpy().dtype,
             surfaces=config.surfaces,
             tasks=config.tasks,
+            cursor_ms=int(datetime.fromisoformat(manifest.watermark).timestamp() * 1000),
         )
 
     def units(self, query: Query) -> float:

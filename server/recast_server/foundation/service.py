@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import grpc
@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 from recast_model.context import MAX_FEATURES
 from recast_server.foundation.stream import answer_questions
+from recast_server.proto import columns
 from recast_server.proto import foundation_pb2 as wire
+from recast_server.proto.columns import ID_BYTES
 from recast_server.runtime import scheduler
 from recast_server.runtime.context import deadline_of_call
-from recast_server.runtime.inputs import Event, Query
+from recast_server.runtime.inputs import Query, Unread
 from recast_server.runtime.metrics import FoundationRequests
 from recast_server.runtime.scheduler import ExpiredError, OverloadedError, Scheduler
 
@@ -47,11 +49,17 @@ class FoundationMetadata:
     dtype: np.dtype[np.floating]
     surfaces: tuple[str, ...]
     tasks: tuple[str, ...]
+    cursor_ms: int = 0
+    """Labels up to this instant of availability time were learned."""
 
     @property
     def wire_version(self) -> wire.Version:
         """The version as it stands in every answer."""
         return wire.Version(model=self.model, number=self.version, lineage=self.lineage, digest=self.digest)
+
+
+class InvalidError(Exception):
+    """A call that cannot be computed, with the words that its sender gets."""
 
 
 class Engine(scheduler.Engine[Query, NDArray[np.floating]], Protocol):
@@ -118,6 +126,8 @@ class FoundationService:
             else:
                 reply = await self._compute(request, deadline)
                 code = grpc.StatusCode.OK
+        except InvalidError as error:
+            code, message = grpc.StatusCode.INVALID_ARGUMENT, str(error)
         except OverloadedError as error:
             code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
         except ExpiredError as error:
@@ -127,7 +137,7 @@ class FoundationService:
             raise
         except Exception:
             code, message = grpc.StatusCode.INTERNAL, "the foundation failed on the request; its log has the cause"
-            _log.exception("TAE call failed", extra={"fields": {"candidates": len(request.candidates)}})
+            _log.exception("TAE call failed", extra={"fields": {"candidates": _candidate_count(request)}})
         finally:
             self._calls.observe(code.name, time.monotonic() - begin)
         return code, message, reply
@@ -135,45 +145,76 @@ class FoundationService:
     def _problem(self, request: wire.TaeRequest) -> str:
         if request.surface not in self._metadata.surfaces:
             return f"surface: this foundation was trained on {', '.join(self._metadata.surfaces)}"
-        if not 1 <= len(request.candidates) <= CANDIDATES:
-            return f"candidates: 1 to {CANDIDATES} are allowed, not {len(request.candidates)}"
-        if len(request.history.events) > HISTORY_EVENTS:
-            return f"history: at most {HISTORY_EVENTS} events are allowed, not {len(request.history.events)}"
+        candidates, events = _candidate_count(request), _event_count(request)
+        if not 1 <= candidates <= CANDIDATES:
+            return f"candidates: 1 to {CANDIDATES} are allowed, not {candidates}"
+        if events is not None and events > HISTORY_EVENTS:
+            return f"history: at most {HISTORY_EVENTS} events are allowed, not {events}"
         if len(request.context) > MAX_FEATURES:
             return f"context: at most {MAX_FEATURES} features are allowed, not {len(request.context)}"
-        if request.user < 0 or request.time_milliseconds < 0 or min(request.candidates) < 0:
-            return "user, time and candidates must not be negative"
+        if request.user < 0 or request.time_milliseconds < 0 or request.sequence < 0:
+            return "user, time and sequence must not be negative"
         return ""
 
     async def _compute(self, request: wire.TaeRequest, deadline: float) -> wire.TaeReply:
-        history = None
-        if request.HasField("history"):
-            history = [_event(event) for event in request.history.events]
-        candidates = list(request.candidates)
-        query = Query(
-            request.user,
-            request.surface,
-            request.time_milliseconds,
-            candidates,
-            history,
-            _context(request.context),
-        )
+        query = _unread(request)
         with self._scheduler.admit(self._engine, query, deadline) as ticket:
-            rows = await ticket.run(query)
+            rows = await ticket.run(_read(request, query))  # only now: what is refused costs nothing
         return wire.TaeReply(
             version=self._metadata.wire_version,
             data=rows.tobytes(),
             rows=rows.shape[0],
             dim=rows.shape[1],
             scheme=_SCHEMES[rows.dtype],
+            cursor_milliseconds=self._metadata.cursor_ms,
         )
+
+
+def _candidate_count(request: wire.TaeRequest) -> int:
+    return len(request.candidate_ids) // ID_BYTES or len(request.candidates)
+
+
+def _event_count(request: wire.TaeRequest) -> int | None:
+    """None where the user's stored history is meant."""
+    if request.HasField("events"):
+        return len(request.events.item) // ID_BYTES
+    return len(request.history.events) if request.HasField("history") else None
+
+
+def _unread(request: wire.TaeRequest) -> Query:
+    """What says how much work the request is."""
+    events = _event_count(request)
+    return Query(
+        request.user,
+        request.surface,
+        request.time_milliseconds,
+        range(_candidate_count(request)),
+        None if events is None else Unread(events),
+        _context(request.context),
+        request.sequence if request.HasField("sequence") else None,
+    )
+
+
+def _read(request: wire.TaeRequest, query: Query) -> Query:
+    """The query with its columns. Raises :class:`InvalidError`, which names the field."""
+    try:
+        ids = request.candidate_ids
+        candidates = columns.unpack_ids(ids) if ids else np.array(request.candidates, np.int64)
+        if candidates.min() < 0:
+            raise ValueError("must not be negative")
+    except ValueError as error:
+        raise InvalidError(f"candidates: {error}") from error
+    try:
+        history = None
+        if request.HasField("events"):
+            history = columns.unpack(request.events)
+        elif request.HasField("history"):
+            history = columns.unpack_messages(request.history)
+    except ValueError as error:
+        raise InvalidError(f"history: {error}") from error
+    return replace(query, candidates=candidates, history=history)
 
 
 def _context(features: Iterable[wire.ContextFeature]) -> dict[str, str | float]:
     given = ((feature.name, feature.WhichOneof("value"), feature) for feature in features)
     return {name: getattr(feature, kind) for name, kind, feature in given if kind}
-
-
-def _event(event: wire.Event) -> Event:
-    available = event.available_at_milliseconds if event.HasField("available_at_milliseconds") else None
-    return Event(event.item, event.surface, event.time_milliseconds, tuple(event.actions), available)

@@ -57,7 +57,7 @@ class FoundationServicer:
     def Tae(self, request, context):
         """The target-aware embeddings of one user's candidates.
         RESOURCE_EXHAUSTED: the queue is full. DEADLINE_EXCEEDED: the caller no longer waits, nothing was computed.
-        INVALID_ARGUMENT: an unknown surface, no candidates or too many.
+        INVALID_ARGUMENT: an unknown surface, no candidates or too many, columns that are none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

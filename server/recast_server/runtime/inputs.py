@@ -17,6 +17,7 @@ from recast_model.context import Context, Features
 from recast_model.features import UNKNOWN_ITEM, Request
 from recast_model.flops import forward_flops
 from recast_model.history import History, Ints
+from recast_server.runtime.events import Events
 
 if TYPE_CHECKING:
     from recast_model.config import ExpertConfig, FoundationConfig
@@ -25,14 +26,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Event:
-    """One past action of the user, in raw ids and names; known when it happened unless ``available_ms`` says later."""
+class Unread:
+    """Events of which no more is known than how many: enough to say what a request costs, before they are unpacked."""
 
-    item: int
-    surface: str
-    time_ms: int
-    actions: Sequence[str]
-    available_ms: int | None = None
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,13 @@ class Query:
     user: int
     surface: str
     time_ms: int
-    candidates: Sequence[int]
-    history: Sequence[Event] | None = None
+    candidates: Sequence[int] | Ints
+    history: Events | Unread | None = None
     """Stands in for the stored one, even when it is empty."""
     context: Mapping[str, str | float | None] = field(default_factory=dict)
     """Features of the request by name; those that the version does not know are passed over."""
+    sequence: int | None = None
+    """Sequence number of the user's stored history that the caller saw."""
 
 
 def padded_to(candidates: int) -> int:
@@ -75,6 +77,7 @@ class RequestEncoder:
         All of it is given, also what was not known yet at the request's time: what a request sees is decided by
         :func:`recast_model.features.collate`, as it was in training.
         """
+        assert not isinstance(query.history, Unread), "a query is read before it is encoded"
         events = self.histories.lookup(query.user) if query.history is None else self._inline(query.history)
         dense = self.items.index(np.asarray(query.candidates, np.int64))
         given = Context.given(self.context, query.context)
@@ -86,21 +89,20 @@ class RequestEncoder:
         return [feature.name for feature in given if not feature.encode([context[feature.name]])[0]]
 
     @staticmethod
-    def unknown_items(candidates: Sequence[int], dense: Ints) -> list[int]:
+    def unknown_items(candidates: Sequence[int] | Ints, dense: Ints) -> list[int]:
         """The candidates that the version never saw, each once, in the order asked."""
-        return list(dict.fromkeys(candidates[int(row)] for row in np.flatnonzero(dense == UNKNOWN_ITEM)))
+        return list(dict.fromkeys(int(candidates[int(row)]) for row in np.flatnonzero(dense == UNKNOWN_ITEM)))
 
-    def _inline(self, history: Sequence[Event]) -> History:
-        known = [event for event in history if event.surface in self.surfaces]
-        times = np.array([event.time_ms for event in known], np.int64)
-        available = [event.time_ms if event.available_ms is None else event.available_ms for event in known]
-        return History(
-            self.items.index(np.array([event.item for event in known], np.int64)),
-            np.array([self.surfaces.index(event.surface) for event in known], np.int64),
-            np.array([self._mask(event.actions) for event in known], np.int64),
-            times,
-            np.maximum(times, np.array(available, np.int64)),  # nothing is known before it happens
-        )
+    def _inline(self, events: Events) -> History:
+        places = [self.surfaces.index(name) if name in self.surfaces else -1 for name in events.surfaces]
+        surfaces = np.array(places, np.int64)[events.surface]
+        items, masks = self.items.index(events.item), self._masks(events)
+        return History(items, surfaces, masks, events.time_ms, events.available_ms).take(np.flatnonzero(surfaces >= 0))
 
-    def _mask(self, actions: Sequence[str]) -> int:
-        return sum(1 << bit for bit, task in enumerate(self.tasks) if task in actions)
+    def _masks(self, events: Events) -> Ints:
+        """(N,) The events' actions as bits over our own tasks."""
+        masks = np.zeros_like(events.actions)
+        for bit, name in enumerate(events.tasks):
+            if name in self.tasks:
+                masks |= (events.actions >> bit & 1) << self.tasks.index(name)
+        return masks

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from recast_server.runtime.cost import Sample
-from recast_server.runtime.inputs import Event, Query
+from recast_server.runtime.events import Events
+from recast_server.runtime.inputs import Query
 from recast_server.runtime.scheduler import Engine
 
 TOGETHER = 8
@@ -17,7 +18,7 @@ USUAL = 16
 
 def probe(surface: str, events: int, candidates: int) -> Query:
     """A query of so many events and candidates, all of them unknown."""
-    past = [Event(0, surface, time_ms, ()) for time_ms in range(events)]
+    past = Events.named([0] * events, [surface] * events, [()] * events, range(events))
     return Query(0, surface, events, [0] * candidates, past)
 
 

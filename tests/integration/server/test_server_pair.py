@@ -21,6 +21,7 @@ from recast_model.features import Request, collate
 from recast_model.history import History
 from recast_model.inference import embed, score
 from recast_server.proto import foundation_pb2 as wire
+from recast_server.proto.columns import pack_ids
 from recast_server.proto.foundation_pb2_grpc import FoundationStub
 
 NOW = 1_767_225_600_000
@@ -76,12 +77,13 @@ def test_scores_over_the_wire_are_those_of_the_networks(pair: Any) -> None:
 def test_embeddings_over_the_wire_are_the_bytes_of_the_log_pass(pair: Any) -> None:
     tae, _ = expected(pair, stored(pair, 3, KNOWN))
     with grpc.insecure_channel(f"127.0.0.1:{pair.foundation.port}") as channel:
-        request = wire.TaeRequest(user=3, surface="reels", time_milliseconds=NOW, candidates=KNOWN)
+        request = wire.TaeRequest(user=3, surface="reels", time_milliseconds=NOW, candidate_ids=pack_ids(KNOWN))
         reply = FoundationStub(channel).Tae(request, timeout=10)
     assert (reply.rows, reply.dim, reply.scheme) == (16, 16, wire.FLOAT16)
     served = np.frombuffer(reply.data, np.float16).reshape(16, 16)
     assert np.abs(served.astype(np.float32) - tae.float().numpy()).max() <= 1e-5
     assert reply.version.digest == pair.world.foundation.manifest.digest
+    assert reply.cursor_milliseconds == NOW, "what the version has learned, by its watermark"
 
 
 def test_an_inline_history_stands_in_for_the_stored_one_without_its_future_and_its_strangers(pair: Any) -> None:

@@ -75,7 +75,7 @@ class Scripted(FoundationServicer):
         await self.ready.wait()
         if self.code is not None:
             await context.abort(self.code, "scripted")
-        rows = np.full((len(request.candidates), DIM), self.row, np.float16)
+        rows = np.full((len(request.candidate_ids) // 8, DIM), self.row, np.float16)
         return wire.TaeReply(version=self.version, data=rows.tobytes(), rows=len(rows), dim=DIM, scheme=wire.FLOAT16)
 
     async def TaeStream(self, requests: Any, context: Any) -> None:
@@ -108,10 +108,10 @@ class Fleet:
     async def ask(self, user: int = 1, within: float = 30.0) -> float | str:
         """The row that was answered, or the code of why there is none."""
         try:
-            rows = await self.client.tae(Query(user, "feed", 0, [1, 2]), a_context(), within)
+            found = await self.client.tae(Query(user, "feed", 0, [1, 2]), a_context(), within)
         except TaeUnavailableError as error:
             return error.code
-        return float(rows[0, 0])
+        return float(found.rows[0, 0])
 
     async def user_of(self, replica: Scripted) -> int:
         """Somebody who is asked of this one."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from past_events import rows
 
 from recast_server.runtime.events import MAX_EVENTS, MAX_SURFACES, MAX_TASKS, NAME_LENGTH, Events
 
@@ -25,19 +26,6 @@ def two(**changes: Any) -> Events:
         "available_ms": ints(10, 25), "surfaces": ("feed", "reels"), "tasks": ("click", "like"),
     }  # fmt: skip
     return Events(**(right | changes))
-
-
-def rows(events: Events) -> list[tuple[int, str, frozenset[str], int, int]]:
-    return [
-        (
-            int(events.item[row]),
-            events.surfaces[events.surface[row]],
-            frozenset(name for bit, name in enumerate(events.tasks) if int(events.actions[row]) >> bit & 1),
-            int(events.time_ms[row]),
-            int(events.available_ms[row]),
-        )
-        for row in range(len(events))
-    ]
 
 
 @pytest.mark.parametrize(

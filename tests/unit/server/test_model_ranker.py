@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
+from past_events import rows
 from prometheus_client import CollectorRegistry
 from server_builders import NOW, a_context, a_scheduler
 
 from recast_server.expert.model_ranker import Embedded, ModelRanker
 from recast_server.expert.questions import TaeUnavailableError
 from recast_server.expert.ranker import Ranking
-from recast_server.expert.schema import HistoryEvent, RankRequest
+from recast_server.expert.schema import HistoryEvent, RankRequest, RefusedError
 from recast_server.expert.tae_cache import TaeCache
+from recast_server.expert.tae_client import Embeddings, ServedFoundation
 from recast_server.runtime.context import RequestContext
 from recast_server.runtime.cost import CostModel
-from recast_server.runtime.inputs import Event, Query
+from recast_server.runtime.events import Events
+from recast_server.runtime.inputs import Query
 from recast_server.runtime.scheduler import EXPECTED_SHARE, OverloadedError, Scheduler
 
+SERVED = ServedFoundation("home-fm", 3, 3, "sha256:d", 4)
 REQUEST = RankRequest(user=1, candidates=[5, 9], time=NOW)
 
 
@@ -57,7 +61,7 @@ class Foundation:
         await self.gate.wait()
         if self.failing:
             raise TaeUnavailableError("UNAVAILABLE", "scripted")
-        return np.zeros((len(query.candidates), 4), np.float16)
+        return Embeddings(np.zeros((len(query.candidates), 4), np.float16), SERVED)
 
     async def describe(self, timeout_seconds: float) -> Any:
         raise NotImplementedError
@@ -117,9 +121,24 @@ async def test_the_foundation_is_asked_what_the_client_asked_and_has_the_time_bu
     events = [HistoryEvent(item=7, surface="feed", time=NOW - 5, actions=["like"], available_at=NOW - 2)]
     await a_ranker(scheduler, foundation).rank(REQUEST.model_copy(update={"history": events}), context)
     ((query, told, within),) = foundation.asked
-    assert query == Query(1, "reels", NOW, [5, 9], [Event(7, "feed", NOW - 5, ["like"], NOW - 2)], {})
+    assert isinstance(query.history, Events)
+    assert rows(query.history) == [(7, "feed", frozenset({"like"}), NOW - 5, NOW - 2)]
+    assert replace(query, history=None) == Query(1, "reels", NOW, [5, 9], None, {})
     assert told is context
     assert within == pytest.approx(EXPECTED_SHARE * 10.0 - 1.0, abs=0.5)
+
+
+async def test_a_history_of_more_actions_than_there_are_bits_is_refused_before_anything_is_asked(
+    scheduler: Scheduler,
+) -> None:
+    foundation = Foundation()
+    events = [
+        HistoryEvent(item=7, surface="feed", time=1, actions=[f"a{8 * i + j}" for j in range(8)]) for i in range(8)
+    ]
+    with pytest.raises(RefusedError, match="history: tasks: at most 63 names are allowed, not 64") as raised:
+        await a_ranker(scheduler, foundation).rank(REQUEST.model_copy(update={"history": events}), a_context())
+    assert raised.value.status == 422
+    assert foundation.asked == []
 
 
 async def test_a_request_that_cannot_be_answered_in_time_never_reaches_the_foundation(scheduler: Scheduler) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from past_events import Event, past
 from server_builders import HISTORIES, ITEMS, LIMIT, NOW, SURFACES, TAE_DIM, TASKS, LandedPair, land_pair
 
 from recast_api.resources.expert import Task
@@ -21,7 +22,7 @@ from recast_server.expert.model_ranker import Embedded
 from recast_server.expert.ranker import Ranking
 from recast_server.foundation.engine import FoundationEngine
 from recast_server.foundation.service import CANDIDATES
-from recast_server.runtime.inputs import Event, Query, RequestEncoder
+from recast_server.runtime.inputs import Query, RequestEncoder
 
 ENCODER = RequestEncoder(ITEMS, HISTORIES, SURFACES, TASKS)
 
@@ -62,22 +63,22 @@ def seen(request: Request) -> list[tuple[int, int, int, int]]:
 
 
 def test_an_inline_history_stands_in_even_when_it_is_empty_and_is_read_in_order_of_time() -> None:
-    inline = [
+    inline = past(
         Event(101, "reels", NOW - 5, ("share", "click")),
         Event(999, "feed", NOW - 9, ("like",)),
         Event(100, "stories", NOW - 7, ("click",)),  # a surface of a newer release
         Event(102, "feed", NOW - 6, ("poke", "like", "like")),  # so is this action
-    ]
+    )
     found = ENCODER.encode(Query(1, "feed", NOW, [100], inline))
     assert seen(found) == [(0, 0, 0b010, NOW - 9), (3, 0, 0b010, NOW - 6), (2, 1, 0b101, NOW - 5)]
-    assert seen(ENCODER.encode(Query(1, "feed", NOW, [100], []))) == []
+    assert seen(ENCODER.encode(Query(1, "feed", NOW, [100], past()))) == []
 
 
 @pytest.mark.parametrize("inline", [False, True], ids=["stored", "inline"])
 def test_what_was_not_known_before_a_request_is_no_history_of_it(inline: bool) -> None:
     """Stored events become known a second after they happen, inline ones at once: at its own instant none is past."""
     ages = (60, 50, 40, 30, 20, 10)
-    events = [Event(100 + place, "feed", NOW - 1000 * age, ()) for place, age in enumerate(ages)]
+    events = past(*(Event(100 + place, "feed", NOW - 1000 * age, ()) for place, age in enumerate(ages)))
     for now, count in ((NOW - 29_001, 3 + inline), (NOW - 29_000, 3 + inline), (NOW - 28_999, 4)):
         found = ENCODER.encode(Query(1, "feed", now, [100], events if inline else None))
         assert [time for *_, time in seen(found)] == [NOW - 1000 * age for age in ages[:count]]
@@ -88,13 +89,19 @@ def test_an_inline_event_counts_from_when_it_became_known_and_stands_there() -> 
     late = Event(101, "feed", NOW - 9000, (), NOW - 2000)
     soon = Event(102, "feed", NOW - 5000, ())
     early = Event(103, "feed", NOW - 1000, (), NOW - 50_000)  # nothing is known before it happens
-    assert [item for item, *_ in seen(ENCODER.encode(Query(1, "feed", NOW, [100], [late, soon, early])))] == [3, 2, 4]
-    assert [item for item, *_ in seen(ENCODER.encode(Query(1, "feed", NOW - 2000, [100], [late, soon, early])))] == [3]
+    assert [item for item, *_ in seen(ENCODER.encode(Query(1, "feed", NOW, [100], past(late, soon, early))))] == [
+        3,
+        2,
+        4,
+    ]
+    assert [
+        item for item, *_ in seen(ENCODER.encode(Query(1, "feed", NOW - 2000, [100], past(late, soon, early))))
+    ] == [3]
 
 
 def test_unknown_candidates_are_told_once_each_in_the_order_asked() -> None:
     candidates = [7, 100, 9, 7, 8]
-    dense = ENCODER.encode(Query(1, "feed", NOW, candidates, [])).candidates
+    dense = ENCODER.encode(Query(1, "feed", NOW, candidates, past())).candidates
     assert RequestEncoder.unknown_items(candidates, dense) == [7, 9, 8]
 
 
@@ -114,7 +121,7 @@ def test_the_foundation_answers_with_its_networks_embedding_of_the_window(
     assert rows.dtype == np.float16
     assert rows.flags.c_contiguous
     assert rows.tobytes() == expected.tobytes()
-    (other,) = foundation.run([Query(1, "reels", NOW, [105, 100], [])])
+    (other,) = foundation.run([Query(1, "reels", NOW, [105, 100], past())])
     assert other.tobytes() != rows.tobytes()
 
 
@@ -167,7 +174,7 @@ def test_an_inline_history_reaches_the_expert_with_its_actions_and_times(expert:
     event = Event(103, "reels", NOW - 60_000, ["like"])
 
     def scores(*events: Event) -> list[float]:
-        return ranked(expert, [105], history=events).scores
+        return ranked(expert, [105], history=past(*events)).scores
 
     base = scores(event)
     changes = ({"item": 104}, {"time_ms": NOW - 3_600_000}, {"actions": ["click"]}, {"surface": "feed"})
@@ -202,7 +209,7 @@ def test_warm_up_meets_the_smallest_and_the_largest_request(
 
 
 def test_requests_of_a_batch_are_answered_as_if_alone(foundation: FoundationEngine, expert: ExpertEngine) -> None:
-    own = [Event(103, "reels", NOW - 60_000, ["like"])]
+    own = past(Event(103, "reels", NOW - 60_000, ["like"]))
     queries = [
         Query(1, "reels", NOW, [105, 100, 7]),
         Query(2, "reels", NOW, [100]),
@@ -235,15 +242,17 @@ def test_embeddings_too_large_for_the_network_are_none_to_it_and_to_it_alone(exp
 def test_a_request_is_as_much_work_as_its_history_and_candidates(
     foundation: FoundationEngine, expert: ExpertEngine
 ) -> None:
-    past = [Event(103, "reels", NOW - 60_000, ["like"])] * 2
+    event = Event(103, "reels", NOW - 60_000, ["like"])
     small, shown, longer = (
-        Query(77, "reels", NOW, [100]), Query(77, "reels", NOW, [100] * 9), Query(77, "reels", NOW, [100], past)
+        Query(77, "reels", NOW, [100]),
+        Query(77, "reels", NOW, [100] * 9),
+        Query(77, "reels", NOW, [100], past(event, event)),
     )  # fmt: skip
     for units in (foundation.units, lambda query: expert.units(Embedded(query))):
         assert units(small) < units(longer)
         assert units(small) < units(shown)
-        beyond = replace(longer, history=past * LIMIT)
-        assert units(beyond) == units(replace(longer, history=past * (LIMIT // 2)))  # no more is read
+        beyond = replace(longer, history=past(*[event] * 2 * LIMIT))
+        assert units(beyond) == units(replace(longer, history=past(*[event] * LIMIT)))  # no more is read
     assert foundation.units(replace(small, user=1)) > foundation.units(small)  # who has a stored history
     assert foundation.shape(shown) == foundation.shape(replace(shown, candidates=[1] * 16)) != foundation.shape(small)
 

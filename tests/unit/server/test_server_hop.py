@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from past_events import Event, past, rows
 from prometheus_client import CollectorRegistry
 from real_edge import until
 from server_builders import a_context, a_scheduler
@@ -23,18 +24,22 @@ from recast_api.run import RecastError
 from recast_server.expert import tae_client
 from recast_server.expert.handshake import handshake
 from recast_server.expert.questions import TaeUnavailableError
-from recast_server.expert.tae_client import GrpcTaeClient
+from recast_server.expert.tae_client import GrpcTaeClient, ServedFoundation
 from recast_server.foundation import service
 from recast_server.foundation.service import FoundationMetadata, FoundationService
 from recast_server.proto import foundation_pb2 as wire
 from recast_server.proto.foundation_pb2_grpc import add_FoundationServicer_to_server
-from recast_server.runtime.inputs import Event, Query
+from recast_server.runtime.events import Events
+from recast_server.runtime.inputs import Query, Unread
 from recast_server.runtime.metrics import FoundationCalls, FoundationRequests
+from recast_server.runtime.scheduler import OverloadedError
 
 DIGEST = "sha256:" + "ab" * 32
 OTHER = "sha256:" + "cd" * 32
 PIN = FoundationPin(name="home-fm", version=3, lineage=3, digest=DIGEST)
-METADATA = FoundationMetadata("home-fm", 3, 3, DIGEST, 4, np.dtype(np.float16), ("feed", "reels"), ("click",))
+METADATA = FoundationMetadata(
+    "home-fm", 3, 3, DIGEST, 4, np.dtype(np.float16), ("feed", "reels"), ("click",), 1_700_000_000_000
+)
 
 
 class FakeEngine:
@@ -113,11 +118,17 @@ async def asked(client: GrpcTaeClient, query: Query | None = None, **changes: An
 
 
 async def test_embeddings_arrive_as_they_were_sent(hop: Hop) -> None:
-    query = Query(1, "reels", 1000, [3, 5], [Event(4, "feed", 9, ("click",))])
-    rows = await asked(hop.client, query)
-    assert rows.dtype == np.float16
-    assert rows.tolist() == [[3.0] * 4, [5.0] * 4]
-    assert hop.engine.calls == [query]
+    events = (Event(4, "feed", 9, ("click",)), Event(2**63 - 1, "reels", 7, (), 8), Event(4, "stories", 9, ("b", "a")))
+    found = await asked(hop.client, Query(1, "reels", 1000, [3, 5], past(*events), sequence=12))
+    assert found.rows.dtype == np.float16
+    assert found.rows.tolist() == [[3.0] * 4, [5.0] * 4]
+    assert found.served == ServedFoundation("home-fm", 3, 3, DIGEST, 4)
+    assert (found.cursor_ms, found.history_age_ms, found.history_sequence) == (1_700_000_000_000, None, None)
+    (query,) = hop.engine.calls
+    assert isinstance(query.history, Events)
+    assert rows(query.history) == rows(past(*events))
+    assert (query.user, query.surface, query.time_ms, query.sequence) == (1, "reels", 1000, 12)
+    assert list(query.candidates) == [3, 5]
     assert hop.counted("OK") == hop.counted("OK", hop.server_registry) == 1
 
 
@@ -158,10 +169,101 @@ async def test_both_sides_measure_from_the_beginning_of_a_call_to_its_end(
     assert [now - then for now, then in zip(after, before, strict=True)] == pytest.approx([0.25, 0.25])
 
 
-@pytest.mark.parametrize(("history", "seen"), [(None, None), ([], [])])
-async def test_no_history_and_an_empty_history_are_different(hop: Hop, history: Any, seen: Any) -> None:
-    await asked(hop.client, history=history)
-    assert hop.engine.calls[0].history == seen
+async def test_no_history_and_an_empty_history_are_different(hop: Hop) -> None:
+    await asked(hop.client, history=None)
+    await asked(hop.client, history=past())
+    none, empty = (query.history for query in hop.engine.calls)
+    assert none is None
+    assert isinstance(empty, Events)
+    assert len(empty) == 0
+
+
+def columns(**changes: Any) -> wire.TaeRequest:
+    """A request of two events that can be read, but for the changes."""
+    two = {name: np.array([1, 2], "<i8").tobytes() for name in ("item", "time_milliseconds")}
+    none = {name: bytes(16) for name in ("surface", "actions")}
+    events = wire.Events(**(two | none | {"surfaces": ["feed"], "tasks": ["click"]} | changes))
+    return wire.TaeRequest(user=1, surface="reels", candidate_ids=bytes(8), events=events)
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        pytest.param(columns(item=bytes(15)), "history: buffer size", id="bytes that are no integers"),
+        pytest.param(columns(item=bytes(8)), "history: surface: must be", id="columns of several lengths"),
+        pytest.param(columns(item=b""), "history: surface: must be", id="a column too few"),
+        pytest.param(columns(surfaces=[]), "history: surface: must be an index", id="a surface without a name"),
+        pytest.param(columns(available_at_milliseconds=bytes(16)), "history: available_ms", id="known before it was"),
+        pytest.param(columns(tasks=["click"] * 2), "history: tasks: each name", id="a name twice"),
+        pytest.param(
+            columns(**dict.fromkeys(("item", "surface", "actions", "time_milliseconds"), bytes(8 * 1025))),
+            "history: at most 1024 events are allowed, not 1025", id="too many events",
+        ),
+        pytest.param(wire.TaeRequest(surface="reels", candidate_ids=bytes(7)), "not 0", id="less than one id"),
+        pytest.param(wire.TaeRequest(surface="reels", candidate_ids=bytes(9)), "candidates: buffer", id="not whole"),
+        pytest.param(wire.TaeRequest(surface="reels", candidate_ids=b"\xff" * 8), "candidates: must not", id="below 0"),
+        pytest.param(wire.TaeRequest(surface="reels", candidates=[-5]), "candidates: must not", id="below 0, before"),
+        pytest.param(
+            wire.TaeRequest(surface="reels", candidate_ids=bytes(8), sequence=-1), "sequence must not", id="a sequence"
+        ),
+        pytest.param(
+            wire.TaeRequest(
+                surface="reels", candidates=[1], history=wire.History(events=[wire.Event(item=-1, surface="feed")])
+            ),
+            "history: item: must not be negative", id="an event of an older expert",
+        ),
+    ],
+)  # fmt: skip
+async def test_what_cannot_be_read_is_the_callers_mistake_and_named(
+    hop: Hop, request_: wire.TaeRequest, says: str
+) -> None:
+    context = Context(None)
+    with pytest.raises(grpc.aio.AbortError):
+        await hop.servicer.Tae(request_, context)
+    assert context.aborted is not None
+    code, message = context.aborted
+    assert (code, says in message) == (grpc.StatusCode.INVALID_ARGUMENT, True), message
+    assert hop.engine.calls == []
+    assert hop.server_registry.get_sample_value("recast_queue_requests") in {0, None}
+
+
+async def test_an_expert_of_the_release_before_is_understood(hop: Hop) -> None:
+    event = wire.Event(item=4, surface="feed", time_milliseconds=9, actions=["click"], available_at_milliseconds=11)
+    bare = wire.Event(item=5, surface="reels", time_milliseconds=8)
+    for history in (wire.History(events=[event, bare]), wire.History(), None):
+        reply = await hop.servicer.Tae(
+            wire.TaeRequest(user=1, surface="reels", candidates=[3, 5], history=history), Context(None)
+        )
+        assert (reply.rows, reply.version.number) == (2, 3)
+    full, empty, none = (query.history for query in hop.engine.calls)
+    assert isinstance(full, Events)
+    assert rows(full) == [(4, "feed", frozenset({"click"}), 9, 11), (5, "reels", frozenset(), 8, 8)]
+    assert isinstance(empty, Events)
+    assert len(empty) == 0
+    assert none is None
+    assert [list(query.candidates) for query in hop.engine.calls] == [[3, 5]] * 3
+
+
+async def test_a_foundation_of_the_release_before_finds_no_candidates_and_says_so(hop: Hop) -> None:
+    sent = tae_client._request(Query(1, "reels", 0, [3], past()))
+    assert not sent.candidates, "it must not take an inline history for the stored one in silence"
+
+
+async def test_what_is_refused_is_not_unpacked(hop: Hop, monkeypatch: pytest.MonkeyPatch) -> None:
+    admitted: list[Query] = []
+
+    def refuses(_engine: Any, query: Query, _deadline: float) -> Any:
+        admitted.append(query)
+        raise OverloadedError("scripted")
+
+    monkeypatch.setattr(hop.servicer._scheduler, "admit", refuses)
+    monkeypatch.setattr(service, "_read", None)
+    context = Context(None)
+    with pytest.raises(grpc.aio.AbortError):
+        await hop.servicer.Tae(columns(), context)
+    assert context.aborted == (grpc.StatusCode.RESOURCE_EXHAUSTED, "scripted")
+    assert admitted[0].history == Unread(2)
+    assert len(admitted[0].candidates) == 1
 
 
 @pytest.mark.parametrize(
@@ -219,10 +321,11 @@ async def test_a_call_ends_with_the_time_that_its_request_has_left(hop: Hop) -> 
 
 
 async def test_work_whose_deadline_passed_is_never_computed(hop: Hop) -> None:
+    hasty = hop.another_client(deadline_seconds=0.05)
+    await hasty.describe(30)  # so that the lookup is not what takes its time
     hop.engine.gate.clear()
     running = asyncio.create_task(asked(hop.client))
     await asyncio.to_thread(hop.engine.begun.wait, 30)
-    hasty = hop.another_client(deadline_seconds=0.05)
     with pytest.raises(TaeUnavailableError) as raised:
         await asked(hasty, user=2)
     assert raised.value.code == "DEADLINE_EXCEEDED"
