@@ -59,6 +59,20 @@ class ExpertServerConfig(Wire):
     max_connection_age_seconds: int
     grace_seconds: Grace = 25
 
+    @property
+    def concern(self) -> str:
+        """What of it is most likely a mistake; empty where nothing is.
+
+        It is no error: the API took it before, and one who sets only ``sloMilliseconds`` meets the other's default.
+        """
+        if self.foundation_deadline_milliseconds < self.slo_milliseconds:
+            return ""
+        return (
+            f"foundationDeadlineMilliseconds ({self.foundation_deadline_milliseconds}) is not shorter than"
+            f" sloMilliseconds ({self.slo_milliseconds}): requests that wait so long for their TAE are slow ones, and"
+            f" clients that name no deadline of their own never do; give less than {self.slo_milliseconds}"
+        )
+
 
 REQUESTS_TOTAL = "recast_requests_total"
 """Counter. Scoring requests (``POST /v1/rank``) by ``code``, the HTTP status: what verdicts on a revision rest on."""

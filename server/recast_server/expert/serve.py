@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from recast_server.expert.tae_client import GrpcTaeClient
 from recast_server.runtime.http import HttpServer, bind
 from recast_server.runtime.metrics import FoundationCalls, ScoringRequests
 from recast_server.runtime.process import Ports, Runtime
+
+_log = logging.getLogger("recast.expert")
 
 
 class ExpertServer:
@@ -36,6 +39,8 @@ class ExpertServer:
         self._engine: Engine | None = None
         self._client: GrpcTaeClient | None = None
         self._server: HttpServer | None = None
+        if config.concern:
+            _log.warning(config.concern)
 
     def load(self) -> None:
         """See ``ModelServer``."""
