@@ -36,8 +36,9 @@ class ExpertServing(Wire):
     """A request slower than this counts as slow; a bucket edge of the latency histogram sits here. A request whose
     client does not say how long it waits is refused where it could not be answered in nine tenths of it."""
     foundation_deadline_milliseconds: Annotated[int, Field(ge=1, le=60000)] = 100
-    """How long a request waits for its TAE before it falls back to the absent vector. Give less than sloMilliseconds:
-    more counts only for clients that say that they wait for longer than that, and makes their requests slow ones."""
+    """How long a request waits for its TAE before it falls back to what its user had before, or to none. Give less than
+    sloMilliseconds: more counts only for clients that say that they wait for longer than that, and makes their requests
+    slow ones."""
     tae_cache_seconds: Annotated[int, Field(ge=0, le=86400)] = 60
     """How old a TAE may be that stands in for one that does not come in time. 0: none does."""
     tae_cache_mebibytes: Annotated[int, Field(ge=0, le=65536)] = 64

@@ -14,6 +14,7 @@ from recast_api.resources.expert import Task
 from recast_api.server import ExpertServerConfig, ServedArtifact
 from recast_server.expert.serve import ExpertServer
 from recast_server.runtime.health import Health
+from recast_server.runtime.loop_lag import LoopLag
 from recast_server.runtime.process import Runtime
 
 
@@ -32,7 +33,9 @@ def test_a_deadline_that_is_not_shorter_than_the_objective_is_said_when_the_serv
 ) -> None:
     scheduler = a_scheduler()
     unused: Any = None
-    ExpertServer(configured(slo, foundation), unused, Runtime(Health(scheduler), scheduler, CollectorRegistry()), None)
+    ExpertServer(
+        configured(slo, foundation), unused, Runtime(Health(scheduler), scheduler, CollectorRegistry(), LoopLag()), None
+    )
     scheduler.close()
     told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert len(told) == said
