@@ -76,13 +76,12 @@ class HstuLayer(nn.Module):
     def forward(self, rows: TokenRows, *, last: bool) -> tuple[Tensor, Tensor]:
         """History (R, D) and candidates (B, M, D) after the block; a last layer returns history unchanged."""
         batch, count, dim = rows.candidates.shape
-        cu, cq, ck, cv = self._activate(self.project(self.norm(rows.candidates)).view(batch * count, -1), first=0)
-        normed = self.norm(rows.history)
+        cu, cq, ck, cv = self.gates_queries_keys_values(rows.candidates.view(batch * count, dim))
         if last:
             history_u, q = None, None
-            k, v = self._activate(self._keys_and_values(normed), first=2)  # (R, D) each
+            k, v = self.keys_values(rows.history)  # (R, D) each
         else:
-            history_u, q, k, v = self._activate(self.project(normed), first=0)
+            history_u, q, k, v = self.gates_queries_keys_values(rows.history)
         attended, out = hstu_attention(
             QKV(q, k, v),
             QKV(*(part.view(batch, count, dim) for part in (cq, ck, cv))),
@@ -92,14 +91,26 @@ class HstuLayer(nn.Module):
             scale=self.scale,
             attn_norm_len=self.attn_norm_len,
         )
-        candidates = rows.candidates + self._combine(cu, out.view(-1, dim)).view(batch, count, dim)
+        candidates = rows.candidates + self.update(cu, out.view(-1, dim)).view(batch, count, dim)
         if attended is None or history_u is None:
             return rows.history, candidates
-        return rows.history + self._combine(history_u, attended), candidates
+        return rows.history + self.update(history_u, attended), candidates
 
-    def _keys_and_values(self, normed: Tensor) -> Tensor:
+    def gates_queries_keys_values(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """U, Q, K and V (R, D) of rows (R, D)."""
+        return self._activate(self.project(self.norm(rows)), first=0)
+
+    def keys_values(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """K and V (R, D) of rows (R, D): what a last layer needs of history."""
         bias = None if self.project.bias is None else self.project.bias[2 * self.dim :]
-        return F.linear(normed, self.project.weight[2 * self.dim :], bias)
+        return self._activate(F.linear(self.norm(rows), self.project.weight[2 * self.dim :], bias), first=2)
+
+    def update(self, u: Tensor, attended: Tensor) -> Tensor:
+        """What is added to rows (R, D). The norm sees O * sqrt(attn_norm_len): a short history's O is below any eps."""
+        gated = u * self.attended_norm(attended * math.sqrt(self.attn_norm_len))
+        joined = gated if self.research else torch.cat([u, attended, gated], -1)
+        update: Tensor = self.output(self.dropout(joined))
+        return update
 
     def _activate(self, projected: Tensor, *, first: int) -> tuple[Tensor, ...]:
         """Split (..., k * D) into the projections from number ``first`` on, with the form's SiLU."""
@@ -108,13 +119,6 @@ class HstuLayer(nn.Module):
             return F.silu(projected).tensor_split(parts, -1)
         u, *others = projected.tensor_split(parts, -1)
         return (u if first else F.silu(u), *others)
-
-    def _combine(self, u: Tensor, attended: Tensor) -> Tensor:
-        """The gated update (rows, D). The norm sees O * sqrt(attn_norm_len): a short history's O is below any eps."""
-        gated = u * self.attended_norm(attended * math.sqrt(self.attn_norm_len))
-        joined = gated if self.research else torch.cat([u, attended, gated], -1)
-        update: Tensor = self.output(self.dropout(joined))
-        return update
 
 
 class HstuStack(nn.Module):

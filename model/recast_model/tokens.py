@@ -7,6 +7,8 @@ there are any. These, and the time since the last event, are all of a candidate'
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +22,30 @@ from recast_model.ops.jagged import JaggedLayout
 from recast_model.ops.relative_terms import TIME_BUCKETS, time_bucket
 
 _HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True)
+class Events:
+    """What tokens of history read: R events, each (R,) int64."""
+
+    items: Tensor  # dense item index
+    surfaces: Tensor
+    actions: Tensor  # bitmask over tasks
+    times: Tensor  # ms
+    gaps: Tensor  # ms since the event before it in its window; of a window's first, 0
+
+    @classmethod
+    def at(cls, batch: RequestBatch, requests: Tensor, places: Tensor) -> Events:
+        """The events of a batch at places (R,) of the histories of requests (R,)."""
+        times = batch.history_times[requests, places]
+        before = batch.history_times[requests, (places - 1).clamp(min=0)]
+        return cls(
+            batch.history_items[requests, places],
+            batch.history_surfaces[requests, places],
+            batch.history_actions[requests, places],
+            times,
+            times - before,
+        )
 
 
 class TokenEncoder(nn.Module):
@@ -58,31 +84,41 @@ class TokenEncoder(nn.Module):
         """Rows of history (R, D), packed, and of candidates (B, M, D)."""
         size, count = batch.candidates.shape
         layout = JaggedLayout.of(batch.history_lengths, batch.history_items.shape[1])
-        history_items = layout.pack_values(batch.history_items)  # (R,)
-        ids = torch.cat([history_items, batch.candidates.reshape(-1)])
-        item = self._item(ids)  # (R + B * M, D)
-        past, shown = item[: len(history_items)], item[len(history_items) :]
-
         times = batch.history_times
         before = torch.cat([times[:, :1], times[:, :-1]], 1)  # the window's first event has no gap
-        history = past + self._context(
-            layout.pack_values(batch.history_surfaces), layout.pack_values(times), layout.pack_values(times - before)
-        )
-        tasks = torch.arange(self.action.shape[0], device=times.device)
-        bits = (layout.pack_values(batch.history_actions)[:, None] >> tasks) & 1  # (R, T)
-        history = self.norm(history) + bits.to(self.action.dtype) @ self.action
-
-        context = self._context(batch.surfaces, batch.request_times, _since_last_event(batch))  # (B, D)
-        if self.request_context is not None:
-            context = context + self.request_context(batch)
-        candidates = self.norm(shown.view(size, count, -1) + context[:, None, :])
+        padded = (batch.history_items, batch.history_surfaces, batch.history_actions, times, times - before)
+        events = Events(*map(layout.pack_values, padded))
+        item = self._item(torch.cat([events.items, batch.candidates.reshape(-1)]))  # (R + B * M, D)
+        past, shown = item[: len(events.items)], item[len(events.items) :]
+        candidates = self.norm(shown.view(size, count, -1) + self.of_requests(batch)[:, None, :])
         return TokenRows(
-            self.dropout(history),
+            self.dropout(self._history(past, events)),
             self.dropout(candidates),
             layout,
             times,
             batch.request_times,
         )
+
+    def of_events(self, events: Events) -> Tensor:
+        """Rows of history (R, D), each of one event alone, as they are without dropout."""
+        return self._history(self._item(events.items), events)
+
+    def of_candidates(self, items: Tensor, requests: Tensor) -> Tensor:
+        """Rows of candidates (C, D) by dense item index (C,), with :meth:`of_requests` of each (C, D); no dropout."""
+        rows: Tensor = self.norm(self._item(items) + requests)
+        return rows
+
+    def of_requests(self, batch: RequestBatch) -> Tensor:
+        """(B, D): what the tokens of all candidates of a request have in common."""
+        context = self._context(batch.surfaces, batch.request_times, _since_last_event(batch))
+        return context if self.request_context is None else context + self.request_context(batch)
+
+    def _history(self, items: Tensor, events: Events) -> Tensor:
+        rows = self.norm(items + self._context(events.surfaces, events.times, events.gaps))
+        tasks = torch.arange(self.action.shape[0], device=rows.device)
+        bits = (events.actions[:, None] >> tasks) & 1  # (R, T)
+        vectors: Tensor = rows + bits.to(self.action.dtype) @ self.action
+        return vectors
 
     def _item(self, ids: Tensor) -> Tensor:
         item: Tensor = self.items(ids)
