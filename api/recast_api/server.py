@@ -37,6 +37,9 @@ class FoundationServerConfig(Wire):
     model: Name
     artifact: ServedArtifact
     grace_seconds: Grace = 25
+    kv_cache_mebibytes: Annotated[int, Field(ge=0)] | None = None
+    """For keys and values of users' histories; 0 keeps none between calls. By default a half of what the memory limit
+    leaves, at most 256 MiB."""
 
 
 class ExpertServerConfig(Wire):
@@ -106,6 +109,19 @@ FOUNDATION_REQUESTS_TOTAL = "recast_foundation_requests_total"
 """Counter. TAE calls that a foundation answered, by ``code``, the gRPC status name."""
 FOUNDATION_SECONDS = "recast_foundation_duration_seconds"
 """Histogram. Wall time of these, as the foundation saw it."""
+KV_REQUESTS_TOTAL = "recast_kv_requests_total"
+"""Counter. TAE calls that had a history, by ``kept``: keys and values of ``all`` of it, of a ``part``, of ``none``."""
+KV_EVENTS_TOTAL = "recast_kv_events_total"
+"""Counter. Events of these histories by ``source``: ``kept`` from an earlier call, or ``computed``."""
+KV_IDLE_SECONDS = "recast_kv_idle_seconds"
+"""Histogram. How long what was reused had not been used before."""
+KV_USERS = "recast_kv_users"
+"""Gauge. Users of whose histories keys and values are kept."""
+KV_USED_RATIO = "recast_kv_used_ratio"
+"""Gauge. Share of the room for keys and values that is taken."""
+KV_EVICTED_TOTAL = "recast_kv_evicted_total"
+"""Counter. Users whose keys and values were given up, by ``cause``: ``capacity``, ``expired`` (unused for too long),
+``replaced`` (another beginning of the window) or ``failed`` (the computation)."""
 LOG_LINES_DROPPED_TOTAL = "recast_log_lines_dropped_total"
 """Counter. Lines of the log that were dropped because nobody read it in time."""
 QUEUE_REQUESTS = "recast_queue_requests"

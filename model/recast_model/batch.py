@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -45,6 +46,12 @@ class RequestBatch:
             name: torch.from_numpy(value) for name, value in present.items() if value is not None
         }
         return cls(**tensors)
+
+    def take(self, places: Sequence[int]) -> RequestBatch:
+        """Some of the requests, with the same padding."""
+        index = torch.tensor(places, dtype=torch.int64)
+        present = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return replace(self, **{name: value[index] for name, value in present.items() if value is not None})
 
     def to(self, device: torch.device | str) -> RequestBatch:
         """The batch on another device."""

@@ -19,12 +19,14 @@ from torch import Tensor
 from recast_model.batch import RequestBatch
 from recast_model.foundation import FoundationModel
 from recast_model.hstu import HstuLayer
-from recast_model.ops.cached_attention import candidate_attends_itself, candidates_attend, events_attend
+from recast_model.ops.cached_attention import KEYS, candidate_attends_itself, candidates_attend, events_attend
 from recast_model.ops.relative_terms import time_bucket
 from recast_model.tokens import Events
 
 ROWS = 512
 """Rows of all requests that are computed at a time: what bounds the memory of a pass, however large a batch is."""
+REQUESTS = 64
+"""Requests that have rows in a pass, at most, for the same reason."""
 QUERIES = 64
 """Rows of one history that attend at a time: half as many keys, on average, are scored for nothing."""
 
@@ -40,6 +42,16 @@ class KeyValues:
     def capacity(self) -> int:
         """Events that there is room for."""
         return self.keys.shape[2]
+
+    def part(self, begin: int, events: int) -> KeyValues:
+        """Room for so many events from one on, a view."""
+        return KeyValues(self.keys[:, :, begin : begin + events], self.values[:, :, begin : begin + events])
+
+    def move(self, source: int, target: int, events: int) -> None:
+        """Copy so many events from one place to another that does not overlap it."""
+        to, moved = self.part(target, events), self.part(source, events)
+        to.keys.copy_(moved.keys)
+        to.values.copy_(moved.values)
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,20 @@ class IncrementalFoundation:
         shape = (config.layers, config.heads, events, config.dim // config.heads)
         return KeyValues(self._position.new_empty(shape), self._position.new_empty(shape))
 
+    @property
+    def event_bytes(self) -> int:
+        """Memory of one event's keys and values."""
+        return 2 * 4 * self.model.config.layers * self.model.config.dim
+
+    @property
+    def activation_bytes(self) -> int:
+        """The most memory that a pass needs beside weights and kept rows, about: all of its largest tensors at once."""
+        config = self.model.config
+        row = 16 * config.dim + config.content_dim  # projected, activated, joined and normed; numbers
+        scores = 2 * config.heads * ROWS * KEYS
+        terms = REQUESTS * config.layers * config.heads * config.history_length
+        return 4 * (ROWS * row + scores + terms) + 12 * ROWS * config.history_length
+
     @torch.inference_mode()
     def append(self, batch: RequestBatch, known: Sequence[int], kept: Sequence[KeyValues], rows: int = ROWS) -> None:
         """Compute keys and values of the windows of a batch, into ``kept``, of which the first ``known`` are there.
@@ -96,9 +122,8 @@ class IncrementalFoundation:
         counts = batch.candidate_mask.sum(1).tolist()
         requests = self.model.tokens.of_requests(batch)  # (B, D)
         parts: list[list[Tensor]] = [[] for _ in counts]
-        terms = [self._terms(batch, request) for request in range(len(counts))]
         for spans in _passes([0] * len(counts), counts, rows):
-            embedded = self._score(batch, spans, requests, terms, kept)
+            embedded = self._score(batch, spans, requests, kept)
             for span in spans:
                 parts[span.request].append(embedded[span.rows])
         empty = requests.new_empty(0, self.model.config.tae_dim)
@@ -136,30 +161,25 @@ class IncrementalFoundation:
         return attended.transpose(0, 1).reshape(len(q), -1)
 
     def _score(
-        self,
-        batch: RequestBatch,
-        spans: Sequence[_Span],
-        requests: Tensor,
-        terms: Sequence[Tensor],
-        kept: Sequence[KeyValues],
+        self, batch: RequestBatch, spans: Sequence[_Span], requests: Tensor, kept: Sequence[KeyValues]
     ) -> Tensor:
         """TAE (C, tae_dim) of candidates of one pass."""
         items = torch.cat([batch.candidates[span.request, span.first : span.last] for span in spans])
         shared = torch.cat([requests[span.request].expand(span.last - span.first, -1) for span in spans])
         rows = self.model.tokens.of_candidates(items, shared)  # (C, D)
-        lengths = batch.history_lengths.tolist()
+        terms = [self._terms(batch, span.request) for span in spans]
         for number, layer in enumerate(self._layers):
             u, *projected = layer.gates_queries_keys_values(rows)
             q, k, v = (part.view(len(rows), layer.heads, -1) for part in projected)  # (C, H, d)
             attended = candidate_attends_itself(q, k, v, self._nearest[number], scale=layer.scale)
-            for span in spans:
-                if length := lengths[span.request]:
+            for span, of_request in zip(spans, terms, strict=True):
+                if length := of_request.shape[3]:
                     room = kept[span.request]
                     attended[span.rows] += candidates_attend(
                         q[span.rows].transpose(0, 1),
                         room.keys[number, :, :length],
                         room.values[number, :, :length],
-                        terms[span.request][number],
+                        of_request[number],
                         scale=layer.scale,
                     ).transpose(0, 1)
             rows = rows + layer.update(u, attended.view(len(rows), -1).div_(layer.attn_norm_len))
@@ -175,7 +195,10 @@ class IncrementalFoundation:
 
 
 def _passes(begins: Sequence[int], ends: Sequence[int], rows: int) -> Iterator[list[_Span]]:
-    """The rows of each request from its begin to its end, in passes of at most ``rows``, each request's in order."""
+    """The rows of each request from its begin to its end, each request's in order.
+
+    A pass has at most ``rows`` of at most :data:`REQUESTS`, and of each request some that follow each other.
+    """
     spans: list[_Span] = []
     filled = 0
     for request, (begin, end) in enumerate(zip(begins, ends, strict=True)):
@@ -183,7 +206,7 @@ def _passes(begins: Sequence[int], ends: Sequence[int], rows: int) -> Iterator[l
             taken = min(end - begin, rows - filled)
             spans.append(_Span(request, begin, begin + taken, slice(filled, filled + taken)))
             begin, filled = begin + taken, filled + taken
-            if filled == rows:
+            if filled == rows or len(spans) == REQUESTS:
                 yield spans
                 spans, filled = [], 0
     if spans:

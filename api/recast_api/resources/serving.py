@@ -19,6 +19,9 @@ class FoundationServing(Wire):
     """Pods per lineage."""
     resources: Resources = Field(default_factory=Resources)
     """Requests and limits of each pod's container."""
+    kv_cache_mebibytes: Annotated[int, Field(ge=0, le=1048576)] | None = None
+    """Room in each pod for keys and values of users' histories, which are then computed once. 0 keeps none between
+    calls. By default a half of what the memory limit leaves, at most 256."""
     termination_grace_period_seconds: Annotated[int, Field(ge=5, le=600)] = 30
     """How long a pod that is to end may take to finish its requests."""
 

@@ -198,7 +198,12 @@ def _foundation_deployment(model: FoundationModel, version: ModelVersion) -> Wan
         served = ServedArtifact(
             root=MODELS_MOUNT, path=spec.path, version=spec.number, lineage=spec.lineage, digest=spec.digest
         )
-        config = FoundationServerConfig(namespace=meta.namespace, model=meta.name, artifact=served)
+        config = FoundationServerConfig(
+            namespace=meta.namespace,
+            model=meta.name,
+            artifact=served,
+            kv_cache_mebibytes=serving.kv_cache_mebibytes,
+        )
         return foundation_deployment(config, serving, child, claim=claim)
 
     return Wanted("Deployment", name, meta.uid, marker, build, serving.replicas, "spec.serving.replicas")

@@ -10,6 +10,8 @@ import grpc.aio
 
 from recast_api.manifest import Manifest
 from recast_api.server import FoundationServerConfig
+from recast_server.foundation.memory import memory_limit
+from recast_server.foundation.reuse_metrics import ReuseMetrics
 from recast_server.foundation.service import Engine, FoundationService
 from recast_server.proto.foundation_pb2_grpc import add_FoundationServicer_to_server
 from recast_server.runtime.metrics import FoundationRequests
@@ -29,7 +31,7 @@ class FoundationServer:
 
     def __init__(self, config: FoundationServerConfig, verify: Callable[[], Manifest], runtime: Runtime) -> None:
         self._config, self._verify, self._runtime = config, verify, runtime
-        self._calls = FoundationRequests(runtime.registry)
+        self._calls, self._reuse = FoundationRequests(runtime.registry), ReuseMetrics(runtime.registry)
         self._engine: Engine | None = None
         self._server: grpc.aio.Server | None = None
 
@@ -39,8 +41,10 @@ class FoundationServer:
 
         manifest = self._verify()
         artifact = self._config.artifact
-        engine = FoundationEngine(Path(artifact.root) / artifact.path, manifest)
+        folder, room = Path(artifact.root) / artifact.path, self._config.kv_cache_mebibytes
+        engine = FoundationEngine(folder, manifest, room, memory_limit())
         self._runtime.scheduler.learn_cost(engine.warm_up())
+        engine.metrics = self._reuse  # warm-up is no request
         self._engine = engine
 
     async def start(self, ports: Ports) -> int:

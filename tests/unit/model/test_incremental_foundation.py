@@ -167,6 +167,24 @@ def test_nothing_is_written_beside_the_room_or_before_what_was_known() -> None:
         assert not (kept[:, :, 10 : 10 + HISTORY] == 7).any()
 
 
+def test_no_pass_has_more_rows_or_requests_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incremental, "REQUESTS", 3)
+    model = IncrementalFoundation(MODELS["Research"])
+    asked = until(batch(6, 5), [HISTORY, 1, 1, 1, 1, 0])
+    kept = rooms(model, asked)
+    seen: list[int] = []
+    hook = model.model.stack.layers[0].project.register_forward_hook(lambda _m, given, _o: seen.append(len(given[0])))  # type: ignore[union-attr]
+    model.append(asked, [0] * 6, kept, rows=7)
+    assert seen == [7, 5 + 1 + 1, 2]
+    seen.clear()
+    model.score(asked, kept, rows=7)
+    assert seen == [7, 7, 7, 7, 2]
+    seen.clear()
+    model.score(asked, kept, rows=100)
+    assert seen == [15, 15]
+    hook.remove()
+
+
 def test_what_cannot_be_kept_is_refused() -> None:
     model = IncrementalFoundation(MODELS["Research"])
     asked = only(batch(), 0)

@@ -344,3 +344,13 @@ def test_a_revision_whose_claim_is_not_known_is_scaled_and_never_rewritten(clust
     applied_before = cluster.deployments[name].applied
     cluster.run(20)
     assert (cluster.deployments[name].replicas, cluster.deployments[name].applied) == (5, applied_before)
+
+
+@pytest.mark.parametrize("asked", [{}, {"kvCacheMebibytes": 0}, {"kvCacheMebibytes": 512}])
+def test_a_foundations_pods_are_told_how_much_of_their_memory_keeps_histories(asked: dict[str, int]) -> None:
+    made = Cluster(foundation(serving={"image": "server:1", **asked}), expert("reels"))
+    made.until(lambda c: "fm-home-fm-l1" in c.deployments)
+    environment = container(made.deployments["fm-home-fm-l1"].body)["env"]
+    (text,) = (entry["value"] for entry in environment if entry["name"] == "RECAST_SERVER")
+    told = json.loads(text)
+    assert {key: told[key] for key in told if key == "kvCacheMebibytes"} == asked

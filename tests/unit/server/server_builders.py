@@ -104,10 +104,11 @@ def _randomize(model: torch.nn.Module, seed: int) -> None:
     model.eval()
 
 
-def land_pair(root: Path, context: Features = ()) -> LandedPair:
+def land_pair(root: Path, context: Features = (), limit: int = LIMIT, layers: int = 1) -> LandedPair:
+    """``limit`` events of history for both, ``layers`` of the foundation."""
     content = torch.from_numpy(ITEMS.content_matrix())
     shared: dict[str, Any] = {
-        "heads": 2, "history_length": LIMIT, "attn_norm_len": LIMIT, "tae_dim": TAE_DIM, "content_dim": 3,
+        "heads": 2, "history_length": limit, "attn_norm_len": limit, "tae_dim": TAE_DIM, "content_dim": 3,
         "context": context,
     }  # fmt: skip
     folders = [root / "fm", root / "em"]
@@ -115,7 +116,7 @@ def land_pair(root: Path, context: Features = ()) -> LandedPair:
         folder.mkdir()
     foundation = FoundationModel(
         FoundationConfig(
-            **shared, block="DLRMv3", layers=1, dim=8, item_count=len(ITEMS), surfaces=SURFACES, tasks=TASKS
+            **shared, block="DLRMv3", layers=layers, dim=8, item_count=len(ITEMS), surfaces=SURFACES, tasks=TASKS
         ),
         content,
     )

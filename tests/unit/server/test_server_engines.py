@@ -254,7 +254,9 @@ def test_a_request_is_as_much_work_as_its_history_and_candidates(
         beyond = replace(longer, history=past(*[event] * 2 * LIMIT))
         assert units(beyond) == units(replace(longer, history=past(*[event] * LIMIT)))  # no more is read
     assert foundation.units(replace(small, user=1)) > foundation.units(small)  # who has a stored history
-    assert foundation.shape(shown) == foundation.shape(replace(shown, candidates=[1] * 16)) != foundation.shape(small)
+    assert foundation.shape(shown) == foundation.shape(small)  # it pads nothing
+    padded = [Embedded(replace(shown, candidates=[1] * count)) for count in (9, 16, 1)]
+    assert expert.shape(padded[0]) == expert.shape(padded[1]) != expert.shape(padded[2])
 
 
 def test_scores_that_are_not_finite_are_known_as_such(expert: ExpertEngine) -> None:
