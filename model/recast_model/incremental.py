@@ -72,16 +72,18 @@ class IncrementalFoundation:
             raise ValueError("only a model in evaluation mode keeps what it computed")
         self.model = model
         self._layers: list[HstuLayer] = list(model.stack.layers)  # type: ignore[arg-type]
-        # (L, H, P + 1) and (L, H, buckets): terms of all layers are looked up at once.
-        self._position = torch.stack([layer.bias.position.detach().T for layer in self._layers]).contiguous()
-        self._time = torch.stack([layer.bias.time.detach().T for layer in self._layers]).contiguous()
-        self._nearest = self._position[:, :, 0] + self._time[:, :, 0]  # (L, H), of a row and itself
+        # Terms of all layers are looked up at once. Those of places fall from the longest distance to none, so that
+        # those of a row are a slice; behind them stand some for rows that a row does not see.
+        position = torch.stack([layer.bias.position.detach().T for layer in self._layers])  # (L, H, P + 1)
+        self._falling = torch.cat([position.flip(2), position[:, :, :1].expand(-1, -1, QUERIES)], 2)
+        self._time = torch.stack([layer.bias.time.detach().T for layer in self._layers]).contiguous()  # (L, H, buckets)
+        self._nearest = position[:, :, 0] + self._time[:, :, 0]  # (L, H), of a row and itself
 
     def room(self, events: int) -> KeyValues:
         """New room for so many events."""
         config = self.model.config
         shape = (config.layers, config.heads, events, config.dim // config.heads)
-        return KeyValues(self._position.new_empty(shape), self._position.new_empty(shape))
+        return KeyValues(self._time.new_empty(shape), self._time.new_empty(shape))
 
     @property
     def event_bytes(self) -> int:
@@ -121,9 +123,10 @@ class IncrementalFoundation:
         """
         counts = batch.candidate_mask.sum(1).tolist()
         requests = self.model.tokens.of_requests(batch)  # (B, D)
+        buckets = time_bucket(batch.request_times[:, None] - batch.history_times)  # (B, N)
         parts: list[list[Tensor]] = [[] for _ in counts]
         for spans in _passes([0] * len(counts), counts, rows):
-            embedded = self._score(batch, spans, requests, kept)
+            embedded = self._score(batch, spans, requests, buckets, kept)
             for span in spans:
                 parts[span.request].append(embedded[span.rows])
         empty = requests.new_empty(0, self.model.config.tae_dim)
@@ -153,7 +156,7 @@ class IncrementalFoundation:
             _by_head(q, layer),
             kept.keys[number, :, :known],
             kept.values[number, :, :known],
-            self._position[number],
+            self._falling[number, :, self.model.config.history_length - known + 1 :],
             self._time[number],
             buckets,
             scale=layer.scale,
@@ -161,13 +164,13 @@ class IncrementalFoundation:
         return attended.transpose(0, 1).reshape(len(q), -1)
 
     def _score(
-        self, batch: RequestBatch, spans: Sequence[_Span], requests: Tensor, kept: Sequence[KeyValues]
+        self, batch: RequestBatch, spans: Sequence[_Span], requests: Tensor, buckets: Tensor, kept: Sequence[KeyValues]
     ) -> Tensor:
         """TAE (C, tae_dim) of candidates of one pass."""
         items = torch.cat([batch.candidates[span.request, span.first : span.last] for span in spans])
         shared = torch.cat([requests[span.request].expand(span.last - span.first, -1) for span in spans])
         rows = self.model.tokens.of_candidates(items, shared)  # (C, D)
-        terms = [self._terms(batch, span.request) for span in spans]
+        terms = [self._terms(batch, buckets, span.request) for span in spans]
         for number, layer in enumerate(self._layers):
             u, *projected = layer.gates_queries_keys_values(rows)
             q, k, v = (part.view(len(rows), layer.heads, -1) for part in projected)  # (C, H, d)
@@ -186,12 +189,11 @@ class IncrementalFoundation:
         embedded: Tensor = self.model.embed(rows)
         return embedded
 
-    def _terms(self, batch: RequestBatch, request: int) -> Tensor:
+    def _terms(self, batch: RequestBatch, buckets: Tensor, request: int) -> Tensor:
         """(L, H, 1, N): what is added to the scores of all candidates of a request, in every layer."""
-        length = int(batch.history_lengths[request])
-        apart = torch.arange(length, 0, -1).clamp_(max=self._position.shape[2] - 1)
-        buckets = time_bucket(batch.request_times[request] - batch.history_times[request, :length])
-        return (self._position.index_select(2, apart) + self._time.index_select(2, buckets))[:, :, None]
+        length, longest = int(batch.history_lengths[request]), self.model.config.history_length
+        by_time = self._time.index_select(2, buckets[request, :length])
+        return by_time.add_(self._falling[:, :, longest - length : longest])[:, :, None]
 
 
 def _passes(begins: Sequence[int], ends: Sequence[int], rows: int) -> Iterator[list[_Span]]:

@@ -35,38 +35,27 @@ def candidate_attends_itself(q: Tensor, k: Tensor, v: Tensor, terms: Tensor, *, 
 
 
 def events_attend(
-    q: Tensor, k: Tensor, v: Tensor, position: Tensor, time: Tensor, buckets: Tensor, *, scale: float
+    q: Tensor, k: Tensor, v: Tensor, falling: Tensor, time: Tensor, buckets: Tensor, *, scale: float
 ) -> Tensor:
     """What the last Q of N events see of all up to themselves: sums (H, Q, d), to be divided by ``attn_norm_len``.
 
-    ``q`` (H, Q, d), ``k`` and ``v`` (H, N, d) views of what is kept. Terms are ``position`` (H, P + 1) by distance in
-    places, of which the last stands for all beyond, and ``time`` (H, T) at ``buckets`` (Q, N).
+    ``q`` (H, Q, d), ``k`` and ``v`` (H, N, d) views of what is kept. Terms are ``falling`` by distance in places, from
+    N - 1 down to 0 and, of any value, Q - 1 more: (H, N + Q - 1 or longer); and ``time`` (H, T) at ``buckets`` (Q, N).
     """
     rows, known = q.shape[1], k.shape[1]
     attended = q.new_zeros(q.shape)
+    last_first = torch.arange(rows - 1, -1, -1, device=q.device)
     for keys in _blocks(known):
         scores = time.index_select(1, buckets[:, keys].flatten()).view(len(q), rows, -1)
-        scores += _by_distance(position, rows, known, keys)
+        # The last row is at distance N - 1 - j from key j: from the j-th term on. Each row above it begins one later.
+        # Rows are turned round by index: flip would lay them out as columns.
+        by_distance = falling[:, keys.start : keys.stop + rows - 1].unfold(1, keys.stop - keys.start, 1)
+        scores += by_distance.index_select(1, last_first)
         weights = F.silu(scores.baddbmm_(q, k[:, keys].mT, alpha=scale), inplace=True)
         if keys.stop > known - rows:
             weights.tril_(known - rows - keys.start)  # after SiLU: SiLU(-inf) is NaN
         attended.baddbmm_(weights, v[:, keys])
     return attended
-
-
-def _by_distance(position: Tensor, rows: int, known: int, keys: slice) -> Tensor:
-    """Terms (H, rows, keys) of the distances between the last ``rows`` of ``known`` events and keys.
-
-    What lies after a row has the term of no distance: it is not seen.
-    """
-    # Distances fall from the last row's to the first key. Each row's terms are a view that starts one place later than
-    # those of the row below it.
-    count = keys.stop - keys.start
-    farthest = known - 1 - keys.start
-    apart = torch.arange(farthest, farthest - count - rows + 1, -1, device=position.device)
-    falling = position.index_select(1, apart.clamp_(0, position.shape[1] - 1))
-    last_first = torch.arange(rows - 1, -1, -1, device=position.device)
-    return falling.unfold(1, count, 1).index_select(1, last_first)  # flip would lay rows out as columns
 
 
 def _blocks(keys: int) -> Iterator[slice]:

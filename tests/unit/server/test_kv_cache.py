@@ -183,6 +183,29 @@ def test_a_run_grows_into_free_blocks_behind_it_or_moves_with_what_is_known() ->
     assert sum(rows.cache.take_evicted().values()) == 0
 
 
+def test_a_run_grows_only_where_all_of_the_blocks_behind_it_are_free() -> None:
+    rows = Rows(8)
+    for user, events in ((1, BLOCK), (2, BLOCK), (3, 1)):
+        rows.ask(user, window(*range(events)))
+    lease = rows.cache.lease(2, window(9), 0.0)  # its block is free now, and taken anew
+    assert lease is not None
+    rows.cache.drop(lease)
+    assert rows.ask(1, window(*range(3 * BLOCK))).begin == 3 * BLOCK
+    assert rows.ask(3, window(0)).known == 1
+
+
+def test_one_that_has_to_wait_for_room_keeps_what_it_has() -> None:
+    rows = Rows(4)
+    rows.ask(1, window(*range(2 * BLOCK)))
+    held = rows.cache.lease(2, window(*range(BLOCK + 1)), 0.0)
+    assert held is not None
+    assert rows.cache.lease(1, window(*range(3 * BLOCK)), 0.0) is None
+    assert rows.cache.known(1) == 2 * BLOCK
+    assert rows.ask(3, window(5)).known == 0
+    assert rows.cache.known(1) == 0, "whose room is another's now"
+    assert rows.cache.take_evicted()["capacity"] == 1
+
+
 def test_one_that_could_only_move_onto_itself_is_computed_again() -> None:
     rows = Rows(4)
     rows.ask(2, window(1))
