@@ -16,6 +16,7 @@ from server_builders import HISTORIES, ITEMS, NOW, SURFACES, TASKS, LandedPair, 
 
 from recast_model.batch import RequestBatch
 from recast_model.features import collate
+from recast_model.flops import forward_flops
 from recast_model.inference import embed
 from recast_server.foundation import engine as engines
 from recast_server.foundation.engine import FoundationEngine
@@ -173,6 +174,13 @@ def test_a_request_is_less_work_by_what_is_kept(engine: FoundationEngine) -> Non
     assert engine.units(replace(asked, history=LIVES[0][:50], candidates=[100] * 8)) > again
     moved = replace(asked, history=LIVES[0][:30])  # shorter than what is kept: it may begin elsewhere
     assert engine.units(moved) == engine.units(replace(moved, user=10))
+
+
+@pytest.mark.parametrize("known", [0, 1, 30, 50])
+def test_what_is_kept_is_priced_as_what_it_took_to_compute(pair: LandedPair, known: int) -> None:
+    config = pair.foundation.config
+    saved = forward_flops(config, 50, 4) - forward_flops(config, 50, 4, known=known)
+    assert saved == forward_flops(config, known, 0)
 
 
 def test_one_user_may_ask_twice_in_a_batch_with_histories_that_disagree(
