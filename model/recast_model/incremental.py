@@ -5,13 +5,14 @@ are those of every longer window that begins alike. What is relative to the requ
 split of a window into appends, and of candidates into groups, embeddings are those of
 :meth:`recast_model.foundation.FoundationModel.tae` but for the order of sums.
 
-Projections run on the packed rows of all requests, attention request by request where keys and values are kept.
+Projections run on the packed rows of all requests, events and candidates together, attention request by request where
+keys and values are kept. A layer's keys and values of new events are there before anything attends to them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,8 +26,8 @@ from recast_model.tokens import Events
 
 ROWS = 512
 """Rows of all requests that are computed at a time: what bounds the memory of a pass, however large a batch is."""
-REQUESTS = 64
-"""Requests that have rows in a pass, at most, for the same reason."""
+SPANS = 64
+"""Spans of rows in a pass, at most, each of one request, for the same reason."""
 QUERIES = 64
 """Rows of one history that attend at a time: half as many keys, on average, are scored for nothing."""
 
@@ -56,12 +57,25 @@ class KeyValues:
 
 @dataclass(frozen=True)
 class _Span:
-    """Some consecutive rows of one request: events of its window, or candidates; and where they lie in a pass."""
+    """Some consecutive rows of one request, events of its window or candidates, and where they lie among all such."""
 
     request: int
     first: int
     last: int
     rows: slice
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What is computed at a time."""
+
+    events: list[_Span] = field(default_factory=list)
+    candidates: list[_Span] = field(default_factory=list)
+
+    @property
+    def event_rows(self) -> int:
+        """Rows before those of candidates."""
+        return self.events[-1].rows.stop if self.events else 0
 
 
 class IncrementalFoundation:
@@ -96,59 +110,94 @@ class IncrementalFoundation:
         config = self.model.config
         row = 16 * config.dim + config.content_dim  # projected, activated, joined and normed; numbers
         scores = 2 * config.heads * ROWS * KEYS
-        terms = REQUESTS * config.layers * config.heads * config.history_length
+        terms = SPANS * config.layers * config.heads * config.history_length
         return 4 * (ROWS * row + scores + terms) + 12 * ROWS * config.history_length
 
-    @torch.inference_mode()
     def append(self, batch: RequestBatch, known: Sequence[int], kept: Sequence[KeyValues], rows: int = ROWS) -> None:
         """Compute keys and values of the windows of a batch, into ``kept``, of which the first ``known`` are there.
 
         ``known`` and ``kept`` are one a request; no two requests may share what is written. With ``known`` 0 this is
         a prefill. Raises ``ValueError`` where a window is longer than the version's or than its room.
         """
+        self._compute(batch, known, kept, [0] * len(batch), rows)
+
+    def score(self, batch: RequestBatch, kept: Sequence[KeyValues], rows: int = ROWS) -> list[Tensor]:
+        """TAE (M, tae_dim) float32 of each request's candidates, without padding.
+
+        The first ``history_lengths`` rows of ``kept``, one a request, must be those of its window.
+        """
+        return self.append_and_score(batch, batch.history_lengths.tolist(), kept, rows)
+
+    def append_and_score(
+        self, batch: RequestBatch, known: Sequence[int], kept: Sequence[KeyValues], rows: int = ROWS
+    ) -> list[Tensor]:
+        """As :meth:`append` and then :meth:`score`, in as few passes as there are rows for."""
+        return self._compute(batch, known, kept, batch.candidate_mask.sum(1).tolist(), rows)
+
+    @torch.inference_mode()
+    def _compute(
+        self, batch: RequestBatch, known: Sequence[int], kept: Sequence[KeyValues], counts: Sequence[int], rows: int
+    ) -> list[Tensor]:
         lengths = batch.history_lengths.tolist()
         longest = max(lengths, default=0)
         if longest > self.model.config.history_length:
             raise ValueError(f"a history of {longest} events is longer than the version's")
         if any(length > room.capacity for length, room in zip(lengths, kept, strict=True)):
             raise ValueError("a history is longer than the room for its keys and values")
-        for spans in _passes(known, lengths, rows):
-            self._append(batch, spans, kept)
-
-    @torch.inference_mode()
-    def score(self, batch: RequestBatch, kept: Sequence[KeyValues], rows: int = ROWS) -> list[Tensor]:
-        """TAE (M, tae_dim) float32 of each request's candidates, without padding.
-
-        The first ``history_lengths`` rows of ``kept``, one a request, must be those of its window.
-        """
-        counts = batch.candidate_mask.sum(1).tolist()
-        requests = self.model.tokens.of_requests(batch)  # (B, D)
+        shared = self.model.tokens.of_requests(batch)  # (B, D)
         buckets = time_bucket(batch.request_times[:, None] - batch.history_times)  # (B, N)
         parts: list[list[Tensor]] = [[] for _ in counts]
-        for spans in _passes([0] * len(counts), counts, rows):
-            embedded = self._score(batch, spans, requests, buckets, kept)
-            for span in spans:
+        for part in _passes(known, lengths, counts, rows):
+            embedded = self._run(batch, part, shared, buckets, kept)
+            for span in part.candidates:
                 parts[span.request].append(embedded[span.rows])
-        empty = requests.new_empty(0, self.model.config.tae_dim)
+        empty = shared.new_empty(0, self.model.config.tae_dim)
         return [torch.cat(part) if part else empty for part in parts]
 
-    def _append(self, batch: RequestBatch, spans: Sequence[_Span], kept: Sequence[KeyValues]) -> None:
-        places = torch.cat([torch.arange(span.first, span.last) for span in spans])
-        requests = torch.cat([torch.full((span.last - span.first,), span.request) for span in spans])
-        rows = self.model.tokens.of_events(Events.at(batch, requests, places))  # (R, D)
-        buckets = [_pairs(batch.history_times[span.request], span) for span in spans]
+    def _run(
+        self, batch: RequestBatch, part: _Pass, shared: Tensor, buckets: Tensor, kept: Sequence[KeyValues]
+    ) -> Tensor:
+        """TAE (C, tae_dim) of the candidates of a pass, after the keys and values of its events."""
+        pairs = [_pairs(batch.history_times[span.request], span) for span in part.events]
+        terms = [self._terms(batch, buckets, span.request) for span in part.candidates]
+        rows, past = self._tokens(batch, part, shared), part.event_rows  # (R + C, D), R
         *inner, last = self._layers
         for number, layer in enumerate(inner):
             u, q, k, v = layer.gates_queries_keys_values(rows)
-            _keep(number, layer, spans, k, v, kept)
+            _keep(number, layer, part.events, k, v, kept)
             attended = torch.empty_like(rows)
-            for span, pairs in zip(spans, buckets, strict=True):
-                for own, known, bucket in pairs:
+            for span, groups in zip(part.events, pairs, strict=True):
+                for own, known, bucket in groups:
                     at = slice(span.rows.start + own.start, span.rows.start + own.stop)
                     attended[at] = self._attend(number, layer, q[at], kept[span.request], known, bucket)
+            attended[past:] = self._attend_of_candidates(
+                number, layer, (q[past:], k[past:], v[past:]), part, terms, kept
+            )
             rows = rows + layer.update(u, attended.div_(layer.attn_norm_len))
-        k, v = last.keys_values(rows)
-        _keep(len(inner), last, spans, k, v, kept)
+        number = len(inner)
+        if part.events:
+            k, v = last.keys_values(rows[:past])
+            _keep(number, last, part.events, k, v, kept)
+        if not part.candidates:
+            return rows[past:]
+        rows = rows[past:]
+        u, q, k, v = last.gates_queries_keys_values(rows)
+        attended = self._attend_of_candidates(number, last, (q, k, v), part, terms, kept)
+        embedded: Tensor = self.model.embed(rows + last.update(u, attended.div_(last.attn_norm_len)))
+        return embedded
+
+    def _tokens(self, batch: RequestBatch, part: _Pass, shared: Tensor) -> Tensor:
+        """Rows of a pass: first all events, then all candidates."""
+        found = []
+        if part.events:
+            places = torch.cat([torch.arange(span.first, span.last) for span in part.events])
+            requests = torch.cat([torch.full((span.last - span.first,), span.request) for span in part.events])
+            found.append(self.model.tokens.of_events(Events.at(batch, requests, places)))
+        if part.candidates:
+            items = torch.cat([batch.candidates[span.request, span.first : span.last] for span in part.candidates])
+            own = torch.cat([shared[span.request].expand(span.last - span.first, -1) for span in part.candidates])
+            found.append(self.model.tokens.of_candidates(items, own))
+        return torch.cat(found)
 
     def _attend(self, number: int, layer: HstuLayer, q: Tensor, kept: KeyValues, known: int, buckets: Tensor) -> Tensor:
         """(Q, D) of rows (Q, D), the last Q of ``known`` events; ``buckets`` (Q, known)."""
@@ -163,31 +212,29 @@ class IncrementalFoundation:
         )
         return attended.transpose(0, 1).reshape(len(q), -1)
 
-    def _score(
-        self, batch: RequestBatch, spans: Sequence[_Span], requests: Tensor, buckets: Tensor, kept: Sequence[KeyValues]
+    def _attend_of_candidates(
+        self,
+        number: int,
+        layer: HstuLayer,
+        projected: tuple[Tensor, Tensor, Tensor],
+        part: _Pass,
+        terms: Sequence[Tensor],
+        kept: Sequence[KeyValues],
     ) -> Tensor:
-        """TAE (C, tae_dim) of candidates of one pass."""
-        items = torch.cat([batch.candidates[span.request, span.first : span.last] for span in spans])
-        shared = torch.cat([requests[span.request].expand(span.last - span.first, -1) for span in spans])
-        rows = self.model.tokens.of_candidates(items, shared)  # (C, D)
-        terms = [self._terms(batch, buckets, span.request) for span in spans]
-        for number, layer in enumerate(self._layers):
-            u, *projected = layer.gates_queries_keys_values(rows)
-            q, k, v = (part.view(len(rows), layer.heads, -1) for part in projected)  # (C, H, d)
-            attended = candidate_attends_itself(q, k, v, self._nearest[number], scale=layer.scale)
-            for span, of_request in zip(spans, terms, strict=True):
-                if length := of_request.shape[3]:
-                    room = kept[span.request]
-                    attended[span.rows] += candidates_attend(
-                        q[span.rows].transpose(0, 1),
-                        room.keys[number, :, :length],
-                        room.values[number, :, :length],
-                        of_request[number],
-                        scale=layer.scale,
-                    ).transpose(0, 1)
-            rows = rows + layer.update(u, attended.view(len(rows), -1).div_(layer.attn_norm_len))
-        embedded: Tensor = self.model.embed(rows)
-        return embedded
+        """(C, D) of the queries, keys and values (C, D) of a pass's candidates."""
+        q, k, v = (rows.view(len(rows), layer.heads, layer.dim // layer.heads) for rows in projected)  # (C, H, d)
+        attended = candidate_attends_itself(q, k, v, self._nearest[number], scale=layer.scale)
+        for span, of_request in zip(part.candidates, terms, strict=True):
+            if length := of_request.shape[3]:
+                room = kept[span.request]
+                attended[span.rows] += candidates_attend(
+                    q[span.rows].transpose(0, 1),
+                    room.keys[number, :, :length],
+                    room.values[number, :, :length],
+                    of_request[number],
+                    scale=layer.scale,
+                ).transpose(0, 1)
+        return attended.flatten(1)
 
     def _terms(self, batch: RequestBatch, buckets: Tensor, request: int) -> Tensor:
         """(L, H, 1, N): what is added to the scores of all candidates of a request, in every layer."""
@@ -196,23 +243,25 @@ class IncrementalFoundation:
         return by_time.add_(self._falling[:, :, longest - length : longest])[:, :, None]
 
 
-def _passes(begins: Sequence[int], ends: Sequence[int], rows: int) -> Iterator[list[_Span]]:
-    """The rows of each request from its begin to its end, each request's in order.
+def _passes(known: Sequence[int], lengths: Sequence[int], counts: Sequence[int], rows: int) -> Iterator[_Pass]:
+    """Of each request the events that are not known, in their order, and then its candidates.
 
-    A pass has at most ``rows`` of at most :data:`REQUESTS`, and of each request some that follow each other.
+    A pass has at most ``rows`` rows in at most :data:`SPANS` spans, and of each request events that follow each
+    other.
     """
-    spans: list[_Span] = []
-    filled = 0
-    for request, (begin, end) in enumerate(zip(begins, ends, strict=True)):
-        while begin < end:
-            taken = min(end - begin, rows - filled)
-            spans.append(_Span(request, begin, begin + taken, slice(filled, filled + taken)))
-            begin, filled = begin + taken, filled + taken
-            if filled == rows or len(spans) == REQUESTS:
-                yield spans
-                spans, filled = [], 0
-    if spans:
-        yield spans
+    part, filled = _Pass(), [0, 0]
+    for request, (begin, length, count) in enumerate(zip(known, lengths, counts, strict=True)):
+        for kind, first, last in ((0, begin, length), (1, 0, count)):
+            while first < last:
+                taken = min(last - first, rows - sum(filled))
+                at = slice(filled[kind], filled[kind] + taken)
+                (part.events, part.candidates)[kind].append(_Span(request, first, first + taken, at))
+                first, filled[kind] = first + taken, at.stop
+                if sum(filled) == rows or len(part.events) + len(part.candidates) >= SPANS:
+                    yield part
+                    part, filled = _Pass(), [0, 0]
+    if sum(filled):
+        yield part
 
 
 def _pairs(times: Tensor, span: _Span) -> list[tuple[slice, int, Tensor]]:

@@ -133,8 +133,7 @@ class FoundationEngine:
         known = [lease.known if lease else 0 for lease in part.values()]
         requests = batch.take(list(part))
         try:
-            self._model.append(requests, known, kept)
-            embedded = self._model.score(requests, kept)
+            embedded = self._model.append_and_score(requests, known, kept)
         except BaseException:
             for lease in leases:
                 self._cache.drop(lease)

@@ -77,8 +77,13 @@ def test_any_split_of_histories_and_candidates_gives_what_a_whole_forward_gives(
             reached = [data.draw(st.integers(before, length)) for before, length in zip(known, lengths, strict=True)]
             incremental_model.append(until(asked, reached), known, kept, sizes["rows"])
             known = reached
-        incremental_model.append(asked, known, kept, sizes["rows"])
-        found = incremental_model.score(asked, kept, data.draw(st.integers(1, 7), "rows of candidates"))
+        if data.draw(st.booleans(), "apart"):
+            incremental_model.append(asked, known, kept, sizes["rows"])
+            found = incremental_model.score(asked, kept, data.draw(st.integers(1, 7), "rows of candidates"))
+        else:
+            found = incremental_model.append_and_score(
+                asked, known, kept, data.draw(st.integers(1, 40), "rows of both")
+            )
     for own, expected in zip(found, whole(MODELS[block], asked), strict=True):
         assert_same(own, expected)
 
@@ -168,7 +173,7 @@ def test_nothing_is_written_beside_the_room_or_before_what_was_known() -> None:
 
 
 def test_no_pass_has_more_rows_or_requests_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incremental, "REQUESTS", 3)
+    monkeypatch.setattr(incremental, "SPANS", 3)
     model = IncrementalFoundation(MODELS["Research"])
     asked = until(batch(6, 5), [HISTORY, 1, 1, 1, 1, 0])
     kept = rooms(model, asked)
@@ -182,6 +187,9 @@ def test_no_pass_has_more_rows_or_requests_than_it_may(monkeypatch: pytest.Monke
     seen.clear()
     model.score(asked, kept, rows=100)
     assert seen == [15, 15]
+    seen.clear()
+    model.append_and_score(asked, [HISTORY, 0, 0, 0, 0, 0], kept, rows=100)
+    assert seen == [5 + 1 + 5, 1 + 5 + 1, 5 + 1 + 5, 5]
     hook.remove()
 
 

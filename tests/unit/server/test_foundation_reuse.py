@@ -17,6 +17,7 @@ from server_builders import HISTORIES, ITEMS, NOW, SURFACES, TASKS, LandedPair, 
 from recast_model.batch import RequestBatch
 from recast_model.features import collate
 from recast_model.flops import forward_flops
+from recast_model.incremental import KeyValues
 from recast_model.inference import embed
 from recast_server.foundation import engine as engines
 from recast_server.foundation.engine import FoundationEngine
@@ -212,23 +213,19 @@ def test_where_nothing_is_to_be_kept_nothing_is(pair: LandedPair) -> None:
     assert sample(registry, "recast_kv_users") == 0
 
 
-@pytest.mark.parametrize("when", ["append", "score"])
 def test_after_a_failure_nothing_half_computed_is_kept(
-    pair: LandedPair, engine: FoundationEngine, monkeypatch: pytest.MonkeyPatch, when: str
+    pair: LandedPair, engine: FoundationEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.forget()
     asked = Query(1, "feed", NOW, [100, 105], LIVES[0][:50])
     engine.run([replace(asked, history=LIVES[0][:40])])
     with monkeypatch.context() as patch:
-        work = getattr(engine._model, when)
 
-        def failing(*given: Any) -> None:
-            if when == "append":
-                given[2][0].keys.fill_(float("nan"))
-            work(*given)
+        def failing(batch: RequestBatch, known: list[int], kept: list[KeyValues]) -> None:
+            kept[0].keys.fill_(float("nan"))
             raise MemoryError
 
-        patch.setattr(engine._model, when, failing)
+        patch.setattr(engine._model, "append_and_score", failing)
         with pytest.raises(MemoryError):
             engine.run([asked])
     assert_right(pair, [asked], engine.run([asked]))
