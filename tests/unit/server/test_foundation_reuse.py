@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,18 +13,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
-from server_builders import HISTORIES, ITEMS, NOW, SURFACES, TASKS, LandedPair, land_pair
+from server_builders import HISTORIES, ITEMS, NOW, SURFACES, TASKS, LandedPair, a_scheduler, land_pair
 
+from recast_api.run import RecastError
+from recast_api.server import FoundationServerConfig, ServedArtifact
 from recast_model.batch import RequestBatch
 from recast_model.features import collate
 from recast_model.flops import forward_flops
 from recast_model.incremental import KeyValues
 from recast_model.inference import embed
 from recast_server.foundation import engine as engines
+from recast_server.foundation import serve
 from recast_server.foundation.engine import FoundationEngine
 from recast_server.foundation.kv_cache import BLOCK
+from recast_server.foundation.memory import MIB
 from recast_server.foundation.reuse_metrics import ReuseMetrics
+from recast_server.runtime.health import Health
 from recast_server.runtime.inputs import Event, Query, RequestEncoder
+from recast_server.runtime.process import Runtime
 
 LIMIT = 3 * BLOCK
 """Of events in a window, whose start then moves in steps of 24."""
@@ -239,3 +246,31 @@ def test_warm_up_measures_with_and_without_what_is_kept_and_leaves_nothing(engin
     assert kept.units < without.units
     asked = Query(0, "feed", NOW, [100], LIVES[0][:50])
     assert engine.units(asked) == engine.units(replace(asked, user=2**40))
+
+
+def test_a_server_hands_its_limits_to_the_engine_and_refuses_what_does_not_fit(
+    pair: LandedPair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = pair.foundation_manifest
+    root = str(pair.foundation_folder.parent)
+    served = ServedArtifact(root=root, path="fm", version=3, lineage=2, digest=manifest.digest)
+    config = FoundationServerConfig(namespace="demo", model="home-fm", artifact=served, kv_cache_mebibytes=33)
+    scheduler = a_scheduler()
+    try:
+        for limit, fits in ((100_000 * MIB, True), (20 * MIB, False)):
+            monkeypatch.setattr(serve, "memory_limit", lambda limit=limit: limit)
+            runtime = Runtime(Health(scheduler), scheduler, CollectorRegistry())
+            server = serve.FoundationServer(config, lambda: manifest, runtime)
+            if not fits:
+                with pytest.raises(
+                    RecastError, match=r"more than the container's limit \(limitMiB 20, .*kvCacheMiB 33"
+                ):
+                    server.load()
+                continue
+            with caplog.at_level(logging.INFO, "recast.engine"):
+                server.load()
+            (line,) = (record for record in caplog.records if record.message == "memory")
+            assert {"limitMiB": 100_000, "kvCacheMiB": 33}.items() <= vars(line)["fields"].items()
+            assert sample(runtime.registry, "recast_kv_requests_total", kept="none") == 0  # warm-up is not counted
+    finally:
+        scheduler.close()
