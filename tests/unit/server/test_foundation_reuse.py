@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from past_events import Event, past
 from prometheus_client import CollectorRegistry
 from server_builders import HISTORIES, ITEMS, NOW, SURFACES, TASKS, LandedPair, a_scheduler, land_pair
 
@@ -29,7 +30,8 @@ from recast_server.foundation.kv_cache import BLOCK
 from recast_server.foundation.memory import MIB
 from recast_server.foundation.reuse_metrics import ReuseMetrics
 from recast_server.runtime.health import Health
-from recast_server.runtime.inputs import Event, Query, RequestEncoder
+from recast_server.runtime.inputs import Query, RequestEncoder
+from recast_server.runtime.loop_lag import LoopLag
 from recast_server.runtime.process import Runtime
 
 LIMIT = 3 * BLOCK
@@ -77,6 +79,10 @@ def events(count: int, seed: int = 0) -> list[Event]:
     ]
 
 
+def asking(user: int, surface: str, time_ms: int, candidates: list[int], history: list[Event] | None = None) -> Query:
+    return Query(user, surface, time_ms, candidates, None if history is None else past(*history))
+
+
 def fully(pair: LandedPair, query: Query) -> NDArray[np.floating]:
     """What the log pass gives for the request."""
     arrays = collate([ENCODER.encode(query)], LIMIT)
@@ -101,14 +107,14 @@ def queries(draw: Any) -> Query:
     candidates = draw(st.lists(st.integers(98, 121), min_size=1, max_size=5))
     surface = draw(st.sampled_from(SURFACES))
     if draw(st.integers(0, 5)) == 0:
-        return Query(user, surface, NOW - draw(st.integers(0, 70_000)), candidates)
+        return asking(user, surface, NOW - draw(st.integers(0, 70_000)), candidates)
     life = LIVES[draw(st.sampled_from([user, user, user, 2]))][: draw(st.integers(0, 130))]
     if life and draw(st.integers(0, 3)) == 0:
         place = draw(st.integers(0, len(life) - 1))
         change = draw(st.sampled_from([{"actions": ("share",)}, {"item": 119}, {"available_ms": NOW}]))
         life = [*life[:place], replace(life[place], **change), *life[place + 1 :]]
     now = draw(st.sampled_from([NOW, NOW + 86_400_000, NOW - 5_000_000]))
-    return Query(user, surface, now, candidates, life)
+    return asking(user, surface, now, candidates, life)
 
 
 @given(asked=st.lists(st.lists(queries(), min_size=1, max_size=4), min_size=1, max_size=6))
@@ -149,14 +155,14 @@ def test_what_is_kept_is_not_computed_again_and_both_are_counted(
     life = LIVES[0]
     steps = ((life[:40], [0, 40, 0, 0, 1, 0]), (life[:43], [40, 43, 0, 1, 1, 1]), (life[:20], [60, 43, 1, 1, 1, 2]))
     for history, expected in steps:
-        engine.run([Query(5, "feed", NOW, [100, 101], history)])
+        engine.run([asking(5, "feed", NOW, [100, 101], history)])
         assert told() == expected
     assert sample(counted, "recast_kv_users") == 1
     assert 0 < sample(counted, "recast_kv_used_ratio") < 0.1
-    engine.run([Query(6, "feed", NOW, [100], [])])  # without a history there is nothing to keep
+    engine.run([asking(6, "feed", NOW, [100], [])])  # without a history there is nothing to keep
     assert told() == steps[-1][1]
     assert sample(counted, "recast_kv_users") == 1
-    engine.run([Query(5, "feed", NOW, [100], life[1:9])])
+    engine.run([asking(5, "feed", NOW, [100], life[1:9])])
     assert sample(counted, "recast_kv_evicted_total", cause="replaced") == 1
 
 
@@ -166,7 +172,7 @@ def test_within_an_anchor_a_growing_history_is_computed_once(
     """The window of 97 events starts at event 24; it holds 96 again at 120, and then starts at 48."""
     life = LIVES[1]
     for count in range(90, 125):
-        engine.run([Query(5, "feed", NOW, [100], life[:count])])
+        engine.run([asking(5, "feed", NOW, [100], life[:count])])
     computed = sample(counted, "recast_kv_events_total", source="computed")
     assert computed == 96 + (120 - 24) + (124 - 48)
     assert sample(counted, "recast_kv_evicted_total", cause="replaced") == 2
@@ -174,13 +180,13 @@ def test_within_an_anchor_a_growing_history_is_computed_once(
 
 def test_a_request_is_less_work_by_what_is_kept(engine: FoundationEngine) -> None:
     engine.forget()
-    asked = Query(9, "feed", NOW, [100] * 4, LIVES[0][:50])
+    asked = asking(9, "feed", NOW, [100] * 4, LIVES[0][:50])
     whole = engine.units(asked)
     engine.run([asked])
-    again, longer = engine.units(asked), engine.units(replace(asked, history=LIVES[0][:55]))
+    again, longer = engine.units(asked), engine.units(replace(asked, history=past(*LIVES[0][:55])))
     assert again < longer < whole
-    assert engine.units(replace(asked, history=LIVES[0][:50], candidates=[100] * 8)) > again
-    moved = replace(asked, history=LIVES[0][:30])  # shorter than what is kept: it may begin elsewhere
+    assert engine.units(replace(asked, history=past(*LIVES[0][:50]), candidates=[100] * 8)) > again
+    moved = replace(asked, history=past(*LIVES[0][:30]))  # shorter than what is kept: it may begin elsewhere
     assert engine.units(moved) == engine.units(replace(moved, user=10))
 
 
@@ -195,14 +201,14 @@ def test_one_user_may_ask_twice_in_a_batch_with_histories_that_disagree(
     pair: LandedPair, engine: FoundationEngine
 ) -> None:
     engine.forget()
-    asked = [Query(1, "feed", NOW, [100, 105], LIVES[life][:length]) for life, length in ((0, 40), (1, 60), (0, 41))]
-    asked += [Query(1, "reels", NOW, [110]), Query(1, "reels", NOW, [], LIVES[0][:2])]
+    asked = [asking(1, "feed", NOW, [100, 105], LIVES[life][:length]) for life, length in ((0, 40), (1, 60), (0, 41))]
+    asked += [asking(1, "reels", NOW, [110]), asking(1, "reels", NOW, [], LIVES[0][:2])]
     assert_right(pair, asked[:4], engine.run(asked)[:4])
     assert engine.run(asked)[4].shape == (0, 8)
 
 
 def test_a_batch_larger_than_the_room_is_answered_in_parts(pair: LandedPair, cramped: FoundationEngine) -> None:
-    asked = [Query(user, "feed", NOW, [100, 105], LIVES[user % 3][: 20 + 15 * user]) for user in range(7)]
+    asked = [asking(user, "feed", NOW, [100, 105], LIVES[user % 3][: 20 + 15 * user]) for user in range(7)]
     assert_right(pair, asked, cramped.run(asked))
     assert_right(pair, asked, cramped.run([*reversed(asked)])[::-1])
 
@@ -211,7 +217,7 @@ def test_where_nothing_is_to_be_kept_nothing_is(pair: LandedPair) -> None:
     engine = FoundationEngine(pair.foundation_folder, pair.foundation_manifest, kv_cache_mebibytes=0)
     registry = CollectorRegistry()
     engine.metrics = ReuseMetrics(registry)
-    asked = [Query(1, "feed", NOW, [100], LIVES[0][:50])]
+    asked = [asking(1, "feed", NOW, [100], LIVES[0][:50])]
     whole = engine.units(asked[0])
     for _ in range(2):
         assert_right(pair, asked, engine.run(asked))
@@ -224,8 +230,8 @@ def test_after_a_failure_nothing_half_computed_is_kept(
     pair: LandedPair, engine: FoundationEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.forget()
-    asked = Query(1, "feed", NOW, [100, 105], LIVES[0][:50])
-    engine.run([replace(asked, history=LIVES[0][:40])])
+    asked = asking(1, "feed", NOW, [100, 105], LIVES[0][:50])
+    engine.run([replace(asked, history=past(*LIVES[0][:40]))])
     with monkeypatch.context() as patch:
 
         def failing(batch: RequestBatch, known: list[int], kept: list[KeyValues]) -> None:
@@ -244,7 +250,7 @@ def test_warm_up_measures_with_and_without_what_is_kept_and_leaves_nothing(engin
     assert len(samples) == 10
     without, kept = samples[1], samples[6]  # one full history, sixteen candidates
     assert kept.units < without.units
-    asked = Query(0, "feed", NOW, [100], LIVES[0][:50])
+    asked = asking(0, "feed", NOW, [100], LIVES[0][:50])
     assert engine.units(asked) == engine.units(replace(asked, user=2**40))
 
 
@@ -259,7 +265,7 @@ def test_a_server_hands_its_limits_to_the_engine_and_refuses_what_does_not_fit(
     try:
         for limit, fits in ((100_000 * MIB, True), (20 * MIB, False)):
             monkeypatch.setattr(serve, "memory_limit", lambda limit=limit: limit)
-            runtime = Runtime(Health(scheduler), scheduler, CollectorRegistry())
+            runtime = Runtime(Health(scheduler), scheduler, CollectorRegistry(), LoopLag())
             server = serve.FoundationServer(config, lambda: manifest, runtime)
             if not fits:
                 with pytest.raises(
