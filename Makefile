@@ -55,7 +55,7 @@ cluster-down: ## stop it and remove what it made
 images: ## build the images and load them into the node, without a registry
 	@$(PYTHON) -m dev.cluster images
 
-tools: ## build or find Kubernetes, etcd, Helm, containerd, Prometheus
+tools: ## build or find Kubernetes, etcd, Helm, containerd, Prometheus, Redis
 	@$(PYTHON) -m dev.cluster tools
 
 doctor: ## say all that this machine lacks, each with its fix

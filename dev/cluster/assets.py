@@ -35,7 +35,16 @@ BUILD = (
     f"-ldflags=-s -w -X {_VERSION}.gitVersion=v{KUBERNETES} -X {_VERSION}.gitMajor={_MAJOR}"
     f" -X {_VERSION}.gitMinor={_MINOR} -X k8s.io/client-go/pkg/version.gitVersion=v{KUBERNETES}",
 )
-PACKAGES = ("buildah", "containerd", "containernetworking-plugins", "debootstrap", "iptables", "prometheus", "runc")
+PACKAGES = (
+    "buildah",
+    "containerd",
+    "containernetworking-plugins",
+    "debootstrap",
+    "iptables",
+    "prometheus",
+    "redis-server",
+    "runc",
+)
 
 
 class SetupError(Exception):
@@ -109,7 +118,7 @@ def _closure() -> list[str]:
 
 
 def debian() -> Path:
-    """A folder with Debian's containerd, runc, CNI plugins, iptables, buildah, debootstrap and Prometheus unpacked."""
+    """A folder with :data:`PACKAGES` of Debian, unpacked."""
     release = Path("/etc/os-release").read_text()
     target = cache() / f"debs-{content_hash(release, *PACKAGES)}"
     with lock("debs"):
