@@ -29,6 +29,36 @@ Grace = Annotated[int, Field(ge=1)]
 """Seconds from SIGTERM to SIGKILL: the pod's grace period, less the preStop that comes out of it."""
 
 
+class ServedRedis(Wire):
+    """A Redis or Valkey with users' histories. Its password is in :data:`recast_api.names.HISTORIES_PASSWORD_ENV`."""
+
+    host: str
+    port: int = 6379
+    username: str | None = None
+    tls: bool = False
+    authority: str | None = None
+    """PEM file of the authority that vouches for the server; absent: the system's own."""
+    prefix: str = "recast"
+    ttl_seconds: int = 0
+
+
+class ServedVolume(Wire):
+    """A folder with users' histories, on a volume of the pod's own."""
+
+    path: str
+    size_bytes: Annotated[int, Field(ge=1 << 20)]
+
+
+class ServedHistories(Wire):
+    """Where a server has users' histories from."""
+
+    store: Literal["Artifact", "Embedded", "Redis"] = "Artifact"
+    max_age_seconds: Annotated[int, Field(ge=1)] = 3600
+    max_events: Annotated[int, Field(ge=4, le=32768)] = 2048
+    redis: ServedRedis | None = None
+    embedded: ServedVolume | None = None
+
+
 class FoundationServerConfig(Wire):
     """``RECAST_SERVER`` of a foundation's server."""
 
@@ -60,6 +90,7 @@ class ExpertServerConfig(Wire):
     tae_cache_seconds: Annotated[int, Field(ge=0)] = 60
     tae_cache_mebibytes: Annotated[int, Field(ge=0)] = 64
     max_connection_age_seconds: int
+    histories: ServedHistories = Field(default_factory=ServedHistories)
     grace_seconds: Grace = 25
 
     @property
@@ -80,7 +111,7 @@ class ExpertServerConfig(Wire):
 REQUESTS_TOTAL = "recast_requests_total"
 """Counter. Scoring requests (``POST /v1/rank``) by ``code``, the HTTP status: what verdicts on a revision rest on."""
 OTHER_REQUESTS_TOTAL = "recast_other_requests_total"
-"""Counter. What else reached an expert's port, by ``code``: other paths and methods, bytes that are no HTTP,
+"""Counter. What else reached an expert's port, by ``code``: events, other paths and methods, bytes that are no HTTP,
 connections beyond the limit. A port scan must not make a revision look better or worse than it is."""
 CLIENT_GONE = 499
 """The code of a request whose client hung up before its answer: nginx's number, since HTTP has none for it."""
@@ -136,7 +167,20 @@ QUEUE_REFUSED_TOTAL = "recast_queue_refused_total"
 """Counter. Requests that were not admitted, by ``reason``: ``full``, or ``late``, could not be answered in time."""
 QUEUE_DROPPED_TOTAL = "recast_queue_dropped_total"
 """Counter. Admitted requests that never ran, by ``reason``: ``late``, or ``abandoned`` by who asked."""
+HISTORIES_TOTAL = "recast_histories_total"
+"""Counter. Scoring requests by ``source`` of the user's history (``inline``, ``store``, ``artifact``) and ``state``:
+``stale`` where what it knows is older than ``spec.serving.histories.maxAge``, else ``fresh``."""
+HISTORY_INLINE, HISTORY_STORE, HISTORY_ARTIFACT = "inline", "store", "artifact"
+HISTORY_FRESH, HISTORY_STALE = "fresh", "stale"
+HISTORY_FALLBACKS_TOTAL = "recast_history_fallbacks_total"
+"""Counter. Histories that a store did not give, or gave too old, by ``reason``."""
+HISTORY_FALLBACKS = ("behind", "corrupt", "down", "late", "open", "stale", "trimmed", "unknown")
+HISTORY_AGE_SECONDS = "recast_history_age_seconds"
+"""Histogram. How old what is known of users was at their requests: the time of the request less that until which the
+store, or else the version, knows what happened. Of histories that clients did not send themselves."""
+HISTORY_READ_SECONDS = "recast_history_read_duration_seconds"
+"""Histogram. Wall time of reads of a store of histories."""
 CODES = ("200", "400", "413", "422", "499", "500", "503")
 """Codes of scoring requests that exist at zero from the start: a rate over one that appears at 1 misses its first."""
-OTHER_CODES = ("400", "404", "405", "503")
+OTHER_CODES = ("200", "400", "404", "405", "409", "413", "422", "503")
 """The same, of other requests."""

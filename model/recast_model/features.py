@@ -33,6 +33,7 @@ class Request:
     candidates: Ints  # (M,) dense item indices
     history: History  # all that is known of the user's, in any order and from any time
     context: Context = field(default_factory=lambda: Context.given((), {}))  # of one request
+    history_before: int = 0  # events that were known before those of the history, and are not among them
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ def collate(requests: Sequence[Request], history_length: int, *, surface_only: b
     places = np.arange(len(requests))  # not users: two requests of one user may bring different histories
     owners = np.repeat(places, np.array([len(r.history) for r in requests], np.int64))
     histories = Histories(owners, History.concatenate([r.history for r in requests]), by_surface=surface_only)
-    padded, lengths = pad_histories(histories.events, *histories.window(places, surfaces, times, history_length))
+    before = np.array([r.history_before for r in requests], np.int64)
+    windows = histories.window(places, surfaces, times, history_length, before)
+    padded, lengths = pad_histories(histories.events, *windows)
     counts = np.array([len(r.candidates) for r in requests], np.int64)
     flat = np.concatenate([r.candidates for r in requests]) if requests else np.empty(0, np.int64)
     candidates, mask = pad_rows(flat.astype(np.int64, copy=False), np.cumsum(counts) - counts, counts)

@@ -83,13 +83,15 @@ class Histories:
     def __len__(self) -> int:
         return len(self.events)
 
-    def window(self, users: Ints, surfaces: Ints, times: Ints, limit: int) -> tuple[Ints, Ints]:
+    def window(self, users: Ints, surfaces: Ints, times: Ints, limit: int, before: Ints | int = 0) -> tuple[Ints, Ints]:
         """Where in :attr:`events` the window of each request (B,) starts, and its length, at most ``limit``.
 
         It holds what was known strictly before ``times`` (ms) and starts at an anchor (:func:`anchored_start`).
+        ``before`` (B,) events of each group came before those that are here: they move the anchor. The window must
+        begin after them.
         """
         first, past = self._bounds(users, surfaces, times)
-        skipped = anchored_start(past - first, limit)
+        skipped = np.maximum(0, anchored_start(before + past - first, limit) - before)
         return first + skipped, past - first - skipped
 
     def _bounds(self, users: Ints, surfaces: Ints, times: Ints) -> tuple[Ints, Ints]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from starlette.types import ASGIApp
 
@@ -33,11 +33,13 @@ def create_app(
     slo_seconds: float,
     require_room: Callable[[float], None] = _always_room,
     lag: Callable[[], float] = _no_lag,
+    more: Mapping[str, Mapping[str, Route]] | None = None,
 ) -> ASGIApp:
     """The application of the traffic port. Requests of clients that name no deadline have the SLO less a reserve.
 
     ``require_room`` raises ``OverloadedError`` where no request with this deadline could be answered: what is to be
     refused need not be parsed first. ``lag`` is how many seconds ago a request that is looked at now may have come.
+    ``more`` routes come beside those that score.
     """
 
     async def rank(exchange: Exchange) -> Reply:
@@ -47,9 +49,10 @@ def create_app(
         asked = schema.parse(body)
         work = ranker.rank(asked, context)
         ranking = await (work if exchange.connection is None else exchange.connection.while_it_stands(work))
-        return Reply(200, encode_json(_answer(identity, exchange.request_id, asked, ranking)), tae=ranking.tae)
+        body = encode_json(_answer(identity, exchange.request_id, asked, ranking))
+        return Reply(200, body, tae=ranking.tae, history=ranking.history)
 
-    routes = {RANK: {"POST": Route(rank, scores=True)}}
+    routes = {RANK: {"POST": Route(rank, scores=True)}, **(more or {})}
     return Edge(routes, identity, health, metrics, max_connection_age_seconds)
 
 
@@ -67,6 +70,7 @@ def _answer(identity: Identity, request_id: str, asked: RankRequest, ranking: Ra
         },
         "surface": identity.surface,
         "tae": ranking.tae,
+        **({} if ranking.history is None else {"history": ranking.history.body}),
         "items": [
             {
                 "item": asked.candidates[row],

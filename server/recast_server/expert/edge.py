@@ -23,6 +23,7 @@ from recast_api import names
 from recast_api.resources.version import FoundationPin
 from recast_api.server import CLIENT_GONE
 from recast_server.expert.schema import BODY_BYTES, CANDIDATES, HISTORY_EVENTS, RefusedError
+from recast_server.histories.reader import Seen
 from recast_server.runtime.context import RequestContext, deadline, traceparent
 from recast_server.runtime.health import Health
 from recast_server.runtime.http_protocol import Connection
@@ -80,6 +81,8 @@ class Reply:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     media_type: bytes = b"application/json"
     tae: str | None = None
+    history: Seen | None = None
+    """Which history of the user they rest on."""
 
 
 class Exchange:
@@ -122,7 +125,7 @@ class Exchange:
                 413,
                 "BodyTooLarge",
                 f"the body has more than {BODY_BYTES} bytes: send at most {CANDIDATES} candidates"
-                f" and {HISTORY_EVENTS} history events per request",
+                f" and {HISTORY_EVENTS} events per request",
                 headers=_CLOSE,
             )
         self.received = time.monotonic()
@@ -188,6 +191,7 @@ class Edge:
             (b"content-length", b"%d" % len(reply.body)),
             *reply.headers,
             *self._identity.headers(exchange.request_id, reply.tae or TAE_NONE),
+            *(() if reply.history is None else reply.history.headers),
         ]
         if self._closes(connection):
             headers.append((b"connection", b"close"))
@@ -232,12 +236,14 @@ class Edge:
             self._metrics.disconnected(None if exchange.received is None else seconds)
         else:
             self._metrics.observe(status, seconds, reply.tae if status == 200 else None)
-        if status == 503:
+        if status == 503 and scores:
             self._count_refusal()
             return
-        fields = {"requestId": exchange.request_id, "code": status, "ms": round(seconds * 1000, 2)}
+        fields: dict[str, object] = {"requestId": exchange.request_id, "code": status, "ms": round(seconds * 1000, 2)}
         if exchange.traceparent is not None:
             fields["traceId"] = exchange.traceparent.split("-")[1]
+        if reply.history is not None:
+            fields["history"] = reply.history.body
         _log.info("request", extra={"fields": {**fields, "tae": reply.tae or TAE_NONE}})
 
     def _count_refusal(self) -> None:

@@ -45,6 +45,7 @@ class ExpertEngine:
             loaded.items, loaded.history, config.surfaces, config.event_tasks, config.context
         )
         self.tae_dim = config.tae_dim
+        self.history_length, self.histories = config.history_length, loaded.history
         self.context = config.context
         # (T,) The weights of the resource as it is now, not as it was when the version trained: a team may change them.
         weights = {task.name: float(task.weight) for task in served.tasks}

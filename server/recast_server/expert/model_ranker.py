@@ -10,7 +10,7 @@ network has a learned vector. The answer says which, and a counter tells the ope
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from recast_api import server as contract
@@ -19,6 +19,7 @@ from recast_server.expert.ranker import Ranking
 from recast_server.expert.schema import RankRequest, inline_history, require_known_context
 from recast_server.expert.tae_cache import Rung, TaeCache
 from recast_server.expert.tae_client import TaeClient
+from recast_server.histories.reader import HistoryReader
 from recast_server.runtime import scheduler
 from recast_server.runtime.context import RequestContext
 from recast_server.runtime.inputs import Query
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from recast_model.context import Features
+    from recast_model.snapshot import HistorySnapshot
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,16 @@ class Engine(scheduler.Engine[Embedded, Ranking], Protocol):
         ...
 
     @property
+    def history_length(self) -> int:
+        """Events of its surface that it reads."""
+        ...
+
+    @property
+    def histories(self) -> HistorySnapshot:
+        """Users' histories that came with the version."""
+        ...
+
+    @property
     def context(self) -> Features:
         """Features of a request's context that the version knows."""
         ...
@@ -60,21 +72,27 @@ class ModelRanker:
     """A :class:`recast_server.expert.ranker.Ranker`."""
 
     def __init__(
-        self, engine: Engine, surface: str, client: TaeClient, scheduler: Scheduler, cache: TaeCache | None = None
+        self,
+        engine: Engine,
+        surface: str,
+        client: TaeClient,
+        scheduler: Scheduler,
+        histories: HistoryReader,
+        cache: TaeCache | None = None,
     ) -> None:
         self._engine, self._surface, self._client, self._scheduler = engine, surface, client, scheduler
-        self._cache = cache or TaeCache(0, 0)
+        self._histories, self._cache = histories, cache or TaeCache(0, 0)
 
     async def rank(self, request: RankRequest, context: RequestContext) -> Ranking:
         """See ``Ranker``."""
         require_known_context(request, self._engine.context)
-        asked = Embedded(self._query(request))
-        with self._scheduler.admit(self._engine, asked, context.deadline) as ticket:
-            tae = await self._tae(asked.query, context, ticket)
-            ranking = await ticket.run(Embedded(asked.query, tae.rows, tae.source))
+        asked = await self._histories.asked(self._query(request), context)
+        with self._scheduler.admit(self._engine, Embedded(asked.expert), context.deadline) as ticket:
+            tae = await self._tae(asked.foundation, context, ticket)
+            ranking = await ticket.run(Embedded(asked.expert, tae.rows, tae.source))
         if not ranking.finite:
             raise ArithmeticError("the expert's scores are not finite")
-        return ranking
+        return replace(ranking, history=asked.seen)
 
     def _query(self, request: RankRequest) -> Query:
         time_ms = time.time_ns() // 1_000_000 if request.time is None else request.time

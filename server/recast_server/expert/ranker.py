@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from recast_server.expert.schema import RankRequest
+from recast_server.histories.reader import Seen
 from recast_server.runtime.context import RequestContext
 
 
@@ -26,6 +27,8 @@ class Ranking:
     """One of ``recast_api.server.TAE_STATES``."""
     unknown_context: list[str] = field(default_factory=list)
     """Features of the request's context whose value the version does not list."""
+    history: Seen | None = None
+    """Which history of the user it rests on."""
 
     @property
     def finite(self) -> bool:

@@ -10,6 +10,7 @@ that it does not know is an error: it would be passed over in silence.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -49,7 +50,9 @@ def _context_value(value: object) -> str | float | None:
     raise ValueError(f"must be a text of at most {VALUE_LENGTH} characters, a finite number, or null where unknown")
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A body: types as they are, and no field that is not named."""
+
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
 
 
@@ -59,7 +62,7 @@ _NameText = Annotated[str, Field(min_length=1, max_length=40)]
 ContextValue = Annotated[str | float | None, BeforeValidator(_context_value)]
 
 
-class HistoryEvent(_Strict):
+class HistoryEvent(Strict):
     """One past action of the user. ``availableAt``, when it became known, is for replays of the past: what a client
     sends of a user's present is known to it, and a request sees what was known strictly before its own time. An action
     that became known after others on the same item, as a purchase does after its click, is an event of its own.
@@ -72,7 +75,7 @@ class HistoryEvent(_Strict):
     available_at: Annotated[Milliseconds | None, Field(alias="availableAt")] = None
 
 
-class RankRequest(_Strict):
+class RankRequest(Strict):
     """Which candidates to rank for whom. ``time`` defaults to now; ``history`` stands in for the stored one.
 
     ``context`` has features of the request by name; null is unknown, as what it does not name.
@@ -126,22 +129,24 @@ def parse(body: bytes) -> RankRequest:
     try:
         return RankRequest.model_validate_json(body)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False, include_input=False)
+        raise wrong_fields(error, _ALLOWED, "an object with user and candidates") from error
+
+
+def wrong_fields(error: ValidationError, allowed: Mapping[str, str], whole: str) -> RefusedError:
+    """The refusal of a body: each wrong field by its path, with what is ``allowed`` in the field that it is in, and
+    the ``whole`` where it is in none.
+    """
+    details = error.errors(include_url=False, include_context=False, include_input=False)
     if details[0]["type"] == "json_invalid":
-        raise RefusedError(400, "InvalidJson", f"the body is not JSON that can be read: {details[0]['msg']}")
+        return RefusedError(400, "InvalidJson", f"the body is not JSON that can be read: {details[0]['msg']}")
     fields = []
     for detail in details[:8]:
         path = ".".join(str(part) for part in detail["loc"])[:80]
         entry = {"field": path or "(body)", "problem": detail["msg"]}
         name = str(detail["loc"][0]) if detail["loc"] else ""
-        if name in _ALLOWED:
-            entry["allowed"] = _ALLOWED[name]
-        elif name:
-            entry["allowed"] = f"only {', '.join(_ALLOWED)}"
-        else:
-            entry["allowed"] = "an object with user and candidates"
+        entry["allowed"] = allowed.get(name, f"only {', '.join(allowed)}") if name else whole
         fields.append(entry)
-    raise _refused(fields)
+    return refused(fields)
 
 
 def require_known_context(request: RankRequest, features: Features) -> None:
@@ -156,7 +161,7 @@ def require_known_context(request: RankRequest, features: Features) -> None:
         elif value is not None and isinstance(value, str) != (known[name] == "a text"):
             fields.append({"field": field, "problem": f"must be {known[name]}", "allowed": f"{known[name]} or null"})
     if fields:
-        raise _refused(fields[:8])
+        raise refused(fields[:8])
 
 
 def inline_history(request: RankRequest) -> Events | None:
@@ -172,9 +177,10 @@ def inline_history(request: RankRequest) -> Events | None:
             [event.available_at for event in events],
         )
     except ValueError as error:
-        raise _refused([{"field": "history", "problem": str(error), "allowed": _ALLOWED["history"]}]) from error
+        raise refused([{"field": "history", "problem": str(error), "allowed": _ALLOWED["history"]}]) from error
 
 
-def _refused(fields: list[dict[str, str]]) -> RefusedError:
+def refused(fields: list[dict[str, str]]) -> RefusedError:
+    """The refusal of a body with these fields wrong."""
     message = "; ".join(f"{entry['field']}: {entry['problem']} (allowed: {entry['allowed']})" for entry in fields[:3])
     return RefusedError(422, "InvalidRequest", message, fields)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+from recast_api import names
 from recast_api.manifest import Manifest
 from recast_api.server import ExpertServerConfig
 from recast_server.expert.app import create_app
 from recast_server.expert.edge import Identity
+from recast_server.expert.events_api import PATH, events_route
 from recast_server.expert.handshake import handshake
 from recast_server.expert.model_ranker import Engine, ModelRanker
 from recast_server.expert.ranker import Ranker
 from recast_server.expert.tae_cache import TaeCache
 from recast_server.expert.tae_client import GrpcTaeClient
+from recast_server.histories.metrics import HistoryMetrics
+from recast_server.histories.opening import open_store
+from recast_server.histories.reader import HistoryReader, Snapshot
+from recast_server.histories.store import HistoryStore
 from recast_server.runtime.http import HttpServer, bind
 from recast_server.runtime.metrics import FoundationCalls, ScoringRequests
 from recast_server.runtime.process import Ports, Runtime
@@ -23,7 +30,7 @@ _log = logging.getLogger("recast.expert")
 
 
 class ExpertServer:
-    """Loads one expert version, meets its foundation and answers ``POST /v1/rank``."""
+    """Loads one expert version, meets its foundation and answers ``POST /v1/rank`` and ``POST /v1/events``."""
 
     def __init__(
         self,
@@ -36,6 +43,8 @@ class ExpertServer:
         self._decorate = decorate or (lambda ranker: ranker)
         self._metrics = ScoringRequests(runtime.registry, config.slo_milliseconds / 1000)
         self._calls = FoundationCalls(runtime.registry)
+        self._histories = HistoryMetrics(runtime.registry)
+        self._store: HistoryStore | None = None
         self._engine: Engine | None = None
         self._client: GrpcTaeClient | None = None
         self._server: HttpServer | None = None
@@ -64,9 +73,18 @@ class ExpertServer:
             calls=self._calls,
         )
         await handshake(self._client, config.foundation, self._engine.tae_dim)
+        self._store = open_store(config.histories, os.environ.get(names.HISTORIES_PASSWORD_ENV))
+        snapshot = self._engine.histories
+        reader = HistoryReader(
+            self._store,
+            Snapshot(snapshot.until, lambda user: snapshot.length(user) > 0),
+            self._engine.history_length,
+            config.histories.max_age_seconds,
+            self._histories,
+        )
         identity = Identity(config.model, config.surface, config.revision, config.artifact.version, config.foundation)
         cache = TaeCache(config.tae_cache_mebibytes * 2**20, config.tae_cache_seconds)
-        ranker = ModelRanker(self._engine, config.surface, self._client, self._runtime.scheduler, cache)
+        ranker = ModelRanker(self._engine, config.surface, self._client, self._runtime.scheduler, reader, cache)
         app = create_app(
             identity,
             self._decorate(ranker),
@@ -76,6 +94,7 @@ class ExpertServer:
             config.slo_milliseconds / 1000,
             self._runtime.scheduler.require_room,
             lambda: self._runtime.lag.seconds,
+            {PATH: events_route(self._store)},
         )
 
         def refusal(status: int) -> tuple[list[tuple[bytes, bytes]], bytes]:
@@ -92,3 +111,5 @@ class ExpertServer:
             await self._server.drain(seconds)
         if self._client is not None:
             await self._client.close()
+        if self._store is not None:
+            await self._store.close()

@@ -239,6 +239,7 @@ def _request(query: Query) -> wire.TaeRequest:
         candidate_ids=columns.pack_ids(query.candidates),
         events=None if query.history is None else columns.pack(query.history),
         sequence=query.sequence,
+        events_before=query.history_before,
         context=[_feature(name, value) for name, value in query.context.items() if value is not None],
     )
 

@@ -31,6 +31,7 @@ from recast_server.runtime.scheduler import ExpiredError, OverloadedError, Sched
 
 CANDIDATES = 2048
 HISTORY_EVENTS = 1024
+EVENTS_BEFORE = 2**40
 LONGEST_SECONDS = 10.0
 """The deadline of a call that brings none."""
 _SCHEMES = {np.dtype(np.float32): wire.FLOAT32, np.dtype(np.float16): wire.FLOAT16}
@@ -152,8 +153,11 @@ class FoundationService:
             return f"history: at most {HISTORY_EVENTS} events are allowed, not {events}"
         if len(request.context) > MAX_FEATURES:
             return f"context: at most {MAX_FEATURES} features are allowed, not {len(request.context)}"
-        if request.user < 0 or request.time_milliseconds < 0 or request.sequence < 0:
-            return "user, time and sequence must not be negative"
+        numbers = (request.user, request.time_milliseconds, request.sequence, request.events_before)
+        if min(numbers) < 0:
+            return "user, time, events_before and sequence must not be negative"
+        if request.events_before > EVENTS_BEFORE:
+            return f"events_before: at most {EVENTS_BEFORE} are believed, not {request.events_before}"
         return ""
 
     async def _compute(self, request: wire.TaeRequest, deadline: float) -> wire.TaeReply:
@@ -192,6 +196,7 @@ def _unread(request: wire.TaeRequest) -> Query:
         None if events is None else Unread(events),
         _context(request.context),
         request.sequence if request.HasField("sequence") else None,
+        request.events_before,
     )
 
 

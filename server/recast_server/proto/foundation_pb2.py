@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$recast_server/proto/foundation.proto\x12\x0frecast.v1alpha1\"I\n\x07Version\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x0f\n\x07lineage\x18\x03 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\"\x97\x01\n\x06\x45vents\x12\x0c\n\x04item\x18\x01 \x01(\x0c\x12\x0f\n\x07surface\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61\x63tions\x18\x03 \x01(\x0c\x12\x19\n\x11time_milliseconds\x18\x04 \x01(\x0c\x12!\n\x19\x61vailable_at_milliseconds\x18\x05 \x01(\x0c\x12\x10\n\x08surfaces\x18\x06 \x03(\t\x12\r\n\x05tasks\x18\x07 \x03(\t\"\x98\x01\n\x05\x45vent\x12\x0c\n\x04item\x18\x01 \x01(\x03\x12\x0f\n\x07surface\x18\x02 \x01(\t\x12\x19\n\x11time_milliseconds\x18\x03 \x01(\x03\x12\x0f\n\x07\x61\x63tions\x18\x04 \x03(\t\x12&\n\x19\x61vailable_at_milliseconds\x18\x05 \x01(\x03H\x00\x88\x01\x01\x42\x1c\n\x1a_available_at_milliseconds\"1\n\x07History\x12&\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x16.recast.v1alpha1.Event\"I\n\x0e\x43ontextFeature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x10\n\x06number\x18\x03 \x01(\x01H\x00\x42\x07\n\x05value\"\xbc\x02\n\nTaeRequest\x12\x0c\n\x04user\x18\x01 \x01(\x03\x12\x0f\n\x07surface\x18\x02 \x01(\t\x12\x19\n\x11time_milliseconds\x18\x03 \x01(\x03\x12\x12\n\ncandidates\x18\x04 \x03(\x03\x12.\n\x07history\x18\x05 \x01(\x0b\x32\x18.recast.v1alpha1.HistoryH\x00\x88\x01\x01\x12\x30\n\x07\x63ontext\x18\x06 \x03(\x0b\x32\x1f.recast.v1alpha1.ContextFeature\x12\x15\n\rcandidate_ids\x18\x07 \x01(\x0c\x12,\n\x06\x65vents\x18\x08 \x01(\x0b\x32\x17.recast.v1alpha1.EventsH\x01\x88\x01\x01\x12\x15\n\x08sequence\x18\t \x01(\x03H\x02\x88\x01\x01\x42\n\n\x08_historyB\t\n\x07_eventsB\x0b\n\t_sequence\"\x9c\x02\n\x08TaeReply\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.recast.v1alpha1.Version\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0c\n\x04rows\x18\x03 \x01(\x05\x12\x0b\n\x03\x64im\x18\x04 \x01(\x05\x12\'\n\x06scheme\x18\x05 \x01(\x0e\x32\x17.recast.v1alpha1.Scheme\x12\x1b\n\x13\x63ursor_milliseconds\x18\x06 \x01(\x03\x12%\n\x18history_age_milliseconds\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12\x1d\n\x10history_sequence\x18\x08 \x01(\x03H\x01\x88\x01\x01\x42\x1b\n\x19_history_age_millisecondsB\x13\n\x11_history_sequence\"\x8e\x01\n\x0bTaeQuestion\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x1c\n\x14timeout_microseconds\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\x12,\n\x07request\x18\x05 \x01(\x0b\x32\x1b.recast.v1alpha1.TaeRequest\"R\n\x0cTaeQuestions\x12/\n\tquestions\x18\x01 \x03(\x0b\x32\x1c.recast.v1alpha1.TaeQuestion\x12\x11\n\tabandoned\x18\x02 \x03(\x03\"`\n\tTaeAnswer\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0f\n\x07message\x18\x03 \x01(\t\x12(\n\x05reply\x18\x04 \x01(\x0b\x32\x19.recast.v1alpha1.TaeReply\"9\n\nTaeAnswers\x12+\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1a.recast.v1alpha1.TaeAnswer\"\x11\n\x0f\x44\x65scribeRequest\"\x8f\x01\n\x0b\x44\x65scription\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.recast.v1alpha1.Version\x12\x0b\n\x03\x64im\x18\x02 \x01(\x05\x12\'\n\x06scheme\x18\x03 \x01(\x0e\x32\x17.recast.v1alpha1.Scheme\x12\x10\n\x08surfaces\x18\x04 \x03(\t\x12\r\n\x05tasks\x18\x05 \x03(\t*:\n\x06Scheme\x12\x16\n\x12SCHEME_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x46LOAT32\x10\x01\x12\x0b\n\x07\x46LOAT16\x10\x02\x32\xe4\x01\n\nFoundation\x12=\n\x03Tae\x12\x1b.recast.v1alpha1.TaeRequest\x1a\x19.recast.v1alpha1.TaeReply\x12K\n\tTaeStream\x12\x1d.recast.v1alpha1.TaeQuestions\x1a\x1b.recast.v1alpha1.TaeAnswers(\x01\x30\x01\x12J\n\x08\x44\x65scribe\x12 .recast.v1alpha1.DescribeRequest\x1a\x1c.recast.v1alpha1.Descriptionb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$recast_server/proto/foundation.proto\x12\x0frecast.v1alpha1\"I\n\x07Version\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x0f\n\x07lineage\x18\x03 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\"\x97\x01\n\x06\x45vents\x12\x0c\n\x04item\x18\x01 \x01(\x0c\x12\x0f\n\x07surface\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61\x63tions\x18\x03 \x01(\x0c\x12\x19\n\x11time_milliseconds\x18\x04 \x01(\x0c\x12!\n\x19\x61vailable_at_milliseconds\x18\x05 \x01(\x0c\x12\x10\n\x08surfaces\x18\x06 \x03(\t\x12\r\n\x05tasks\x18\x07 \x03(\t\"\x98\x01\n\x05\x45vent\x12\x0c\n\x04item\x18\x01 \x01(\x03\x12\x0f\n\x07surface\x18\x02 \x01(\t\x12\x19\n\x11time_milliseconds\x18\x03 \x01(\x03\x12\x0f\n\x07\x61\x63tions\x18\x04 \x03(\t\x12&\n\x19\x61vailable_at_milliseconds\x18\x05 \x01(\x03H\x00\x88\x01\x01\x42\x1c\n\x1a_available_at_milliseconds\"1\n\x07History\x12&\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x16.recast.v1alpha1.Event\"I\n\x0e\x43ontextFeature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x10\n\x06number\x18\x03 \x01(\x01H\x00\x42\x07\n\x05value\"\xd3\x02\n\nTaeRequest\x12\x0c\n\x04user\x18\x01 \x01(\x03\x12\x0f\n\x07surface\x18\x02 \x01(\t\x12\x19\n\x11time_milliseconds\x18\x03 \x01(\x03\x12\x12\n\ncandidates\x18\x04 \x03(\x03\x12.\n\x07history\x18\x05 \x01(\x0b\x32\x18.recast.v1alpha1.HistoryH\x00\x88\x01\x01\x12\x30\n\x07\x63ontext\x18\x06 \x03(\x0b\x32\x1f.recast.v1alpha1.ContextFeature\x12\x15\n\rcandidate_ids\x18\x07 \x01(\x0c\x12,\n\x06\x65vents\x18\x08 \x01(\x0b\x32\x17.recast.v1alpha1.EventsH\x01\x88\x01\x01\x12\x15\n\x08sequence\x18\t \x01(\x03H\x02\x88\x01\x01\x12\x15\n\revents_before\x18\n \x01(\x03\x42\n\n\x08_historyB\t\n\x07_eventsB\x0b\n\t_sequence\"\x9c\x02\n\x08TaeReply\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.recast.v1alpha1.Version\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0c\n\x04rows\x18\x03 \x01(\x05\x12\x0b\n\x03\x64im\x18\x04 \x01(\x05\x12\'\n\x06scheme\x18\x05 \x01(\x0e\x32\x17.recast.v1alpha1.Scheme\x12\x1b\n\x13\x63ursor_milliseconds\x18\x06 \x01(\x03\x12%\n\x18history_age_milliseconds\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12\x1d\n\x10history_sequence\x18\x08 \x01(\x03H\x01\x88\x01\x01\x42\x1b\n\x19_history_age_millisecondsB\x13\n\x11_history_sequence\"\x8e\x01\n\x0bTaeQuestion\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x1c\n\x14timeout_microseconds\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\x12,\n\x07request\x18\x05 \x01(\x0b\x32\x1b.recast.v1alpha1.TaeRequest\"R\n\x0cTaeQuestions\x12/\n\tquestions\x18\x01 \x03(\x0b\x32\x1c.recast.v1alpha1.TaeQuestion\x12\x11\n\tabandoned\x18\x02 \x03(\x03\"`\n\tTaeAnswer\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0f\n\x07message\x18\x03 \x01(\t\x12(\n\x05reply\x18\x04 \x01(\x0b\x32\x19.recast.v1alpha1.TaeReply\"9\n\nTaeAnswers\x12+\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1a.recast.v1alpha1.TaeAnswer\"\x11\n\x0f\x44\x65scribeRequest\"\x8f\x01\n\x0b\x44\x65scription\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.recast.v1alpha1.Version\x12\x0b\n\x03\x64im\x18\x02 \x01(\x05\x12\'\n\x06scheme\x18\x03 \x01(\x0e\x32\x17.recast.v1alpha1.Scheme\x12\x10\n\x08surfaces\x18\x04 \x03(\t\x12\r\n\x05tasks\x18\x05 \x03(\t*:\n\x06Scheme\x12\x16\n\x12SCHEME_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x46LOAT32\x10\x01\x12\x0b\n\x07\x46LOAT16\x10\x02\x32\xe4\x01\n\nFoundation\x12=\n\x03Tae\x12\x1b.recast.v1alpha1.TaeRequest\x1a\x19.recast.v1alpha1.TaeReply\x12K\n\tTaeStream\x12\x1d.recast.v1alpha1.TaeQuestions\x1a\x1b.recast.v1alpha1.TaeAnswers(\x01\x30\x01\x12J\n\x08\x44\x65scribe\x12 .recast.v1alpha1.DescribeRequest\x1a\x1c.recast.v1alpha1.Descriptionb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'recast_server.proto.foundation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SCHEME']._serialized_start=1724
-  _globals['_SCHEME']._serialized_end=1782
+  _globals['_SCHEME']._serialized_start=1747
+  _globals['_SCHEME']._serialized_end=1805
   _globals['_VERSION']._serialized_start=57
   _globals['_VERSION']._serialized_end=130
   _globals['_EVENTS']._serialized_start=133
@@ -44,21 +44,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONTEXTFEATURE']._serialized_start=492
   _globals['_CONTEXTFEATURE']._serialized_end=565
   _globals['_TAEREQUEST']._serialized_start=568
-  _globals['_TAEREQUEST']._serialized_end=884
-  _globals['_TAEREPLY']._serialized_start=887
-  _globals['_TAEREPLY']._serialized_end=1171
-  _globals['_TAEQUESTION']._serialized_start=1174
-  _globals['_TAEQUESTION']._serialized_end=1316
-  _globals['_TAEQUESTIONS']._serialized_start=1318
-  _globals['_TAEQUESTIONS']._serialized_end=1400
-  _globals['_TAEANSWER']._serialized_start=1402
-  _globals['_TAEANSWER']._serialized_end=1498
-  _globals['_TAEANSWERS']._serialized_start=1500
-  _globals['_TAEANSWERS']._serialized_end=1557
-  _globals['_DESCRIBEREQUEST']._serialized_start=1559
-  _globals['_DESCRIBEREQUEST']._serialized_end=1576
-  _globals['_DESCRIPTION']._serialized_start=1579
-  _globals['_DESCRIPTION']._serialized_end=1722
-  _globals['_FOUNDATION']._serialized_start=1785
-  _globals['_FOUNDATION']._serialized_end=2013
+  _globals['_TAEREQUEST']._serialized_end=907
+  _globals['_TAEREPLY']._serialized_start=910
+  _globals['_TAEREPLY']._serialized_end=1194
+  _globals['_TAEQUESTION']._serialized_start=1197
+  _globals['_TAEQUESTION']._serialized_end=1339
+  _globals['_TAEQUESTIONS']._serialized_start=1341
+  _globals['_TAEQUESTIONS']._serialized_end=1423
+  _globals['_TAEANSWER']._serialized_start=1425
+  _globals['_TAEANSWER']._serialized_end=1521
+  _globals['_TAEANSWERS']._serialized_start=1523
+  _globals['_TAEANSWERS']._serialized_end=1580
+  _globals['_DESCRIBEREQUEST']._serialized_start=1582
+  _globals['_DESCRIBEREQUEST']._serialized_end=1599
+  _globals['_DESCRIPTION']._serialized_start=1602
+  _globals['_DESCRIPTION']._serialized_end=1745
+  _globals['_FOUNDATION']._serialized_start=1808
+  _globals['_FOUNDATION']._serialized_end=2036
 # @@protoc_insertion_point(module_scope)

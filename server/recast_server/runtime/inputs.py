@@ -49,6 +49,9 @@ class Query:
     """Features of the request by name; those that the version does not know are passed over."""
     sequence: int | None = None
     """Sequence number of the user's stored history that the caller saw."""
+    history_before: int = 0
+    """Events of the user that were known before those of the history, and are not among them: the window's anchor
+    depends on how many there ever were."""
 
 
 def padded_to(candidates: int) -> int:
@@ -81,7 +84,8 @@ class RequestEncoder:
         events = self.histories.lookup(query.user) if query.history is None else self._inline(query.history)
         dense = self.items.index(np.asarray(query.candidates, np.int64))
         given = Context.given(self.context, query.context)
-        return Request(query.user, self.surfaces.index(query.surface), query.time_ms, dense, events, given)
+        surface = self.surfaces.index(query.surface)
+        return Request(query.user, surface, query.time_ms, dense, events, given, query.history_before)
 
     def unknown_context(self, context: Mapping[str, str | float | None]) -> list[str]:
         """The features of which a value was given that the version does not list, in its order."""

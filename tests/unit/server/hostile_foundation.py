@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 from prometheus_client import CollectorRegistry
 from scripted_replicas import AbortedError, Aborts
-from server_builders import NOW, TAE_DIM, LandedPair, a_scheduler
+from server_builders import NOW, TAE_DIM, LandedPair, a_reader, a_scheduler
 
 from recast_api.resources.version import FoundationPin
 from recast_server.expert.app import create_app
@@ -152,7 +152,7 @@ async def expert_before_a_script(pair: LandedPair, streams: bool = True) -> Asyn
     calls = FoundationCalls(registry)
     client = GrpcTaeClient(address, PIN, tae_dim=TAE_DIM, deadline_seconds=20.0, calls=calls)
     engine = ExpertEngine(pair.expert_folder, pair.expert_manifest, pair.served())
-    ranker = ModelRanker(engine, "reels", client, scheduler)
+    ranker = ModelRanker(engine, "reels", client, scheduler, a_reader())
     health = Health(scheduler)
     health.phase = Phase.SERVING
     app = create_app(

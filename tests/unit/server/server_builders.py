@@ -24,6 +24,9 @@ from recast_model.foundation import FoundationModel
 from recast_model.history import History
 from recast_model.items import ItemTable
 from recast_model.snapshot import HistorySnapshot
+from recast_server.histories.metrics import HistoryMetrics
+from recast_server.histories.reader import HistoryReader, Snapshot
+from recast_server.histories.store import HistoryStore
 from recast_server.runtime.context import RequestContext
 from recast_server.runtime.cost import CostModel
 from recast_server.runtime.queue_metrics import QueueMetrics
@@ -85,6 +88,12 @@ def a_scheduler(
 def a_context(seconds: float = 60.0) -> RequestContext:
     """A request that is waited for so many seconds."""
     return RequestContext("request-1", time.monotonic() + seconds)
+
+
+def a_reader(store: HistoryStore | None = None) -> HistoryReader:
+    """Of histories, over a version's own that end now."""
+    snapshot = Snapshot(NOW, lambda user: HISTORIES.length(user) > 0)
+    return HistoryReader(store, snapshot, LIMIT, 3600.0, HistoryMetrics(CollectorRegistry()))
 
 
 def _manifest(folder: Path, files: list[str], **fields: Any) -> Manifest:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from past_events import rows
 from prometheus_client import CollectorRegistry
-from server_builders import NOW, a_context, a_scheduler
+from server_builders import NOW, a_context, a_reader, a_scheduler
 
 from recast_server.expert.model_ranker import Embedded, ModelRanker
 from recast_server.expert.questions import TaeUnavailableError
@@ -82,7 +82,7 @@ def scheduler(registry: CollectorRegistry) -> Iterator[Scheduler]:
 
 
 def a_ranker(scheduler: Scheduler, foundation: Foundation, cache: TaeCache | None = None) -> ModelRanker:
-    return ModelRanker(Expert(), "reels", foundation, scheduler, cache)
+    return ModelRanker(Expert(), "reels", foundation, scheduler, a_reader(), cache)
 
 
 async def begun(foundation: Foundation, count: int) -> None:

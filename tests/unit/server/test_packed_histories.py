@@ -151,3 +151,15 @@ def test_names_of_actions_that_no_event_has_any_more_make_room_for_others() -> N
         history = history.with_events(one, BOUNDS)
     assert told(history.events)[-1][2] == frozenset({"action199"})
     assert len(history.events.tasks) <= BOUNDS.events + 1
+
+
+def test_what_arrives_before_a_gap_does_not_close_it() -> None:
+    """Wider bounds bring back nothing that was dropped, so what came before that must not stand beside what is left."""
+    history = UserHistory(7)
+    for known in (10, 20, 30):
+        history = history.with_events(Events.named([known], ["feed"], [[]], [known]), Bounds(1, 1))
+    history = history.with_events(Events.named([40], ["ads"], [[]], [40]), Bounds(1, 1))
+    history = history.with_events(Events.named([15], ["feed"], [[]], [15]), Bounds(4, 4))
+    assert history.window(99, 1, "feed").item.tolist() == [30]
+    with pytest.raises(TrimmedError):
+        history.window(99, 2, "feed")  # 20 and 30, of which 20 is gone

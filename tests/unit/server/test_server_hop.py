@@ -119,7 +119,7 @@ async def asked(client: GrpcTaeClient, query: Query | None = None, **changes: An
 
 async def test_embeddings_arrive_as_they_were_sent(hop: Hop) -> None:
     events = (Event(4, "feed", 9, ("click",)), Event(2**63 - 1, "reels", 7, (), 8), Event(4, "stories", 9, ("b", "a")))
-    found = await asked(hop.client, Query(1, "reels", 1000, [3, 5], past(*events), sequence=12))
+    found = await asked(hop.client, Query(1, "reels", 1000, [3, 5], past(*events), sequence=12, history_before=70))
     assert found.rows.dtype == np.float16
     assert found.rows.tolist() == [[3.0] * 4, [5.0] * 4]
     assert found.served == ServedFoundation("home-fm", 3, 3, DIGEST, 4)
@@ -128,6 +128,7 @@ async def test_embeddings_arrive_as_they_were_sent(hop: Hop) -> None:
     assert isinstance(query.history, Events)
     assert rows(query.history) == rows(past(*events))
     assert (query.user, query.surface, query.time_ms, query.sequence) == (1, "reels", 1000, 12)
+    assert query.history_before == 70
     assert list(query.candidates) == [3, 5]
     assert hop.counted("OK") == hop.counted("OK", hop.server_registry) == 1
 
@@ -205,6 +206,10 @@ def columns(**changes: Any) -> wire.TaeRequest:
         pytest.param(wire.TaeRequest(surface="reels", candidates=[-5]), "candidates: must not", id="below 0, before"),
         pytest.param(
             wire.TaeRequest(surface="reels", candidate_ids=bytes(8), sequence=-1), "sequence must not", id="a sequence"
+        ),
+        pytest.param(
+            wire.TaeRequest(surface="reels", candidate_ids=bytes(8), events_before=2**41), "events_before: at most",
+            id="events before",
         ),
         pytest.param(
             wire.TaeRequest(
