@@ -90,7 +90,8 @@ class ExpertServerConfig(Wire):
     tae_cache_seconds: Annotated[int, Field(ge=0)] = 60
     tae_cache_mebibytes: Annotated[int, Field(ge=0)] = 64
     max_connection_age_seconds: int
-    histories: ServedHistories = Field(default_factory=ServedHistories)
+    histories: ServedHistories | None = None
+    """Absent: the defaults."""
     grace_seconds: Grace = 25
 
     @property

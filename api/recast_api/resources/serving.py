@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
-from recast_api.base import Image, Wire
+from recast_api.base import Duration, Image, Wire, rules
 from recast_api.resources.common import Resources
 
 
@@ -26,8 +26,112 @@ class FoundationServing(Wire):
     """How long a pod that is to end may take to finish its requests."""
 
 
+_OBJECT = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+_KEY = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+
+
+class SecretKey(Wire):
+    """One entry of a Secret of the resource's namespace."""
+
+    name: _OBJECT
+    """The Secret's name."""
+    key: _KEY = "password"
+    """The entry in it."""
+
+
+class ConfigMapKey(Wire):
+    """One entry of a ConfigMap of the resource's namespace."""
+
+    name: _OBJECT
+    """The ConfigMap's name."""
+    key: _KEY = "ca.crt"
+    """The entry in it."""
+
+
+class HistoriesRedis(Wire):
+    """A Redis or Valkey: one primary, shared by all replicas of all experts that name it."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("has(self.tls) && self.tls || !has(self.authorityConfigMapRef)", "authorityConfigMapRef needs tls: true")
+        )
+    )
+
+    address: Annotated[str, Field(max_length=260, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?:[1-9][0-9]{0,4}$")]
+    """Host and port."""
+    username: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[-._a-zA-Z0-9]+$")] | None = None
+    """A user of its access control; absent: the default user."""
+    password_secret_ref: SecretKey | None = None
+    """Where the user's password is. Servers have it in their environment; the operator never reads it."""
+    tls: bool = False
+    """Whether the connection is encrypted and the server's certificate is checked."""
+    authority_config_map_ref: ConfigMapKey | None = None
+    """The authority, in PEM, that vouches for the server's certificate; absent: the image's own."""
+    prefix: Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] = "recast"
+    """What its keys begin with: experts that name the same prefix share users."""
+    ttl: Duration | None = None
+    """Users who did nothing for so long are forgotten; absent: none is."""
+
+    @model_validator(mode="after")
+    def _authority_with_tls(self) -> Self:
+        if self.authority_config_map_ref is not None and not self.tls:
+            raise ValueError("authorityConfigMapRef needs tls: true")
+        return self
+
+
+class HistoriesVolume(Wire):
+    """A volume of the one replica."""
+
+    claim_name: _OBJECT
+    """Name of a PersistentVolumeClaim with the access mode ReadWriteOncePod, which no other pod mounts."""
+    size: Annotated[str, Field(max_length=8, pattern=r"^[1-9][0-9]{0,4}(Mi|Gi)$")] = "4Gi"
+    """The most that the file may grow to; less than the volume has."""
+
+
+class Histories(Wire):
+    """Where an expert has users' histories from, where requests do not bring them."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("has(self.redis) == (self.store == 'Redis')", "redis is given where store is Redis, and only there"),
+            (
+                "has(self.embedded) == (self.store == 'Embedded')",
+                "embedded is given where store is Embedded, and only there",
+            ),
+        )
+    )
+
+    store: Literal["Artifact", "Embedded", "Redis"] = "Artifact"
+    """Artifact: in the version, as of its watermark. Redis: a server that all replicas share. Embedded: a file on the
+    volume of the one replica. The last two take events at POST /v1/events."""
+    max_age: Duration = "1h"
+    """A history that knows nothing of the last so long is answered as stale."""
+    max_events: Annotated[int, Field(ge=4, le=32768)] = 2048
+    """Events of each user that a store keeps, the newest; not less than the foundation's historyLength."""
+    redis: HistoriesRedis | None = None
+    """The server, where store is Redis."""
+    embedded: HistoriesVolume | None = None
+    """The volume, where store is Embedded."""
+
+    @model_validator(mode="after")
+    def _one_store(self) -> Self:
+        for name, given in (("Redis", self.redis), ("Embedded", self.embedded)):
+            if (given is not None) != (self.store == name):
+                raise ValueError(f"{name.lower()} is given where store is {name}, and only there")
+        return self
+
+
 class ExpertServing(Wire):
     """An expert's servers: one Deployment per revision, all behind one Service."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.histories) || self.histories.store != 'Embedded' || self.replicas == 1",
+                "histories.store Embedded is a file that one pod writes: replicas must be 1; use Redis for more",
+            )
+        )
+    )
 
     image: Image
     """The server's image, with its registry; a digest is as good as a tag."""
@@ -50,3 +154,13 @@ class ExpertServing(Wire):
     """A kept-alive connection is closed after this, so that weights reach clients that never reconnect."""
     termination_grace_period_seconds: Annotated[int, Field(ge=5, le=600)] = 30
     """How long a pod that is to end may take to finish its requests."""
+    histories: Histories | None = None
+    """Where users' histories are; absent: in the version."""
+
+    @model_validator(mode="after")
+    def _one_writer(self) -> Self:
+        if self.histories is not None and self.histories.store == "Embedded" and self.replicas != 1:
+            raise ValueError(
+                "histories.store Embedded is a file that one pod writes: replicas must be 1; use Redis for more"
+            )
+        return self

@@ -5,8 +5,9 @@ from __future__ import annotations
 from recast_api import names
 from recast_api.resources import ExpertServing
 from recast_api.server import ExpertServerConfig
+from recast_operator.children.histories import one_writer
 from recast_operator.children.labels import EXPERT_SERVER, ChildMeta, Object, labels, metadata
-from recast_operator.children.pod import ServerPod, deployment
+from recast_operator.children.pod import RECREATE, ROLLING, ServerPod, deployment
 
 
 def expert_deployment(
@@ -27,4 +28,5 @@ def expert_deployment(
         ports={"http": names.EXPERT_PORT},
         marks=marks,
     )
-    return deployment(metadata(child, marks), marks, replicas, pod.template())
+    strategy = RECREATE if one_writer(serving.histories) else ROLLING
+    return deployment(metadata(child, marks), marks, replicas, pod.template(), strategy)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from recast_api import names
 from recast_api.resources import ExpertServing, FoundationServing
+from recast_api.resources.serving import Histories
 from recast_api.server import ExpertServerConfig, FoundationServerConfig
+from recast_operator.children import histories
 from recast_operator.children.labels import Object
 from recast_operator.children.security import container_security, pod_security
 
@@ -51,9 +53,14 @@ class ServerPod:
                 "volumes": [
                     {"name": "models", "persistentVolumeClaim": {"claimName": self.claim, "readOnly": True}},
                     {"name": "tmp", "emptyDir": {}},
+                    *histories.volumes(self._histories),
                 ],
             },
         }
+
+    @property
+    def _histories(self) -> Histories | None:
+        return self.serving.histories if isinstance(self.serving, ExpertServing) else None
 
     def _container(self) -> Object:
         resources, grace = self.serving.resources.wire(), self.serving.termination_grace_period_seconds
@@ -64,12 +71,16 @@ class ServerPod:
             "name": "server",
             "image": self.serving.image,
             "imagePullPolicy": "IfNotPresent",
-            "env": _environment(config.model_dump_json(by_alias=True, exclude_none=True)),
+            "env": [
+                *_environment(config.model_dump_json(by_alias=True, exclude_none=True)),
+                *histories.environment(self._histories),
+            ],
             "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in every_port.items()],
             "resources": resources,
             "volumeMounts": [
                 {"name": "models", "mountPath": names.MODELS_MOUNT, "readOnly": True},
                 {"name": "tmp", "mountPath": names.SCRATCH_MOUNT},
+                *histories.mounts(self._histories),
             ],
             "startupProbe": _probe("startup", period=2, failures=150),
             "livenessProbe": _probe("live", period=10, failures=6),
@@ -97,8 +108,16 @@ def _probe(check: str, *, period: int, failures: int) -> Object:
     }
 
 
-def deployment(metadata: Object, selector: dict[str, str], replicas: int, pod: Object) -> Object:
-    """A Deployment that never has fewer ready pods while it replaces them."""
+ROLLING: Object = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+"""Never fewer ready pods while they are replaced."""
+RECREATE: Object = {"type": "Recreate"}
+"""A pod is gone before the next starts: what it writes to has one writer."""
+
+
+def deployment(
+    metadata: Object, selector: dict[str, str], replicas: int, pod: Object, strategy: Object = ROLLING
+) -> Object:
+    """A Deployment of such pods."""
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -106,7 +125,7 @@ def deployment(metadata: Object, selector: dict[str, str], replicas: int, pod: O
         "spec": {
             "replicas": replicas,
             "revisionHistoryLimit": 1,
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "strategy": strategy,
             "selector": {"matchLabels": selector},
             "template": pod,
         },

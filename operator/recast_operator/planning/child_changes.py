@@ -27,6 +27,7 @@ from recast_operator.children.expert_deployment import expert_deployment
 from recast_operator.children.expert_service import expert_service
 from recast_operator.children.foundation_deployment import foundation_deployment
 from recast_operator.children.foundation_service import foundation_service
+from recast_operator.children.histories import served_histories
 from recast_operator.children.labels import ChildMeta, Object
 from recast_operator.planning.child_writes import ChildChanges, Wanted, child_writes, scale
 from recast_operator.planning.hashing import digest, serving_template, visible
@@ -177,6 +178,7 @@ def _expert_config(model: ExpertModel, revision: RevisionStatus) -> ExpertServer
         tae_cache_seconds=serving.tae_cache_seconds,
         tae_cache_mebibytes=serving.tae_cache_mebibytes,
         max_connection_age_seconds=serving.max_connection_age_seconds,
+        histories=served_histories(serving.histories),
     )
 
 

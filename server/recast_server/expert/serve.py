@@ -9,7 +9,7 @@ from pathlib import Path
 
 from recast_api import names
 from recast_api.manifest import Manifest
-from recast_api.server import ExpertServerConfig
+from recast_api.server import ExpertServerConfig, ServedHistories
 from recast_server.expert.app import create_app
 from recast_server.expert.edge import Identity
 from recast_server.expert.events_api import PATH, events_route
@@ -73,13 +73,14 @@ class ExpertServer:
             calls=self._calls,
         )
         await handshake(self._client, config.foundation, self._engine.tae_dim)
-        self._store = open_store(config.histories, os.environ.get(names.HISTORIES_PASSWORD_ENV))
+        histories = config.histories or ServedHistories()
+        self._store = open_store(histories, os.environ.get(names.HISTORIES_PASSWORD_ENV))
         snapshot = self._engine.histories
         reader = HistoryReader(
             self._store,
             Snapshot(snapshot.until, lambda user: snapshot.length(user) > 0),
             self._engine.history_length,
-            config.histories.max_age_seconds,
+            histories.max_age_seconds,
             self._histories,
         )
         identity = Identity(config.model, config.surface, config.revision, config.artifact.version, config.foundation)

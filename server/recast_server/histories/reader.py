@@ -175,7 +175,8 @@ class HistoryReader:
         if not self._breaker.allows(begin):
             return "open"
         self._breaker = self._breaker.asking(begin)
-        answered, reason = False, "down"
+        answered: bool | None = False
+        reason = "down"
         try:
             async with asyncio.timeout(max(0.0, min(LONGEST_READ_SECONDS, READ_SHARE * context.left))):
                 found = await store.read(user)
@@ -188,14 +189,16 @@ class HistoryReader:
             if answered:  # of this one user: it must be found in the log
                 _log.error("a history cannot be read", extra={"fields": {"problem": str(error)}})
         except asyncio.CancelledError:
-            answered = True  # its client has gone, which says nothing of the store
+            answered = None  # its client has gone, which says nothing of the store
             raise
         except Exception:
             _log.exception("a store of histories failed")
         finally:
             now = time.monotonic()
             self._metrics.read(now - begin)
-            before, self._breaker = self._breaker.failures, self._breaker.after(answered, now)
+            before = self._breaker.failures
+            if answered is not None:
+                self._breaker = self._breaker.after(answered, now)
             if self._breaker.failures == FAILURES > before:
                 _log.error("the store of histories is left alone for a while", extra={"fields": {"reason": reason}})
         return reason

@@ -194,8 +194,9 @@ async def test_clients_that_hang_up_say_nothing_of_the_store() -> None:
     of = reading(store)
     for asked in range(3 * FAILURES):
         task = asyncio.create_task(of.reader.asked(QUERY, a_context()))
-        while store.asked == asked:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            while store.asked == asked:
+                await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
