@@ -1,0 +1,87 @@
+"""``python -m recast_server.histories export``: a store's histories as a data set that the trainer reads.
+
+``--redis HOST:PORT`` names a server, whose password is in ``RECAST_HISTORIES_PASSWORD``; ``--folder`` names an embedded
+store, which is exported in its own pod, or when that has stopped: LMDB is for one host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from recast_api import names
+from recast_api.run import RecastError
+from recast_server.histories.embedded import EmbeddedStore
+from recast_server.histories.export import Description, Exported, export
+from recast_server.histories.redis_store import RedisAddress, RedisStore
+from recast_server.histories.store import HistoryStore, StoreError
+
+LARGEST_BYTES = 1 << 40
+"""Of a file that is opened to read it: no more than address space."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    options = _parser().parse_args(argv)
+    try:
+        done = asyncio.run(_export(options))
+    except (RecastError, StoreError, OSError, ValueError) as error:
+        print(f"export: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"{done.events:,} events of {done.users:,} users in {options.out}; {done.left_out:,} of other surfaces left out"
+    )
+    return 0
+
+
+async def _export(options: argparse.Namespace) -> Exported:
+    store = _store(options)
+    try:
+        return await export(store, options.out, _description(options.like))
+    finally:
+        await store.close()
+
+
+def _store(options: argparse.Namespace) -> HistoryStore:
+    if options.folder is not None:
+        if not (options.folder / "data.mdb").exists():
+            raise RecastError("HistoriesNotFound", f"{options.folder} holds no histories: there is no data.mdb in it")
+        return EmbeddedStore(options.folder, LARGEST_BYTES)
+    host, _, port = options.redis.rpartition(":")
+    password = os.environ.get(names.HISTORIES_PASSWORD_ENV)
+    address = RedisAddress(host, int(port), options.username, password, options.tls, options.authority)
+    return RedisStore(address, prefix=options.prefix, timeout_seconds=30.0)
+
+
+def _description(path: Path) -> Description:
+    """Surfaces, tasks and segments as those of another data set."""
+    known = json.loads(path.read_text())
+    surfaces = {each["name"]: tuple(each["tasks"]) for each in known["surfaces"]}
+    return Description(known["name"], surfaces, known.get("segmentSeconds", 3600))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m recast_server.histories")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    exporting = commands.add_parser("export", help="write a store's histories as a data set", description=__doc__)
+    where = exporting.add_mutually_exclusive_group(required=True)
+    where.add_argument("--redis", metavar="HOST:PORT", help="a Redis or Valkey")
+    where.add_argument("--folder", type=Path, help="folder of an embedded store")
+    exporting.add_argument("--username", help="user of the Redis")
+    exporting.add_argument("--tls", action="store_true", help="encrypt the connection to the Redis")
+    exporting.add_argument("--authority", help="PEM file of the authority that vouches for it")
+    exporting.add_argument("--prefix", default="recast", help="what its keys begin with (default: %(default)s)")
+    exporting.add_argument(
+        "--like", type=Path, required=True, help="a dataset.json: surfaces, tasks and segments are to be as there"
+    )
+    exporting.add_argument("--out", type=Path, required=True, help="folder to write; what was cut off goes on")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
