@@ -226,6 +226,17 @@ def test_where_nothing_is_to_be_kept_nothing_is(pair: LandedPair) -> None:
     assert sample(registry, "recast_kv_users") == 0
 
 
+def test_what_nobody_asks_for_again_in_time_goes(pair: LandedPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "UNUSED_SECONDS", 0.0)
+    engine = FoundationEngine(pair.foundation_folder, pair.foundation_manifest)
+    registry = CollectorRegistry()
+    engine.metrics = ReuseMetrics(registry)
+    for user in (1, 2):
+        engine.run([Query(user, "feed", NOW, [100], LIVES[0][:50])])
+    assert sample(registry, "recast_kv_evicted_total", cause="expired") == 1
+    assert sample(registry, "recast_kv_users") == 1
+
+
 def test_after_a_failure_nothing_half_computed_is_kept(
     pair: LandedPair, engine: FoundationEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
