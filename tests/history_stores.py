@@ -187,6 +187,21 @@ class WritingSuite(ReadingSuite):
         assert [(a.sequence, a.total, a.repeated) for a in answers] == [(1, 1, False), (2, 2, False), (3, 3, False)]
         assert (await of(store)).sequence == 3
 
+    async def test_a_user_is_taken_in_with_a_past_once_and_only_where_there_is_none(self, store: HistoryStore) -> None:
+        past, new = events_of([(1, 0, 1, 9, 0), (2, 1, 3, 8, 4)]), events_of([(3, 2, 1, 5, 0)])
+        before = UserHistory(USER, 0, 2, 2, past, (1, 1, 0))
+        none = past.take(slice(0, 0))
+        assert not (await store.append(Append(USER, none, "seed", before), NOW)).repeated
+        assert (await store.read(USER)).until_ms == int(past.available_ms.max())  # type: ignore[union-attr]
+        assert (await store.append(Append(USER, new, "a"), NOW)).total == 3
+        assert (await store.append(Append(USER, none, "seed again", before), NOW)).repeated
+        found = await of(store, USER)
+        assert sorted(told(found.events)) == sorted(told(past) + told(new))
+        await store.append(Append(USER + 1, new, "b"), NOW)
+        late = UserHistory(USER + 1, 0, 2, 2, past, (1, 1, 0))
+        assert (await store.append(Append(USER + 1, none, "seed", late), NOW)).repeated
+        assert (await of(store, USER + 1)).total == 1
+
     async def test_the_same_append_twice_is_one(self, store: HistoryStore) -> None:
         append = Append(USER, events_of([(1, 0, 1, 9, 0), (2, 1, 1, 8, 0)]), "k")
         first = await store.append(append, NOW)

@@ -40,6 +40,10 @@ def history_in(record: bytes | None, user: int) -> UserHistory:
 def appended(record: bytes | None, append: Append, now_ms: int, bounds: Bounds) -> Written:
     """The record with the events in it. Raises as :meth:`recast_server.histories.store.HistoryStore.append`."""
     history, seconds = history_in(record, append.user), now_ms // 1000
+    if append.before is not None:
+        if record is not None:
+            return Written(None, 0, Appended(history.sequence, history.total, repeated=True))
+        history = append.before
     remembered = () if record is None else unpack_applied(record)
     key, content = hashlib.blake2b(append.key.encode(), digest_size=16).digest(), _digest(append)
     for each in remembered:
@@ -53,7 +57,8 @@ def appended(record: bytes | None, append: Append, now_ms: int, bounds: Bounds) 
         raise RefusedAppendError(str(error)) from error
     recent = [each for each in remembered if seconds - each.seconds <= REMEMBERED_SECONDS and each.key != key]
     applied = (*recent[-(REMEMBERED_APPENDS - 1) :], Applied(key, content, grown.sequence, seconds))
-    until_ms = min(int(append.events.available_ms.max(initial=0)), now_ms)
+    known = [append.events, *([append.before.events] if append.before is not None else [])]
+    until_ms = min(max(int(events.available_ms.max(initial=0)) for events in known), now_ms)
     return Written(pack(grown, applied), until_ms, Appended(grown.sequence, grown.total))
 
 

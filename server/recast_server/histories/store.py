@@ -44,6 +44,8 @@ class Append:
     user: int
     events: Events
     key: str
+    before: UserHistory | None = None
+    """What the user had done before, elsewhere: only who is not in the store yet is taken in, and begins with it."""
 
 
 @dataclass(frozen=True)
