@@ -388,6 +388,16 @@ async def measure(root: Path, seconds: float) -> dict[str, Any]:
     return figures
 
 
+def reuse(folder: Path, seconds: float) -> dict[str, float]:
+    """``reuse_over_flop_ratio`` by events of history, on the servers' core; see ``bench_reuse.py``."""
+    file = folder / "reuse.json"
+    script = Path(__file__).with_name("bench_reuse.py")
+    command = [sys.executable, str(script), "--threads", "1", "--seconds", str(2 * seconds), "--json", str(file)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, preexec_fn=on_core(SERVER_CORE))
+    found: dict[str, float] = json.loads(file.read_text())["reuse_over_flop_ratio"]
+    return found
+
+
 def resident(server: Server) -> float:
     """Bytes."""
     return server.metric("process_resident_memory_bytes")
@@ -408,8 +418,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.sched_setaffinity(0, {CLIENT_CORE})
     with tempfile.TemporaryDirectory() as folder:
         figures = asyncio.run(measure(Path(folder), options.seconds))
+        figures["reuse_over_flop_ratio"] = reuse(Path(folder), options.seconds)
     for name, value in figures.items():
-        print(f"{name:34}{value:12.3f}")
+        for size, one in value.items() if isinstance(value, dict) else [("", value)]:
+            print(f"{f'{name} {size}'.strip():34}{one:12.3f}")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
