@@ -73,6 +73,8 @@ HEADER_TAE = "x-recast-tae"
 HEADER_REQUEST_ID = "x-request-id"
 HEADER_TIMEOUT = "x-envoy-expected-rq-timeout-ms"
 """How long the client waits, in milliseconds: Envoy sets it by itself, others may."""
+HEADER_INFERENCE_LENGTH = "inference-header-content-length"
+"""Bytes of JSON at the begin of a body of the Open Inference Protocol that has binary tensors after it."""
 
 
 def prefix(kind: Kind) -> str:

@@ -59,7 +59,8 @@ class ExpertServerConfig(Wire):
 
 
 REQUESTS_TOTAL = "recast_requests_total"
-"""Counter. Scoring requests (``POST /v1/rank``) by ``code``, the HTTP status: what verdicts on a revision rest on."""
+"""Counter. Scoring requests, of whichever interface, by ``code``, the HTTP status: what verdicts on a revision rest
+on."""
 OTHER_REQUESTS_TOTAL = "recast_other_requests_total"
 """Counter. What else reached an expert's port, by ``code``: other paths and methods, bytes that are no HTTP,
 connections beyond the limit. A port scan must not make a revision look better or worse than it is."""
@@ -102,5 +103,5 @@ QUEUE_DROPPED_TOTAL = "recast_queue_dropped_total"
 """Counter. Admitted requests that never ran, by ``reason``: ``late``, or ``abandoned`` by who asked."""
 CODES = ("200", "400", "413", "422", "499", "500", "503")
 """Codes of scoring requests that exist at zero from the start: a rate over one that appears at 1 misses its first."""
-OTHER_CODES = ("400", "404", "405", "503")
+OTHER_CODES = ("200", "400", "404", "405", "503")
 """The same, of other requests."""

@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from recast_api import names
 from recast_api.resources.version import FoundationPin
 from recast_api.server import CLIENT_GONE
+from recast_model.context import Features
 from recast_server.expert.schema import BODY_BYTES, CANDIDATES, HISTORY_EVENTS, RefusedError
 from recast_server.runtime.context import RequestContext, deadline, traceparent
 from recast_server.runtime.health import Health
@@ -49,6 +50,10 @@ class Identity:
     revision: str
     version: int
     foundation: FoundationPin
+    tasks: tuple[str, ...] = ()
+    """What it gives probabilities of."""
+    context: Features = ()
+    """Features of a request's context that it knows."""
 
     def headers(self, request_id: str, tae: str) -> list[tuple[bytes, bytes]]:
         """The headers that every response carries."""
@@ -87,6 +92,7 @@ class Exchange:
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self._receive = receive
+        self.path: str = scope["path"]
         self.begin = time.monotonic()
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
         self.connection: Connection | None = scope.get("state", {}).get("connection")
@@ -151,6 +157,14 @@ class Route:
     """Whether it is what a revision is judged by."""
 
 
+RefusalBody = Callable[[str, RefusedError, str], Mapping[str, object]]
+"""What is said of a refusal: to a request for this path, why, and under this request id."""
+
+
+def _own_body(_: str, refusal: RefusedError, request_id: str) -> Mapping[str, object]:
+    return refusal.body(request_id)
+
+
 class Edge:
     """The ASGI application; see the module. ``routes`` has, by path and by method, what answers."""
 
@@ -161,7 +175,9 @@ class Edge:
         health: Health,
         metrics: ScoringRequests,
         max_connection_age_seconds: float,
+        refusal_body: RefusalBody = _own_body,
     ) -> None:
+        self._refusal_body = refusal_body
         self._routes, self._identity, self._health, self._metrics = routes, identity, health, metrics
         self._max_age_seconds = max_connection_age_seconds
         self._refusals = 0  # that the log does not have yet
@@ -174,7 +190,7 @@ class Edge:
         methods = self._routes.get(scope["path"], {})
         route = methods.get(scope["method"])
         if route is None:
-            reply = self._refused(exchange, self._no_route(methods))
+            reply = self._refused(exchange, self._no_route(exchange.path, methods))
         elif not route.scores:
             reply = await self._answer(exchange, route)
         else:
@@ -215,11 +231,13 @@ class Edge:
             fields = {"requestId": exchange.request_id, "reason": refusal.reason}
             _log.error("request failed", exc_info=error, extra={"fields": fields})
         headers = tuple((name.encode(), value.encode()) for name, value in refusal.headers.items())
-        return Reply(refusal.status, encode_json(refusal.body(exchange.request_id)), headers)
+        body = self._refusal_body(exchange.path, refusal, exchange.request_id)
+        return Reply(refusal.status, encode_json(body), headers)
 
-    def _no_route(self, methods: Mapping[str, Route]) -> RefusedError:
-        known = ", ".join(f"{method} {path}" for path, found in self._routes.items() for method in found)
+    def _no_route(self, path: str, methods: Mapping[str, Route]) -> RefusedError:
         if not methods:
+            near = [known for known in self._routes if known.split("/")[1:2] == path.split("/")[1:2]] or self._routes
+            known = ", ".join(f"{method} {known}" for known in near for method in self._routes[known])
             return RefusedError(404, "NotFound", f"there is no such path here; use {known}")
         allowed = ", ".join(methods)
         return RefusedError(405, "MethodNotAllowed", f"use {allowed} here", headers={"allow": allowed})
@@ -232,7 +250,7 @@ class Edge:
             self._metrics.disconnected(None if exchange.received is None else seconds)
         else:
             self._metrics.observe(status, seconds, reply.tae if status == 200 else None)
-        if status == 503:
+        if scores and status == 503:
             self._count_refusal()
             return
         fields = {"requestId": exchange.request_id, "code": status, "ms": round(seconds * 1000, 2)}

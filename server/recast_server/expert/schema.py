@@ -10,6 +10,7 @@ that it does not know is an error: it would be passed over in silence.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -125,22 +126,38 @@ def parse(body: bytes) -> RankRequest:
     try:
         return RankRequest.model_validate_json(body)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False, include_input=False)
+        raise refusal_of(error, _ALLOWED, "an object with user and candidates") from None
+
+
+def checked(values: Mapping[str, object]) -> RankRequest:
+    """The request with these fields, by name. Raises :class:`RefusedError` as :func:`parse` does."""
+    try:
+        return RankRequest.model_validate(values)
+    except ValidationError as error:
+        raise refusal_of(error, _ALLOWED, "an object with user and candidates") from None
+
+
+def refusal_of(error: ValidationError, allowed: Mapping[str, str], whole: str) -> RefusedError:
+    """The refusal of a body that is no JSON, or not of its contract.
+
+    ``allowed`` says of each field of the body what may be in it, ``whole`` of the body itself.
+    """
+    details = error.errors(include_url=False, include_context=False, include_input=False)
     if details[0]["type"] == "json_invalid":
-        raise RefusedError(400, "InvalidJson", f"the body is not JSON that can be read: {details[0]['msg']}")
+        return RefusedError(400, "InvalidJson", f"the body is not JSON that can be read: {details[0]['msg']}")
     fields = []
     for detail in details[:8]:
         path = ".".join(str(part) for part in detail["loc"])[:80]
         entry = {"field": path or "(body)", "problem": detail["msg"]}
         name = str(detail["loc"][0]) if detail["loc"] else ""
-        if name in _ALLOWED:
-            entry["allowed"] = _ALLOWED[name]
+        if name in allowed:
+            entry["allowed"] = allowed[name]
         elif name:
-            entry["allowed"] = f"only {', '.join(_ALLOWED)}"
+            entry["allowed"] = f"only {', '.join(allowed)}"
         else:
-            entry["allowed"] = "an object with user and candidates"
+            entry["allowed"] = whole
         fields.append(entry)
-    raise _refused(fields)
+    return refused(fields)
 
 
 def require_known_context(request: RankRequest, features: Features) -> None:
@@ -155,9 +172,10 @@ def require_known_context(request: RankRequest, features: Features) -> None:
         elif value is not None and isinstance(value, str) != (known[name] == "a text"):
             fields.append({"field": field, "problem": f"must be {known[name]}", "allowed": f"{known[name]} or null"})
     if fields:
-        raise _refused(fields[:8])
+        raise refused(fields[:8])
 
 
-def _refused(fields: list[dict[str, str]]) -> RefusedError:
+def refused(fields: list[dict[str, str]]) -> RefusedError:
+    """The refusal over fields of a body: each has ``field``, ``problem`` and ``allowed``."""
     message = "; ".join(f"{entry['field']}: {entry['problem']} (allowed: {entry['allowed']})" for entry in fields[:3])
     return RefusedError(422, "InvalidRequest", message, fields)

@@ -19,7 +19,7 @@ from recast_server.runtime.process import Ports, Runtime
 
 
 class ExpertServer:
-    """Loads one expert version, meets its foundation and answers ``POST /v1/rank``."""
+    """Loads one expert version, meets its foundation and answers requests for scores."""
 
     def __init__(
         self,
@@ -58,7 +58,15 @@ class ExpertServer:
             calls=self._calls,
         )
         await handshake(self._client, config.foundation, self._engine.tae_dim)
-        identity = Identity(config.model, config.surface, config.revision, config.artifact.version, config.foundation)
+        identity = Identity(
+            config.model,
+            config.surface,
+            config.revision,
+            config.artifact.version,
+            config.foundation,
+            self._engine.tasks,
+            self._engine.context,
+        )
         app = create_app(
             identity,
             self._decorate(ModelRanker(self._engine, config.surface, self._client, self._runtime.scheduler)),

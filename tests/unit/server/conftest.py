@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from recast_api.resources.version import FoundationPin
+from recast_model.context import ContextFeature
 from recast_server.expert.app import create_app
 from recast_server.expert.edge import Identity
 from recast_server.expert.ranker import Ranking
@@ -22,7 +23,8 @@ from recast_server.runtime.scheduler import Scheduler
 
 DIGEST = "sha256:" + "ab" * 32
 PIN = FoundationPin(name="home-fm", version=3, lineage=3, digest=DIGEST)
-IDENTITY = Identity("reels", "reels", "0123456789", 7, PIN)
+CONTEXT = (ContextFeature("device", "Categorical", ("phone",)), ContextFeature("battery", "Numeric"))
+IDENTITY = Identity("reels", "reels", "0123456789", 7, PIN, ("click",), CONTEXT)
 
 
 @dataclass
