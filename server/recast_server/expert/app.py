@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 
 from starlette.types import ASGIApp
 
-from recast_server.expert import schema
+from recast_server.expert import openapi, schema
+from recast_server.expert.answers import rank_answer
 from recast_server.expert.edge import Edge, Exchange, Identity, Reply, Route, encode_json
 from recast_server.expert.open_inference import rest as open_inference
 from recast_server.expert.open_inference.contract import Contract
-from recast_server.expert.ranker import Ranker, Ranking
-from recast_server.expert.schema import RankRequest, RefusedError
+from recast_server.expert.ranker import Ranker
+from recast_server.expert.schema import RefusedError
 from recast_server.expert.scoring import Scoring, always_room, no_lag
 from recast_server.runtime.health import Health
 from recast_server.runtime.metrics import ScoringRequests
@@ -36,10 +37,16 @@ def create_app(
         body, context = await scoring.receive(exchange)
         asked = schema.parse(body)
         ranking = await scoring.rank(exchange, asked, context)
-        return Reply(200, encode_json(_answer(identity, exchange.request_id, asked, ranking)), tae=ranking.tae)
+        return Reply(200, encode_json(rank_answer(identity, exchange.request_id, asked, ranking)), tae=ranking.tae)
+
+    described = encode_json(openapi.document(identity))
+
+    async def document(_: Exchange) -> Reply:
+        return Reply(200, described)
 
     routes = {
         RANK: {"POST": Route(rank, scores=True)},
+        openapi.PATH: {"GET": Route(document)},
         **open_inference.routes(Contract(identity), scoring, health),
     }
     return Edge(routes, identity, health, metrics, max_connection_age_seconds, _refusal_body)
@@ -49,30 +56,3 @@ def _refusal_body(path: str, refusal: RefusedError, request_id: str) -> Mapping[
     if path == open_inference.ROOT or path.startswith(f"{open_inference.ROOT}/"):
         return open_inference.refusal_body(refusal)
     return refusal.body(request_id)
-
-
-def _answer(identity: Identity, request_id: str, asked: RankRequest, ranking: Ranking) -> dict[str, object]:
-    order = sorted(range(len(ranking.scores)), key=ranking.scores.__getitem__, reverse=True)[: asked.limit]
-    return {
-        "requestId": request_id,
-        "model": identity.model,
-        "revision": identity.revision,
-        "version": identity.version,
-        "foundation": {
-            "name": identity.foundation.name,
-            "version": identity.foundation.version,
-            "lineage": identity.foundation.lineage,
-        },
-        "surface": identity.surface,
-        "tae": ranking.tae,
-        "items": [
-            {
-                "item": asked.candidates[row],
-                "score": ranking.scores[row],
-                "scores": {task: values[row] for task, values in ranking.probabilities.items()},
-            }
-            for row in order
-        ],
-        "unknownItems": ranking.unknown_items,
-        "unknownContext": ranking.unknown_context,
-    }

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from recast_model.context import LARGEST, MAX_FEATURES, VALUE_LENGTH, Features
 
@@ -54,9 +54,33 @@ class _Strict(BaseModel):
 
 
 Id = Annotated[int, Field(ge=0, le=_INT64)]
-Milliseconds = Annotated[int, BeforeValidator(_milliseconds)]
+Milliseconds = Annotated[
+    int,
+    BeforeValidator(_milliseconds),
+    WithJsonSchema(
+        {
+            "description": _TIME[0].upper() + _TIME[1:],
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": _LAST_MILLISECOND},
+                {"type": "string", "format": "date-time", "maxLength": 40},
+            ],
+        }
+    ),
+]
 _NameText = Annotated[str, Field(min_length=1, max_length=40)]
-ContextValue = Annotated[str | float | None, BeforeValidator(_context_value)]
+ContextValue = Annotated[
+    str | float | None,
+    BeforeValidator(_context_value),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "maxLength": VALUE_LENGTH},
+                {"type": "number", "minimum": -LARGEST, "maximum": LARGEST},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
 
 
 class HistoryEvent(_Strict):

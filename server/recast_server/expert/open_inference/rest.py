@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import TypedDict
 
 from recast_api import __version__, names
 from recast_model.context import MAX_FEATURES
@@ -24,7 +25,7 @@ from recast_server.expert.open_inference.contract import (
     Contract,
     Declared,
 )
-from recast_server.expert.open_inference.tensors import TensorSpec, Value, from_bytes, from_json
+from recast_server.expert.open_inference.tensors import DataType, TensorSpec, Value, from_bytes, from_json
 from recast_server.expert.ranker import Ranking
 from recast_server.expert.schema import RefusedError
 from recast_server.expert.scoring import Scoring
@@ -77,6 +78,78 @@ class InferRequest(_Open):
     parameters: dict[str, Any] = {}
 
 
+class TensorMetadata(TypedDict):
+    """A tensor of the model; a size of -1 is any."""
+
+    name: str
+    datatype: DataType
+    shape: Sequence[int]
+
+
+class ModelMetadata(TypedDict):
+    """The model that is served."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    properties: Annotated[
+        dict[str, str], Field(description="`tasks` are in the order of the last axis of the output probabilities")
+    ]
+
+
+class ServerMetadata(TypedDict):
+    """The server."""
+
+    name: str
+    version: str
+    extensions: Sequence[str]
+
+
+class ServerLive(TypedDict):
+    """Whether the server runs as it should."""
+
+    live: bool
+
+
+class ServerReady(TypedDict):
+    """Whether requests are welcome."""
+
+    ready: bool
+
+
+class ModelReady(ServerReady):
+    """Whether requests for the model are welcome."""
+
+    name: str
+
+
+class OutputTensor(TensorMetadata):
+    """A tensor that came out: its data is flat, row by row, or follows the JSON in as many bytes as its parameter
+    ``binary_data_size`` says.
+    """
+
+    parameters: NotRequired[dict[str, str | int]]
+    data: NotRequired[list[float]]
+
+
+class InferAnswer(TypedDict):
+    """What was computed."""
+
+    model_name: str
+    model_version: str
+    id: NotRequired[str]
+    parameters: dict[str, str | int]
+    outputs: list[OutputTensor]
+
+
+class InferRefusal(TypedDict):
+    """Why nothing was computed: a reason and words."""
+
+    error: str
+
+
 @dataclass(frozen=True)
 class _Wanted:
     """An output and the form that it is wanted in."""
@@ -107,7 +180,7 @@ def parse(body: bytes, header_length: str | None) -> tuple[InferRequest, list[De
     return asked, declared
 
 
-def refusal_body(refusal: RefusedError) -> dict[str, object]:
+def refusal_body(refusal: RefusedError) -> InferRefusal:
     """The protocol's body of a refusal."""
     return {"error": f"{refusal.reason}: {refusal.message}"}
 
@@ -116,16 +189,20 @@ def routes(contract: Contract, scoring: Scoring, health: Health) -> dict[str, di
     """What the protocol has, by path and by method. Another model or version has no path here."""
 
     async def live(_: Exchange) -> Reply:
-        return Reply(200 if health.live else 503, encode_json({"live": health.live}))
+        body: ServerLive = {"live": health.live}
+        return Reply(200 if health.live else 503, encode_json(body))
 
     async def ready(_: Exchange) -> Reply:
-        return Reply(200 if health.ready else 503, encode_json({"ready": health.ready}))
+        body: ServerReady = {"ready": health.ready}
+        return Reply(200 if health.ready else 503, encode_json(body))
 
     async def model_ready(_: Exchange) -> Reply:
-        return Reply(200 if health.ready else 503, encode_json({"name": contract.name, "ready": health.ready}))
+        body: ModelReady = {"name": contract.name, "ready": health.ready}
+        return Reply(200 if health.ready else 503, encode_json(body))
 
     async def server(_: Exchange) -> Reply:
-        return Reply(200, encode_json({"name": SERVER, "version": __version__, "extensions": EXTENSIONS}))
+        body: ServerMetadata = {"name": SERVER, "version": __version__, "extensions": EXTENSIONS}
+        return Reply(200, encode_json(body))
 
     async def model(_: Exchange) -> Reply:
         return Reply(200, encode_json(_metadata(contract)))
@@ -195,34 +272,36 @@ def _flag(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
 
 
 def _answer(contract: Contract, asked: InferRequest, wanted: Sequence[_Wanted], ranking: Ranking) -> Reply:
-    values = contract.answers(ranking)
-    outputs, binary = [], []
+    values, outputs, binary = contract.answers(ranking), list[OutputTensor](), list[bytes]()
     for output in wanted:
-        array, parameters = values[output.spec.name], dict[str, object](contract.output_parameters(output.spec))
-        tensor = {"name": output.spec.name, "datatype": output.spec.datatype, "shape": array.shape}
+        spec, array = output.spec, values[output.spec.name]
+        parameters: dict[str, str | int] = {**contract.output_parameters(spec)}
+        tensor: OutputTensor = {"name": spec.name, "datatype": spec.datatype, "shape": array.shape}
         if output.binary:
             binary.append(array.astype("<f4", copy=False).tobytes())
             parameters["binary_data_size"] = len(binary[-1])
         else:
             tensor["data"] = array.ravel().tolist()
-        outputs.append({**tensor, "parameters": parameters} if parameters else tensor)
-    body = encode_json(
-        {
-            "model_name": contract.name,
-            "model_version": contract.version,
-            **({"id": asked.id} if asked.id else {}),
-            "parameters": contract.parameters(ranking),
-            "outputs": outputs,
-        }
-    )
+        if parameters:
+            tensor["parameters"] = parameters
+        outputs.append(tensor)
+    answer: InferAnswer = {
+        "model_name": contract.name,
+        "model_version": contract.version,
+        "parameters": contract.parameters(ranking),
+        "outputs": outputs,
+    }
+    if asked.id:
+        answer["id"] = asked.id
+    body = encode_json(answer)
     if not binary:
         return Reply(200, body, tae=ranking.tae)
     length = ((_HEADER.encode(), b"%d" % len(body)),)
     return Reply(200, b"".join([body, *binary]), length, b"application/octet-stream", tae=ranking.tae)
 
 
-def _metadata(contract: Contract) -> dict[str, object]:
-    def tensors(specs: Sequence[TensorSpec]) -> list[dict[str, object]]:
+def _metadata(contract: Contract) -> ModelMetadata:
+    def tensors(specs: Sequence[TensorSpec]) -> list[TensorMetadata]:
         return [{"name": spec.name, "datatype": spec.datatype, "shape": spec.shape} for spec in specs]
 
     return {
