@@ -65,6 +65,8 @@ EXPERT_PORT = 8080
 ADMIN_PORT = 8081
 """Health and metrics, on a port of their own, so that draining and connection limits never hide a server's state."""
 FOUNDATION_GRPC_PORT = 8082
+EXPERT_GRPC_PORT = 9000
+"""The Open Inference Protocol over gRPC."""
 RENDEZVOUS_PORT = 29500
 
 HEADER_REVISION = "x-recast-revision"

@@ -24,7 +24,7 @@ def expert_deployment(
         serving=serving,
         config=config,
         claim=claim,
-        ports={"http": names.EXPERT_PORT},
+        ports={"http": names.EXPERT_PORT, "grpc": names.EXPERT_GRPC_PORT},
         marks=marks,
     )
     return deployment(metadata(child, marks), marks, replicas, pod.template())

@@ -23,6 +23,7 @@ from recast_api import names
 from recast_api.resources.version import FoundationPin
 from recast_api.server import CLIENT_GONE
 from recast_model.context import Features
+from recast_server.expert.outcomes import TAE_NONE, Outcome, Outcomes
 from recast_server.expert.schema import BODY_BYTES, CANDIDATES, HISTORY_EVENTS, RefusedError
 from recast_server.runtime.context import RequestContext, deadline, traceparent
 from recast_server.runtime.health import Health
@@ -30,12 +31,9 @@ from recast_server.runtime.http_protocol import Connection
 from recast_server.runtime.metrics import ScoringRequests
 from recast_server.runtime.scheduler import ExpiredError, OverloadedError
 
-TAE_NONE = "none"
-"""``x-recast-tae`` on a response without scores."""
 BODY_SECONDS = 10.0
-REFUSALS_SECONDS = 1.0
-"""Refusals under overload are logged together, one line for each so many seconds."""
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
+"""Of a client's own; others are replaced."""
 _TAE, _REQUEST = names.HEADER_TAE.encode(), names.HEADER_REQUEST_ID.encode()
 _log = logging.getLogger("recast.expert")
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -97,7 +95,7 @@ class Exchange:
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
         self.connection: Connection | None = scope.get("state", {}).get("connection")
         asked_id = self.headers.get(names.HEADER_REQUEST_ID, "")
-        self.request_id = asked_id if _REQUEST_ID.fullmatch(asked_id) else uuid.uuid4().hex
+        self.request_id = asked_id if REQUEST_ID.fullmatch(asked_id) else uuid.uuid4().hex
         self.traceparent = traceparent(self.headers)
         self.received: float | None = None
         """When the body was there: how fast a client sends is not this server's to answer for."""
@@ -180,7 +178,7 @@ class Edge:
         self._refusal_body = refusal_body
         self._routes, self._identity, self._health, self._metrics = routes, identity, health, metrics
         self._max_age_seconds = max_connection_age_seconds
-        self._refusals = 0  # that the log does not have yet
+        self._outcomes = Outcomes(metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -221,15 +219,12 @@ class Edge:
         except asyncio.CancelledError:
             if not self._health.draining:
                 raise
-            return self._refused(exchange, _STOPPING)  # the time for its answer is over, but not for a word
+            return self._refused(exchange, STOPPING)  # the time for its answer is over, but not for a word
         except Exception as error:
             return self._refused(exchange, error)
 
     def _refused(self, exchange: Exchange, error: Exception) -> Reply:
-        refusal = _refusal(error)
-        if refusal.status == 500:  # a refusal under overload is counted, and says the rest to its client
-            fields = {"requestId": exchange.request_id, "reason": refusal.reason}
-            _log.error("request failed", exc_info=error, extra={"fields": fields})
+        refusal = refusal_of_failure(error, exchange.request_id)
         headers = tuple((name.encode(), value.encode()) for name, value in refusal.headers.items())
         body = self._refusal_body(exchange.path, refusal, exchange.request_id)
         return Reply(refusal.status, encode_json(body), headers)
@@ -243,29 +238,15 @@ class Edge:
         return RefusedError(405, "MethodNotAllowed", f"use {allowed} here", headers={"allow": allowed})
 
     def _count(self, exchange: Exchange, reply: Reply, scores: bool, end: float) -> None:
-        status, seconds = reply.status, end - (exchange.received or exchange.begin)
-        if not scores:
-            self._metrics.other(status)
-        elif status == CLIENT_GONE:
-            self._metrics.disconnected(None if exchange.received is None else seconds)
-        else:
-            self._metrics.observe(status, seconds, reply.tae if status == 200 else None)
-        if scores and status == 503:
-            self._count_refusal()
-            return
-        fields = {"requestId": exchange.request_id, "code": status, "ms": round(seconds * 1000, 2)}
-        if exchange.traceparent is not None:
-            fields["traceId"] = exchange.traceparent.split("-")[1]
-        _log.info("request", extra={"fields": {**fields, "tae": reply.tae or TAE_NONE}})
-
-    def _count_refusal(self) -> None:
-        def tell() -> None:
-            _log.warning("requests refused: overloaded", extra={"fields": {"code": 503, "requests": self._refusals}})
-            self._refusals = 0
-
-        self._refusals += 1
-        if self._refusals == 1:
-            asyncio.get_running_loop().call_later(REFUSALS_SECONDS, tell)
+        outcome = Outcome(
+            exchange.request_id,
+            exchange.traceparent.split("-")[1] if exchange.traceparent else None,
+            reply.status,
+            end - (exchange.received or exchange.begin),
+            exchange.received is not None,
+            reply.tae,
+        )
+        (self._outcomes.scored if scores else self._outcomes.other)(outcome)
 
     def _closes(self, connection: Connection | None) -> bool:
         aged = connection is not None and connection.older_than(self._max_age_seconds, time.monotonic())
@@ -273,10 +254,11 @@ class Edge:
 
 
 _CLOSE = {"connection": "close"}
-_STOPPING = RefusedError(503, "Stopping", "this server ends before it could answer: ask again", headers=_CLOSE)
+STOPPING = RefusedError(503, "Stopping", "this server ends before it could answer: ask again", headers=_CLOSE)
 
 
-def _refusal(error: Exception) -> RefusedError:
+def refusal_of_failure(error: Exception, request_id: str) -> RefusedError:
+    """What a client is told of an error; one that is no refusal is logged."""
     match error:
         case RefusedError():
             return error
@@ -284,6 +266,8 @@ def _refusal(error: Exception) -> RefusedError:
             message = "this server has more requests than it can serve in time"
             return RefusedError(503, "Overloaded", message, headers={"retry-after": "1"})
         case _:
+            fields = {"requestId": request_id, "reason": "Internal"}
+            _log.error("request failed", exc_info=error, extra={"fields": fields})
             return RefusedError(
                 500, "Internal", "this server failed on the request; its log has the cause under this request id"
             )

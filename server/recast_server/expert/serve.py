@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
+
+import grpc.aio
 
 from recast_api.manifest import Manifest
 from recast_api.server import ExpertServerConfig
@@ -11,11 +15,18 @@ from recast_server.expert.app import create_app
 from recast_server.expert.edge import Identity
 from recast_server.expert.handshake import handshake
 from recast_server.expert.model_ranker import Engine, ModelRanker
+from recast_server.expert.open_inference.service import InferenceService
 from recast_server.expert.ranker import Ranker
+from recast_server.expert.schema import BODY_BYTES
+from recast_server.expert.scoring import Scoring
 from recast_server.expert.tae_client import GrpcTaeClient
+from recast_server.proto.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from recast_server.runtime import grpc_server
 from recast_server.runtime.http import HttpServer, bind
 from recast_server.runtime.metrics import FoundationCalls, ScoringRequests
 from recast_server.runtime.process import Ports, Runtime
+
+_log = logging.getLogger("recast.expert")
 
 
 class ExpertServer:
@@ -35,6 +46,7 @@ class ExpertServer:
         self._engine: Engine | None = None
         self._client: GrpcTaeClient | None = None
         self._server: HttpServer | None = None
+        self._grpc: grpc.aio.Server | None = None
 
     def load(self) -> None:
         """See ``ModelServer``."""
@@ -67,15 +79,22 @@ class ExpertServer:
             self._engine.tasks,
             self._engine.context,
         )
-        app = create_app(
-            identity,
-            self._decorate(ModelRanker(self._engine, config.surface, self._client, self._runtime.scheduler)),
-            self._runtime.health,
-            self._metrics,
-            config.max_connection_age_seconds,
+        ranker = self._decorate(ModelRanker(self._engine, config.surface, self._client, self._runtime.scheduler))
+        scoring = Scoring(
+            ranker,
             config.slo_milliseconds / 1000,
             self._runtime.scheduler.require_room,
             lambda: self._runtime.lag.seconds,
+        )
+        app = create_app(
+            identity,
+            ranker,
+            self._runtime.health,
+            self._metrics,
+            config.max_connection_age_seconds,
+            scoring.slo_seconds,
+            scoring.require_room,
+            scoring.lag,
         )
 
         def refusal(status: int) -> tuple[list[tuple[bytes, bytes]], bytes]:
@@ -84,11 +103,19 @@ class ExpertServer:
 
         self._server = HttpServer(app, bind(ports.host, ports.traffic), refusal)
         await self._server.start()
+        self._grpc = grpc_server.make_server(config.max_connection_age_seconds, BODY_BYTES)
+        service = InferenceService(identity, scoring, self._runtime.health, self._metrics)
+        add_GRPCInferenceServiceServicer_to_server(service, self._grpc)
+        grpc_port = grpc_server.listen(self._grpc, ports.host, ports.grpc)
+        await self._grpc.start()
+        _log.info("serving gRPC", extra={"fields": {"port": grpc_port}})
         return self._server.port
 
     async def drain(self, seconds: float) -> None:
         """See ``ModelServer``."""
-        if self._server is not None:
-            await self._server.drain(seconds)
+        drains = [self._server.drain(seconds)] if self._server is not None else []
+        if self._grpc is not None:
+            drains.append(grpc_server.drain(self._grpc, seconds))
+        await asyncio.gather(*drains)
         if self._client is not None:
             await self._client.close()

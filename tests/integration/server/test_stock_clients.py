@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +18,8 @@ from tritonclient.utils import InferenceServerException
 
 from recast_server.expert.schema import BODY_BYTES
 
+PATIENT = {"x-envoy-expected-rq-timeout-ms": "30000"}
+"""However slow the machine is, the foundation's answer is waited for."""
 NOW = 1_767_225_600_000
 KNOWN = [1000 + 7 * n for n in range(16)]
 
@@ -36,7 +42,8 @@ def inputs(*, binary: bool = True, **changes: list[Any]) -> list[tritonclient.ht
 
 
 def ranked(pair: Any) -> dict[str, Any]:
-    response = httpx.post(f"{pair.expert.url}/v1/rank", json={"user": 3, "candidates": KNOWN, "time": NOW})
+    body = {"user": 3, "candidates": KNOWN, "time": NOW}
+    response = httpx.post(f"{pair.expert.url}/v1/rank", json=body, headers=PATIENT, timeout=60)
     return {entry["item"]: entry for entry in response.json()["items"]}
 
 
@@ -68,7 +75,7 @@ def test_its_scores_are_those_of_rank(
     pair: Any, client: tritonclient.http.InferenceServerClient, *, binary: bool
 ) -> None:
     before = pair.expert.metric("recast_requests_total", code="200")
-    result = client.infer("reels", inputs(binary=binary), request_id="seven", model_version="1")
+    result = client.infer("reels", inputs(binary=binary), request_id="seven", model_version="1", headers=dict(PATIENT))
     assert result.get_response()["id"] == "seven"
     assert_as_ranked(pair, result)
     assert pair.expert.metric("recast_requests_total", code="200") == before + 2
@@ -79,8 +86,8 @@ def test_it_gets_the_outputs_that_it_asks_for(pair: Any, client: tritonclient.ht
         tritonclient.http.InferRequestedOutput("probabilities", binary_data=False),
         tritonclient.http.InferRequestedOutput("scores"),
     ]
-    assert_as_ranked(pair, client.infer("reels", inputs(), outputs=outputs))
-    only = client.infer("reels", inputs(), outputs=outputs[1:])
+    assert_as_ranked(pair, client.infer("reels", inputs(), outputs=outputs, headers=dict(PATIENT)))
+    only = client.infer("reels", inputs(), outputs=outputs[1:], headers=dict(PATIENT))
     assert only.as_numpy("probabilities") is None
 
 
@@ -100,3 +107,28 @@ def test_ten_megabytes_are_refused_and_not_kept(pair: Any) -> None:
             connection.sendall(fill * 10_000_000)
             assert connection.recv(65536).startswith(b"HTTP/1.1 413")
     assert pair.expert.metric("process_resident_memory_bytes") - before < 16 * BODY_BYTES
+
+
+def test_the_grpc_client_gets_the_same(pair: Any) -> None:
+    program = Path(__file__).parent / "stock_grpc_client.py"
+    arguments = [f"127.0.0.1:{pair.expert.grpc_port}", "reels", "3", str(NOW), *map(str, KNOWN)]
+    before = pair.expert.metric("recast_requests_total", code="200")
+    done = subprocess.run([sys.executable, str(program), *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["live"], told["ready"], told["id"]) == (True, [True, True, False], "seven")
+    assert told["server"]["name"] == "recast"
+    assert [output["name"] for output in told["outputs"]] == ["scores", "probabilities"]
+    by_item = ranked(pair)
+    (scores,), (probabilities,) = told["scores"], told["probabilities"]
+    assert scores == pytest.approx([by_item[item]["score"] for item in KNOWN], abs=1e-5)
+    for column, task in enumerate(("click", "like")):
+        wanted = [by_item[item]["scores"][task] for item in KNOWN]
+        assert [row[column] for row in probabilities] == pytest.approx(wanted, abs=1e-5)
+    assert told["only"][1]
+    assert told["only"][0][0] == pytest.approx(scores, abs=1e-5)
+    (shape_code, shape_words), (model_code, model_words) = told["refused"]
+    assert (shape_code, model_code) == ("StatusCode.INVALID_ARGUMENT", "StatusCode.NOT_FOUND")
+    assert "candidates: the input is INT64 [16] (allowed: INT64 [1, -1]" in shape_words
+    assert "reels, version 1" in model_words
+    assert pair.expert.metric("recast_requests_total", code="200") == before + 3

@@ -28,6 +28,8 @@ _OWN_INPUTS = (
     TensorSpec("candidates", "INT64", (1, -1)),
     TensorSpec("time", "INT64", (1,)),
 )
+_NOT_OFFERED = ("classification", "shared_memory_region")
+"""Extensions of the protocol: as parameters of an output, they ask for another form of it."""
 _REQUIRED = ("user", "candidates")
 
 
@@ -70,9 +72,13 @@ class Contract:
         }
         """What else is to be known of the model; ``tasks`` are in the order of the last axis of ``probabilities``."""
 
+    def has(self, name: str, version: str | None) -> bool:
+        """Whether this is the model that is meant; no version is whichever is served here."""
+        return name == self.name and (not version or version == self.version)
+
     def require_model(self, name: str, version: str | None) -> None:
-        """Raise :class:`RefusedError` where another model or version is meant; none is whichever is served here."""
-        if name != self.name or (version and version != self.version):
+        """Raise :class:`RefusedError` where another model or version is meant."""
+        if not self.has(name, version):
             asked = f"{name!r:.80}, version {version!r:.40}" if version else f"{name!r:.80}"
             raise RefusedError(404, "NotFound", f"model {asked} is not here; use {self.name}, version {self.version}")
 
@@ -111,6 +117,12 @@ class Contract:
         if len(set(names)) < len(names):
             raise _refused("outputs", "an output is there twice", f"{', '.join(known)}, each once")
         return tuple(known[name] for name in names) or self.outputs
+
+    def require_plain(self, name: str, parameters: Mapping[str, object]) -> None:
+        """Raise :class:`RefusedError` where an output is wanted in a form that is not offered here."""
+        for parameter in _NOT_OFFERED:
+            if parameters.get(parameter):
+                raise _refused("outputs", f"{name[:80]}: {parameter} is not offered here", "the tensor as it is")
 
     def answers(self, ranking: Ranking) -> dict[str, NDArray[np.float32]]:
         """Every output by name: scores (1, M) and probabilities (1, M, T), M in the order asked.

@@ -257,9 +257,7 @@ def _wanted(contract: Contract, asked: InferRequest) -> list[_Wanted]:
     every = _flag(asked.parameters, "binary_data_output", default=False)
     forms = {output.name: _flag(output.parameters, "binary_data", default=every) for output in asked.outputs}
     for output in asked.outputs:
-        for parameter in ("classification", "shared_memory_region"):
-            if output.parameters.get(parameter):
-                raise _refused_output(f"{output.name[:80]}: {parameter} is not offered here")
+        contract.require_plain(output.name, output.parameters)
     specs = contract.requested([output.name for output in asked.outputs])
     return [_Wanted(spec, forms.get(spec.name, every)) for spec in specs]
 

@@ -41,8 +41,14 @@ class TensorSpec:
 
 def from_json(datatype: DataType, shape: Sequence[int], data: Sequence[object]) -> list[Value]:
     """The values of a tensor in JSON, flat or nested. Raises ValueError that says what is wrong with them."""
-    flat = _flat(data, shape)
-    for value in flat:
+    return checked(datatype, shape, _flat(data, shape))
+
+
+def checked(datatype: DataType, shape: Sequence[int], values: list[object]) -> list[Value]:
+    """The same values, of a flat tensor. Raises ValueError that says what is wrong with them."""
+    if len(values) != math.prod(shape):
+        raise ValueError(f"its data has {len(values)} values where its shape needs {math.prod(shape)}")
+    for value in values:
         if datatype == "BYTES":
             fine = isinstance(value, str)
         elif datatype == "INT64":
@@ -51,7 +57,7 @@ def from_json(datatype: DataType, shape: Sequence[int], data: Sequence[object]) 
             fine = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not fine:
             raise ValueError(f"its data has a value that is no {datatype}")
-    return flat  # type: ignore[return-value]
+    return values  # type: ignore[return-value]
 
 
 def from_bytes(datatype: DataType, shape: Sequence[int], data: bytes) -> list[Value]:
@@ -73,8 +79,6 @@ def _flat(data: Sequence[object], shape: Sequence[int]) -> list[object]:
         if len(parts) != len(values):
             raise ValueError("its data is not nested as its shape says")
         values = [value for part in parts for value in part]
-    if len(values) != math.prod(shape):
-        raise ValueError(f"its data has {len(values)} values where its shape needs {math.prod(shape)}")
     return values
 
 
