@@ -101,7 +101,7 @@ QUEUE_REFUSED_TOTAL = "recast_queue_refused_total"
 """Counter. Requests that were not admitted, by ``reason``: ``full``, or ``late``, could not be answered in time."""
 QUEUE_DROPPED_TOTAL = "recast_queue_dropped_total"
 """Counter. Admitted requests that never ran, by ``reason``: ``late``, or ``abandoned`` by who asked."""
-CODES = ("200", "400", "413", "422", "499", "500", "503")
+CODES = ("200", "400", "413", "415", "422", "499", "500", "503")
 """Codes of scoring requests that exist at zero from the start: a rate over one that appears at 1 misses its first."""
 OTHER_CODES = ("200", "400", "404", "405", "503")
 """The same, of other requests."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from starlette.types import ASGIApp
 
-from recast_server.expert import openapi, schema
+from recast_server.expert import batch, openapi, schema
 from recast_server.expert.answers import rank_answer
 from recast_server.expert.edge import Edge, Exchange, Identity, Reply, Route, encode_json
 from recast_server.expert.open_inference import rest as open_inference
@@ -39,6 +39,9 @@ def create_app(
         ranking = await scoring.rank(exchange, asked, context)
         return Reply(200, encode_json(rank_answer(identity, exchange.request_id, asked, ranking)), tae=ranking.tae)
 
+    async def rank_batch(exchange: Exchange) -> Reply:
+        return await batch.answer(exchange, identity, scoring)
+
     described = encode_json(openapi.document(identity))
 
     async def document(_: Exchange) -> Reply:
@@ -46,6 +49,7 @@ def create_app(
 
     routes = {
         RANK: {"POST": Route(rank, scores=True)},
+        batch.PATH: {"POST": Route(rank_batch, scores=True)},
         openapi.PATH: {"GET": Route(document)},
         **open_inference.routes(Contract(identity), scoring, health),
     }

@@ -13,8 +13,9 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -23,6 +24,7 @@ from recast_api import names
 from recast_api.resources.version import FoundationPin
 from recast_api.server import CLIENT_GONE
 from recast_model.context import Features
+from recast_server.expert import compression
 from recast_server.expert.outcomes import TAE_NONE, Outcome, Outcomes
 from recast_server.expert.schema import BODY_BYTES, CANDIDATES, HISTORY_EVENTS, RefusedError
 from recast_server.runtime.context import RequestContext, deadline, traceparent
@@ -36,6 +38,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
 """Of a client's own; others are replaced."""
 _TAE, _REQUEST = names.HEADER_TAE.encode(), names.HEADER_REQUEST_ID.encode()
 _log = logging.getLogger("recast.expert")
+T = TypeVar("T")
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
@@ -75,6 +78,14 @@ class Identity:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One of several requests that came as one; ``tae`` as in :class:`Reply`."""
+
+    status: int
+    tae: str | None = None
+
+
+@dataclass(frozen=True)
 class Reply:
     """An answer; ``tae`` is where its scores' embeddings came from, None without scores."""
 
@@ -83,6 +94,8 @@ class Reply:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     media_type: bytes = b"application/json"
     tae: str | None = None
+    parts: tuple[Part, ...] = ()
+    """Where it answers several scoring requests, each of them: these count, and it does not."""
 
 
 class Exchange:
@@ -131,6 +144,10 @@ class Exchange:
             )
         self.received = time.monotonic()
         return b"".join(parts)
+
+    async def while_wanted(self, work: Coroutine[Any, Any, T]) -> T:
+        """What the work gives. Raises ``ClientDisconnect``, with the work cancelled, once the client is gone."""
+        return await (work if self.connection is None else self.connection.while_it_stands(work))
 
     def context(self, slo_seconds: float, lag_seconds: float = 0.0) -> RequestContext:
         """What goes with the request from here, once its body is there.
@@ -197,9 +214,11 @@ class Edge:
         connection, end = exchange.connection, None
         if connection is not None and connection.lost is not None:
             reply, end = Reply(CLIENT_GONE, b""), connection.lost
+        body, encoding = _encoded(reply.body, exchange.headers.get("accept-encoding"))
         headers = [
             (b"content-type", reply.media_type),
-            (b"content-length", b"%d" % len(reply.body)),
+            (b"content-length", b"%d" % len(body)),
+            *encoding,
             *reply.headers,
             *self._identity.headers(exchange.request_id, reply.tae or TAE_NONE),
         ]
@@ -207,7 +226,7 @@ class Edge:
             headers.append((b"connection", b"close"))
         try:
             await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-            await send({"type": "http.response.body", "body": reply.body})
+            await send({"type": "http.response.body", "body": body})
         finally:
             self._count(exchange, reply, route is not None and route.scores, end or time.monotonic())
 
@@ -238,7 +257,7 @@ class Edge:
         return RefusedError(405, "MethodNotAllowed", f"use {allowed} here", headers={"allow": allowed})
 
     def _count(self, exchange: Exchange, reply: Reply, scores: bool, end: float) -> None:
-        outcome = Outcome(
+        whole = Outcome(
             exchange.request_id,
             exchange.traceparent.split("-")[1] if exchange.traceparent else None,
             reply.status,
@@ -246,7 +265,11 @@ class Edge:
             exchange.received is not None,
             reply.tae,
         )
-        (self._outcomes.scored if scores else self._outcomes.other)(outcome)
+        for place, part in enumerate(reply.parts):
+            request_id = f"{whole.request_id}.{place}"
+            self._outcomes.scored(replace(whole, request_id=request_id, status=part.status, tae=part.tae))
+        judged = scores and not reply.parts
+        (self._outcomes.scored if judged else self._outcomes.other)(whole)
 
     def _closes(self, connection: Connection | None) -> bool:
         aged = connection is not None and connection.older_than(self._max_age_seconds, time.monotonic())
@@ -271,6 +294,11 @@ def refusal_of_failure(error: Exception, request_id: str) -> RefusedError:
             return RefusedError(
                 500, "Internal", "this server failed on the request; its log has the cause under this request id"
             )
+
+
+def _encoded(body: bytes, accepted: str | None) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    short = compression.deflated(body, accepted)
+    return (body, []) if short is None else (short, [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")])
 
 
 def encode_json(value: object) -> bytes:

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from recast_api import __version__, names
 from recast_model.context import LARGEST, VALUE_LENGTH, ContextFeature
+from recast_server.expert import batch
 from recast_server.expert.answers import RankAnswer, RefusalAnswer
 from recast_server.expert.edge import Identity
 from recast_server.expert.open_inference import rest as inference
@@ -26,12 +27,14 @@ Object = dict[str, Any]
 REFUSALS: dict[int, dict[str, str]] = {
     400: {
         "InvalidJson": "the body is no JSON",
+        "InvalidEncoding": "the body is no gzip, as its `content-encoding` says",
         "BodyTimeout": "the body did not come in time",
         "InvalidHttp": "what came is no HTTP request",
     },
     404: {"NotFound": "there is no such path, model or version here"},
     405: {"MethodNotAllowed": "the path has another method"},
     413: {"BodyTooLarge": "the body is longer than it may be"},
+    415: {"UnsupportedEncoding": "the body has a `content-encoding` other than gzip"},
     422: {"InvalidRequest": "the body is not as its schema says, or names what this version does not know"},
     500: {"Internal": "the server failed on the request; its log says why, under the request's id"},
     503: {
@@ -41,11 +44,13 @@ REFUSALS: dict[int, dict[str, str]] = {
     },
 }
 """By status and reason, when a request is refused."""
-_SCORING = (400, 413, 422, 500, 503)
+_SCORING = (400, 413, 415, 422, 500, 503)
 _MODELS: tuple[Any, ...] = (
     RankRequest,
     RankAnswer,
     RefusalAnswer,
+    batch.BatchRequest,
+    batch.BatchAnswer,
     inference.InferRequest,
     inference.InferAnswer,
     inference.InferRefusal,
@@ -120,7 +125,24 @@ INFER_ANSWER_EXAMPLE: Object = {
     "outputs": [{"name": "scores", "datatype": "FP32", "shape": [1, 3], "data": [0.25, 0.41, 0.28]}],
 }
 INFER_REFUSAL_EXAMPLE: Object = {"error": "InvalidRequest: user: the input is missing (allowed: INT64 [1])"}
+BATCH_EXAMPLE: Object = {"requests": [RANK_EXAMPLE, {"user": 18, "candidates": [1004]}]}
+BATCH_ANSWER_EXAMPLE: Object = {
+    "requestId": "4bf92f3577b34da6a3ce929d0e0e4736",
+    "answers": [
+        {"status": 200, "answer": {**RANK_ANSWER_EXAMPLE, "requestId": "4bf92f3577b34da6a3ce929d0e0e4736.0"}},
+        {
+            "status": 503,
+            "error": {
+                "reason": "Overloaded",
+                "message": "this server has more requests than it can serve in time",
+                "requestId": "4bf92f3577b34da6a3ce929d0e0e4736.1",
+            },
+        },
+    ],
+}
 EXAMPLES: dict[str, Object] = {
+    "BatchRequest": BATCH_EXAMPLE,
+    "BatchAnswer": BATCH_ANSWER_EXAMPLE,
     "RankRequest": RANK_EXAMPLE,
     "RankAnswer": RANK_ANSWER_EXAMPLE,
     "RefusalAnswer": REFUSAL_EXAMPLE,
@@ -154,6 +176,15 @@ def _operations() -> dict[str, dict[str, _Operation]]:
         "/v1/rank": {
             "post": _Operation(
                 "Rank candidates for a user", "RankAnswer", "RefusalAnswer", request="RankRequest", refused=_SCORING
+            )
+        },
+        batch.PATH: {
+            "post": _Operation(
+                "Rank candidates in several requests, each on its own",
+                "BatchAnswer",
+                "RefusalAnswer",
+                request="BatchRequest",
+                refused=_SCORING,
             )
         },
         PATH: {"get": _Operation("This document", None, "RefusalAnswer")},
@@ -207,7 +238,7 @@ def document(identity: Identity) -> Object:
 def _described(path: str, method: str, operation: _Operation) -> Object:
     words = path.replace("{", "").replace("}", "").replace(".", "/").strip("/").split("/")
     described: Object = {
-        "operationId": "_".join([method, *words]),
+        "operationId": "_".join([method, *words]).replace(":", "_"),
         "summary": operation.summary,
         "responses": {"200": _answer("As asked", operation.answer, binary=operation.binary)},
     }

@@ -153,8 +153,8 @@ def parse(body: bytes) -> RankRequest:
         raise refusal_of(error, _ALLOWED, "an object with user and candidates") from None
 
 
-def checked(values: Mapping[str, object]) -> RankRequest:
-    """The request with these fields, by name. Raises :class:`RefusedError` as :func:`parse` does."""
+def checked(values: object) -> RankRequest:
+    """The request that these fields by name are. Raises :class:`RefusedError` as :func:`parse` does."""
     try:
         return RankRequest.model_validate(values)
     except ValidationError as error:

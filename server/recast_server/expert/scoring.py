@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from recast_server.expert.compression import inflated
 from recast_server.expert.edge import Exchange
 from recast_server.expert.ranker import Ranker, Ranking
 from recast_server.expert.schema import RankRequest
@@ -38,9 +39,8 @@ class Scoring:
         body = await exchange.body()
         context = exchange.context(self.slo_seconds, self.lag())
         self.require_room(context.deadline)
-        return body, context
+        return inflated(body, exchange.headers.get("content-encoding")), context
 
     async def rank(self, exchange: Exchange, asked: RankRequest, context: RequestContext) -> Ranking:
         """The ranking. Raises ``ClientDisconnect``, with the work cancelled, once the client is gone."""
-        work = self.ranker.rank(asked, context)
-        return await (work if exchange.connection is None else exchange.connection.while_it_stands(work))
+        return await exchange.while_wanted(self.ranker.rank(asked, context))

@@ -91,6 +91,15 @@ def test_it_gets_the_outputs_that_it_asks_for(pair: Any, client: tritonclient.ht
     assert only.as_numpy("probabilities") is None
 
 
+def test_it_may_compress_both_ways(client: tritonclient.http.InferenceServerClient) -> None:
+    asked, gzip = inputs(candidates=[KNOWN * 40]), "gzip"
+    plain = client.infer("reels", asked, headers=dict(PATIENT))
+    compressed = {"request_compression_algorithm": gzip, "response_compression_algorithm": gzip}
+    packed = client.infer("reels", asked, headers=dict(PATIENT), **compressed)
+    for name in ("scores", "probabilities"):
+        assert packed.as_numpy(name) == pytest.approx(plain.as_numpy(name), abs=1e-5)
+
+
 def test_it_is_told_what_is_wrong(pair: Any, client: tritonclient.http.InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match=r"\[422\] InvalidRequest: candidates: the input is INT64 \[1\]"):
         client.infer("reels", inputs(candidates=[5]))

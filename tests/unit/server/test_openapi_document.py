@@ -78,6 +78,7 @@ async def test_every_route_is_described_and_nothing_else(served: Any) -> None:
     assert len(found) == len(routes)
 
 
+BATCH = json.dumps({"requests": [openapi.RANK_EXAMPLE, {"user": 1}]})
 RANK, INFER = json.dumps(openapi.RANK_EXAMPLE), json.dumps(openapi.INFER_EXAMPLE)
 BINARY = json.dumps({**openapi.INFER_EXAMPLE, "outputs": [], "parameters": {"binary_data_output": True}})
 ASKED = [
@@ -86,6 +87,8 @@ ASKED = [
     ("POST", "/v1/rank", "{", 400),
     ("POST", "/v1/rank", " " * 2**20, 413),
     ("POST", "/v1/rank", '{"history": [{"item": "x"}]}', 422),
+    ("POST", "/v1/rank:batch", BATCH, 200),
+    ("POST", "/v1/rank:batch", '{"requests": []}', 422),
     *(("GET", path, "", 200) for path in ("/v2", "/v2/health/live", "/v2/health/ready")),
     *(("GET", f"/v2/models/reels{rest}", "", 200) for rest in ("", "/ready", "/versions/7", "/versions/7/ready")),
     ("POST", "/v2/models/reels/infer", INFER, 200),
@@ -99,6 +102,14 @@ ASKED = [
 @pytest.mark.parametrize(("method", "path", "body", "status"), ASKED, ids=range(len(ASKED)))
 async def test_an_answer_is_as_the_document_says(served: Any, method: str, path: str, body: str, status: int) -> None:
     response = await served.client.request(method, path, content=body)
+    assert response.status_code == status
+    check(await document_of(served), response)
+
+
+@pytest.mark.parametrize(("encoding", "status"), [("gzip", 400), ("br", 415)])
+@pytest.mark.parametrize("path", ["/v1/rank", "/v1/rank:batch", "/v2/models/reels/infer"])
+async def test_an_encoding_is_refused_as_the_document_says(served: Any, path: str, encoding: str, status: int) -> None:
+    response = await served.client.post(path, content=b"{", headers={"content-encoding": encoding})
     assert response.status_code == status
     check(await document_of(served), response)
 
