@@ -71,6 +71,8 @@ EXPERT_PORT = 8080
 ADMIN_PORT = 8081
 """Health and metrics, on a port of their own, so that draining and connection limits never hide a server's state."""
 FOUNDATION_GRPC_PORT = 8082
+EXPERT_GRPC_PORT = 9000
+"""The Open Inference Protocol over gRPC."""
 RENDEZVOUS_PORT = 29500
 
 HEADER_REVISION = "x-recast-revision"
@@ -86,6 +88,8 @@ HEADER_IDEMPOTENCY_KEY = "idempotency-key"
 HEADER_REQUEST_ID = "x-request-id"
 HEADER_TIMEOUT = "x-envoy-expected-rq-timeout-ms"
 """How long the client waits, in milliseconds: Envoy sets it by itself, others may."""
+HEADER_INFERENCE_LENGTH = "inference-header-content-length"
+"""Bytes of JSON at the begin of a body of the Open Inference Protocol that has binary tensors after it."""
 
 
 def prefix(kind: Kind) -> str:

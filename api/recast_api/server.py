@@ -110,7 +110,8 @@ class ExpertServerConfig(Wire):
 
 
 REQUESTS_TOTAL = "recast_requests_total"
-"""Counter. Scoring requests (``POST /v1/rank``) by ``code``, the HTTP status: what verdicts on a revision rest on."""
+"""Counter. Scoring requests, of whichever interface, by ``code``, the HTTP status: what verdicts on a revision rest
+on."""
 OTHER_REQUESTS_TOTAL = "recast_other_requests_total"
 """Counter. What else reached an expert's port, by ``code``: events, other paths and methods, bytes that are no HTTP,
 connections beyond the limit. A port scan must not make a revision look better or worse than it is."""
@@ -181,7 +182,7 @@ HISTORY_AGE_SECONDS = "recast_history_age_seconds"
 store, or else the version, knows what happened. Of histories that clients did not send themselves."""
 HISTORY_READ_SECONDS = "recast_history_read_duration_seconds"
 """Histogram. Wall time of reads of a store of histories."""
-CODES = ("200", "400", "413", "422", "499", "500", "503")
+CODES = ("200", "400", "413", "415", "422", "499", "500", "503")
 """Codes of scoring requests that exist at zero from the start: a rate over one that appears at 1 misses its first."""
-OTHER_CODES = ("200", "400", "404", "405", "409", "413", "422", "503")
+OTHER_CODES = ("200", "400", "404", "405", "409", "413", "415", "422", "503")
 """The same, of other requests."""

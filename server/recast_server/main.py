@@ -120,7 +120,8 @@ def _serve(
     else:
         from recast_server.expert.serve import ExpertServer
 
-        ports = Ports(arguments.host, _port(arguments.port, names.EXPERT_PORT), arguments.admin_port)
+        traffic = _port(arguments.port, names.EXPERT_PORT)
+        ports = Ports(arguments.host, traffic, arguments.admin_port, arguments.grpc_port)
         serving = run_server(
             lambda runtime: ExpertServer(config, lambda: verify(config), runtime, decorate),
             ports,
@@ -156,7 +157,7 @@ def _terminate(error: RecastError, termination_log: Path, log: logs.LogWriter) -
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m recast_server",
-        description="Serves one version of a foundation (gRPC) or of an expert (HTTP).",
+        description="Serves one version of a foundation (gRPC) or of an expert (HTTP and gRPC).",
         epilog=f"Configuration is read from the environment variable {names.SERVER_ENV}: JSON, set by the operator.",
     )
     parser.add_argument("--check", action="store_true", help="verify the artefact, print the pair and exit")
@@ -172,5 +173,12 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=names.ADMIN_PORT,
         help=f"port for health and metrics, 0 for a free one (default: {names.ADMIN_PORT})",
+    )
+    parser.add_argument(
+        "--grpc-port",
+        type=int,
+        default=names.EXPERT_GRPC_PORT,
+        help="an expert's port for the Open Inference Protocol over gRPC, 0 for a free one"
+        f" (default: {names.EXPERT_GRPC_PORT})",
     )
     return parser

@@ -183,7 +183,8 @@ def serving(config: FoundationServerConfig | ExpertServerConfig) -> Iterator[Ser
     """A server that takes requests, on the servers' core."""
     environment = {**os.environ, names.SERVER_ENV: json.dumps(config.wire())}
     process = subprocess.Popen(
-        [sys.executable, "-m", "recast_server", "--host", "127.0.0.1", "--port", "0", "--admin-port", "0"],
+        [sys.executable, "-m", "recast_server", "--host", "127.0.0.1", "--port", "0", "--admin-port", "0",
+         "--grpc-port", "0"],
         env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=on_core(SERVER_CORE),
     )  # fmt: skip
     assert process.stderr is not None

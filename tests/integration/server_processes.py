@@ -54,6 +54,10 @@ class Process:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def grpc_port(self) -> int:
+        return int(self.lines("serving gRPC")[0]["port"])
+
+    @property
     def admin(self) -> str:
         return f"http://127.0.0.1:{self.facts['adminPort']}"
 
@@ -88,7 +92,7 @@ def starter(folder: Path, running: list[Process]) -> Start:
     ) -> Process:
         log = folder / f"{len(running)}.log"
         command = [sys.executable, *(program or ("-m", "recast_server")), "--host", "127.0.0.1"]
-        command += arguments or ("--port", "0", "--admin-port", "0")
+        command += arguments or ("--port", "0", "--admin-port", "0", "--grpc-port", "0")
         with log.open("wb") as stream:
             popen = subprocess.Popen(
                 command, stderr=stream, stdout=stream, cwd=folder,

@@ -25,7 +25,7 @@ def expert_deployment(
         serving=serving,
         config=config,
         claim=claim,
-        ports={"http": names.EXPERT_PORT},
+        ports={"http": names.EXPERT_PORT, "grpc": names.EXPERT_GRPC_PORT},
         marks=marks,
     )
     strategy = RECREATE if one_writer(serving.histories) else ROLLING

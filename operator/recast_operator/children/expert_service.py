@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from recast_api import names
 from recast_operator.children.labels import EXPERT_SERVER, ChildMeta, Object, labels, metadata, selector
 
 
@@ -14,6 +15,15 @@ def expert_service(model: str, child: ChildMeta) -> Object:
         "metadata": metadata(child, marks),
         "spec": {
             "selector": selector(marks),
-            "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}],
+            "ports": [
+                {"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"},
+                {
+                    "name": "grpc",
+                    "port": names.EXPERT_GRPC_PORT,
+                    "targetPort": "grpc",
+                    "protocol": "TCP",
+                    "appProtocol": "kubernetes.io/h2c",
+                },
+            ],
         },
     }

@@ -124,7 +124,7 @@ def _as_made(wanted: Wanted, existing: ObservedDeployment | None) -> Wanted:
 
 def _expert_service(model: ExpertModel) -> Wanted:
     meta = model.metadata
-    name, marker = names.expert_service(meta.name), template_hash("expert-service", meta.name)
+    name, marker = names.expert_service(meta.name), template_hash("expert-service", meta.name, "grpc")
     child = ChildMeta(name, meta.namespace, owner_reference(model), marker)
     return Wanted("Service", name, meta.uid, marker, lambda: expert_service(meta.name, child))
 

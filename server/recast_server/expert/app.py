@@ -6,22 +6,18 @@ from collections.abc import Callable, Mapping
 
 from starlette.types import ASGIApp
 
-from recast_server.expert import schema
+from recast_server.expert import batch, openapi, schema
+from recast_server.expert.answers import rank_answer
 from recast_server.expert.edge import Edge, Exchange, Identity, Reply, Route, encode_json
-from recast_server.expert.ranker import Ranker, Ranking
-from recast_server.expert.schema import RankRequest
+from recast_server.expert.open_inference import rest as open_inference
+from recast_server.expert.open_inference.contract import Contract
+from recast_server.expert.ranker import Ranker
+from recast_server.expert.schema import RefusedError
+from recast_server.expert.scoring import Scoring, always_room, no_lag
 from recast_server.runtime.health import Health
 from recast_server.runtime.metrics import ScoringRequests
 
 RANK = "/v1/rank"
-
-
-def _no_lag() -> float:
-    return 0.0
-
-
-def _always_room(_: float) -> None:
-    return None
 
 
 def create_app(
@@ -31,54 +27,41 @@ def create_app(
     metrics: ScoringRequests,
     max_connection_age_seconds: float,
     slo_seconds: float,
-    require_room: Callable[[float], None] = _always_room,
-    lag: Callable[[], float] = _no_lag,
+    require_room: Callable[[float], None] = always_room,
+    lag: Callable[[], float] = no_lag,
     more: Mapping[str, Mapping[str, Route]] | None = None,
 ) -> ASGIApp:
-    """The application of the traffic port. Requests of clients that name no deadline have the SLO less a reserve.
-
-    ``require_room`` raises ``OverloadedError`` where no request with this deadline could be answered: what is to be
-    refused need not be parsed first. ``lag`` is how many seconds ago a request that is looked at now may have come.
-    ``more`` routes come beside those that score.
+    """The application of the traffic port. ``require_room`` and ``lag`` are those of :class:`Scoring`; ``more`` routes
+    come beside those that score.
     """
+    scoring = Scoring(ranker, slo_seconds, require_room, lag)
 
     async def rank(exchange: Exchange) -> Reply:
-        body = await exchange.body()
-        context = exchange.context(slo_seconds, lag())
-        require_room(context.deadline)
+        body, context = await scoring.receive(exchange)
         asked = schema.parse(body)
-        work = ranker.rank(asked, context)
-        ranking = await (work if exchange.connection is None else exchange.connection.while_it_stands(work))
-        body = encode_json(_answer(identity, exchange.request_id, asked, ranking))
+        ranking = await scoring.rank(exchange, asked, context)
+        body = encode_json(rank_answer(identity, exchange.request_id, asked, ranking))
         return Reply(200, body, tae=ranking.tae, history=ranking.history)
 
-    routes = {RANK: {"POST": Route(rank, scores=True)}, **(more or {})}
-    return Edge(routes, identity, health, metrics, max_connection_age_seconds)
+    async def rank_batch(exchange: Exchange) -> Reply:
+        return await batch.answer(exchange, identity, scoring)
 
+    described = encode_json(openapi.document(identity))
 
-def _answer(identity: Identity, request_id: str, asked: RankRequest, ranking: Ranking) -> dict[str, object]:
-    order = sorted(range(len(ranking.scores)), key=ranking.scores.__getitem__, reverse=True)[: asked.limit]
-    return {
-        "requestId": request_id,
-        "model": identity.model,
-        "revision": identity.revision,
-        "version": identity.version,
-        "foundation": {
-            "name": identity.foundation.name,
-            "version": identity.foundation.version,
-            "lineage": identity.foundation.lineage,
-        },
-        "surface": identity.surface,
-        "tae": ranking.tae,
-        **({} if ranking.history is None else {"history": ranking.history.body}),
-        "items": [
-            {
-                "item": asked.candidates[row],
-                "score": ranking.scores[row],
-                "scores": {task: values[row] for task, values in ranking.probabilities.items()},
-            }
-            for row in order
-        ],
-        "unknownItems": ranking.unknown_items,
-        "unknownContext": ranking.unknown_context,
+    async def document(_: Exchange) -> Reply:
+        return Reply(200, described)
+
+    routes = {
+        RANK: {"POST": Route(rank, scores=True)},
+        batch.PATH: {"POST": Route(rank_batch, scores=True)},
+        openapi.PATH: {"GET": Route(document)},
+        **open_inference.routes(Contract(identity), scoring, health),
+        **(more or {}),
     }
+    return Edge(routes, identity, health, metrics, max_connection_age_seconds, _refusal_body)
+
+
+def _refusal_body(path: str, refusal: RefusedError, request_id: str) -> Mapping[str, object]:
+    if path == open_inference.ROOT or path.startswith(f"{open_inference.ROOT}/"):
+        return open_inference.refusal_body(refusal)
+    return refusal.body(request_id)

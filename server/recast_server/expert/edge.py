@@ -13,8 +13,9 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -22,6 +23,9 @@ from starlette.types import Receive, Scope, Send
 from recast_api import names
 from recast_api.resources.version import FoundationPin
 from recast_api.server import CLIENT_GONE
+from recast_model.context import Features
+from recast_server.expert import compression
+from recast_server.expert.outcomes import TAE_NONE, Outcome, Outcomes
 from recast_server.expert.schema import BODY_BYTES, CANDIDATES, HISTORY_EVENTS, RefusedError
 from recast_server.histories.reader import Seen
 from recast_server.runtime.context import RequestContext, deadline, traceparent
@@ -30,14 +34,12 @@ from recast_server.runtime.http_protocol import Connection
 from recast_server.runtime.metrics import ScoringRequests
 from recast_server.runtime.scheduler import ExpiredError, OverloadedError
 
-TAE_NONE = "none"
-"""``x-recast-tae`` on a response without scores."""
 BODY_SECONDS = 10.0
-REFUSALS_SECONDS = 1.0
-"""Refusals under overload are logged together, one line for each so many seconds."""
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
+"""Of a client's own; others are replaced."""
 _TAE, _REQUEST = names.HEADER_TAE.encode(), names.HEADER_REQUEST_ID.encode()
 _log = logging.getLogger("recast.expert")
+T = TypeVar("T")
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
@@ -50,6 +52,10 @@ class Identity:
     revision: str
     version: int
     foundation: FoundationPin
+    tasks: tuple[str, ...] = ()
+    """What it gives probabilities of."""
+    context: Features = ()
+    """Features of a request's context that it knows."""
 
     def headers(self, request_id: str, tae: str) -> list[tuple[bytes, bytes]]:
         """The headers that every response carries."""
@@ -73,6 +79,15 @@ class Identity:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One of several requests that came as one; ``tae`` and ``history`` as in :class:`Reply`."""
+
+    status: int
+    tae: str | None = None
+    history: Seen | None = None
+
+
+@dataclass(frozen=True)
 class Reply:
     """An answer; ``tae`` is where its scores' embeddings came from, None without scores."""
 
@@ -83,6 +98,8 @@ class Reply:
     tae: str | None = None
     history: Seen | None = None
     """Which history of the user they rest on."""
+    parts: tuple[Part, ...] = ()
+    """Where it answers several scoring requests, each of them: these count, and it does not."""
 
 
 class Exchange:
@@ -90,11 +107,12 @@ class Exchange:
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self._receive = receive
+        self.path: str = scope["path"]
         self.begin = time.monotonic()
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
         self.connection: Connection | None = scope.get("state", {}).get("connection")
         asked_id = self.headers.get(names.HEADER_REQUEST_ID, "")
-        self.request_id = asked_id if _REQUEST_ID.fullmatch(asked_id) else uuid.uuid4().hex
+        self.request_id = asked_id if REQUEST_ID.fullmatch(asked_id) else uuid.uuid4().hex
         self.traceparent = traceparent(self.headers)
         self.received: float | None = None
         """When the body was there: how fast a client sends is not this server's to answer for."""
@@ -131,6 +149,10 @@ class Exchange:
         self.received = time.monotonic()
         return b"".join(parts)
 
+    async def while_wanted(self, work: Coroutine[Any, Any, T]) -> T:
+        """What the work gives. Raises ``ClientDisconnect``, with the work cancelled, once the client is gone."""
+        return await (work if self.connection is None else self.connection.while_it_stands(work))
+
     def context(self, slo_seconds: float, lag_seconds: float = 0.0) -> RequestContext:
         """What goes with the request from here, once its body is there.
 
@@ -154,6 +176,14 @@ class Route:
     """Whether it is what a revision is judged by."""
 
 
+RefusalBody = Callable[[str, RefusedError, str], Mapping[str, object]]
+"""What is said of a refusal: to a request for this path, why, and under this request id."""
+
+
+def _own_body(_: str, refusal: RefusedError, request_id: str) -> Mapping[str, object]:
+    return refusal.body(request_id)
+
+
 class Edge:
     """The ASGI application; see the module. ``routes`` has, by path and by method, what answers."""
 
@@ -164,10 +194,12 @@ class Edge:
         health: Health,
         metrics: ScoringRequests,
         max_connection_age_seconds: float,
+        refusal_body: RefusalBody = _own_body,
     ) -> None:
+        self._refusal_body = refusal_body
         self._routes, self._identity, self._health, self._metrics = routes, identity, health, metrics
         self._max_age_seconds = max_connection_age_seconds
-        self._refusals = 0  # that the log does not have yet
+        self._outcomes = Outcomes(metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -177,7 +209,7 @@ class Edge:
         methods = self._routes.get(scope["path"], {})
         route = methods.get(scope["method"])
         if route is None:
-            reply = self._refused(exchange, self._no_route(methods))
+            reply = self._refused(exchange, self._no_route(exchange.path, methods))
         elif not route.scores:
             reply = await self._answer(exchange, route)
         else:
@@ -186,9 +218,11 @@ class Edge:
         connection, end = exchange.connection, None
         if connection is not None and connection.lost is not None:
             reply, end = Reply(CLIENT_GONE, b""), connection.lost
+        body, encoding = _encoded(reply.body, exchange.headers.get("accept-encoding"))
         headers = [
             (b"content-type", reply.media_type),
-            (b"content-length", b"%d" % len(reply.body)),
+            (b"content-length", b"%d" % len(body)),
+            *encoding,
             *reply.headers,
             *self._identity.headers(exchange.request_id, reply.tae or TAE_NONE),
             *(() if reply.history is None else reply.history.headers),
@@ -197,7 +231,7 @@ class Edge:
             headers.append((b"connection", b"close"))
         try:
             await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-            await send({"type": "http.response.body", "body": reply.body})
+            await send({"type": "http.response.body", "body": body})
         finally:
             self._count(exchange, reply, route is not None and route.scores, end or time.monotonic())
 
@@ -209,51 +243,39 @@ class Edge:
         except asyncio.CancelledError:
             if not self._health.draining:
                 raise
-            return self._refused(exchange, _STOPPING)  # the time for its answer is over, but not for a word
+            return self._refused(exchange, STOPPING)  # the time for its answer is over, but not for a word
         except Exception as error:
             return self._refused(exchange, error)
 
     def _refused(self, exchange: Exchange, error: Exception) -> Reply:
-        refusal = _refusal(error)
-        if refusal.status == 500:  # a refusal under overload is counted, and says the rest to its client
-            fields = {"requestId": exchange.request_id, "reason": refusal.reason}
-            _log.error("request failed", exc_info=error, extra={"fields": fields})
+        refusal = refusal_of_failure(error, exchange.request_id)
         headers = tuple((name.encode(), value.encode()) for name, value in refusal.headers.items())
-        return Reply(refusal.status, encode_json(refusal.body(exchange.request_id)), headers)
+        body = self._refusal_body(exchange.path, refusal, exchange.request_id)
+        return Reply(refusal.status, encode_json(body), headers)
 
-    def _no_route(self, methods: Mapping[str, Route]) -> RefusedError:
-        known = ", ".join(f"{method} {path}" for path, found in self._routes.items() for method in found)
+    def _no_route(self, path: str, methods: Mapping[str, Route]) -> RefusedError:
         if not methods:
+            near = [known for known in self._routes if known.split("/")[1:2] == path.split("/")[1:2]] or self._routes
+            known = ", ".join(f"{method} {known}" for known in near for method in self._routes[known])
             return RefusedError(404, "NotFound", f"there is no such path here; use {known}")
         allowed = ", ".join(methods)
         return RefusedError(405, "MethodNotAllowed", f"use {allowed} here", headers={"allow": allowed})
 
     def _count(self, exchange: Exchange, reply: Reply, scores: bool, end: float) -> None:
-        status, seconds = reply.status, end - (exchange.received or exchange.begin)
-        if not scores:
-            self._metrics.other(status)
-        elif status == CLIENT_GONE:
-            self._metrics.disconnected(None if exchange.received is None else seconds)
-        else:
-            self._metrics.observe(status, seconds, reply.tae if status == 200 else None)
-        if status == 503 and scores:
-            self._count_refusal()
-            return
-        fields: dict[str, object] = {"requestId": exchange.request_id, "code": status, "ms": round(seconds * 1000, 2)}
-        if exchange.traceparent is not None:
-            fields["traceId"] = exchange.traceparent.split("-")[1]
-        if reply.history is not None:
-            fields["history"] = reply.history.body
-        _log.info("request", extra={"fields": {**fields, "tae": reply.tae or TAE_NONE}})
-
-    def _count_refusal(self) -> None:
-        def tell() -> None:
-            _log.warning("requests refused: overloaded", extra={"fields": {"code": 503, "requests": self._refusals}})
-            self._refusals = 0
-
-        self._refusals += 1
-        if self._refusals == 1:
-            asyncio.get_running_loop().call_later(REFUSALS_SECONDS, tell)
+        whole = Outcome(
+            exchange.request_id,
+            exchange.traceparent.split("-")[1] if exchange.traceparent else None,
+            reply.status,
+            end - (exchange.received or exchange.begin),
+            exchange.received is not None,
+            reply.tae,
+            reply.history,
+        )
+        for place, part in enumerate(reply.parts):
+            own = replace(whole, request_id=f"{whole.request_id}.{place}", status=part.status)
+            self._outcomes.scored(replace(own, tae=part.tae, history=part.history))
+        judged = scores and not reply.parts
+        (self._outcomes.scored if judged else self._outcomes.other)(whole)
 
     def _closes(self, connection: Connection | None) -> bool:
         aged = connection is not None and connection.older_than(self._max_age_seconds, time.monotonic())
@@ -261,10 +283,11 @@ class Edge:
 
 
 _CLOSE = {"connection": "close"}
-_STOPPING = RefusedError(503, "Stopping", "this server ends before it could answer: ask again", headers=_CLOSE)
+STOPPING = RefusedError(503, "Stopping", "this server ends before it could answer: ask again", headers=_CLOSE)
 
 
-def _refusal(error: Exception) -> RefusedError:
+def refusal_of_failure(error: Exception, request_id: str) -> RefusedError:
+    """What a client is told of an error; one that is no refusal is logged."""
     match error:
         case RefusedError():
             return error
@@ -272,9 +295,16 @@ def _refusal(error: Exception) -> RefusedError:
             message = "this server has more requests than it can serve in time"
             return RefusedError(503, "Overloaded", message, headers={"retry-after": "1"})
         case _:
+            fields = {"requestId": request_id, "reason": "Internal"}
+            _log.error("request failed", exc_info=error, extra={"fields": fields})
             return RefusedError(
                 500, "Internal", "this server failed on the request; its log has the cause under this request id"
             )
+
+
+def _encoded(body: bytes, accepted: str | None) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    short = compression.deflated(body, accepted)
+    return (body, []) if short is None else (short, [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")])
 
 
 def encode_json(value: object) -> bytes:

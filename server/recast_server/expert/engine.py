@@ -40,7 +40,7 @@ class ExpertEngine:
                 f" {config.surface}: point the pod at a version of that surface",
             )
         self._model, self._config = loaded.model, config
-        self._tasks = [task.name for task in config.tasks]
+        self.tasks = tuple(task.name for task in config.tasks)
         self._encoder = RequestEncoder(
             loaded.items, loaded.history, config.surfaces, config.event_tasks, config.context
         )
@@ -87,7 +87,7 @@ class ExpertEngine:
                 scores=scores[place, : len(one.query.candidates)].tolist(),
                 probabilities={
                     task: probabilities[place, : len(one.query.candidates), column].tolist()
-                    for column, task in enumerate(self._tasks)
+                    for column, task in enumerate(self.tasks)
                 },
                 unknown_items=RequestEncoder.unknown_items(one.query.candidates, requests[place].candidates),
                 tae=contract.TAE_ABSENT if one.tae is None else one.source,

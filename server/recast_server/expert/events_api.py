@@ -15,10 +15,12 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field, StringConstraints, ValidationError
+from typing_extensions import TypedDict
 
 from recast_api import names
+from recast_server.expert.compression import inflated
 from recast_server.expert.edge import Exchange, Reply, Route, encode_json
-from recast_server.expert.schema import HistoryEvent, Id, RefusedError, Strict, refused, wrong_fields
+from recast_server.expert.schema import HistoryEvent, Id, RefusedError, Strict, refusal_of, refused
 from recast_server.histories.store import (
     EVENTS_AN_APPEND,
     KEY_LENGTH,
@@ -54,13 +56,24 @@ class EventsRequest(Strict):
     idempotency_key: Annotated[_Key | None, Field(alias="idempotencyKey")] = None
 
 
+class EventsAnswer(TypedDict):
+    """Events that are in the store."""
+
+    requestId: str
+    user: int
+    sequence: Annotated[int, Field(description="The number of this append among the user's")]
+    total: Annotated[int, Field(description="The user's events so far")]
+    repeated: Annotated[bool, Field(description="Whether an earlier call had made it")]
+
+
 def events_route(store: HistoryStore | None) -> Mapping[str, Route]:
     """What answers at :data:`PATH`; without a store that takes events, it says so."""
 
     async def append(exchange: Exchange) -> Reply:
         if store is None or not store.writable:
             raise _read_only()
-        asked = parse(await exchange.body(), exchange.headers.get(names.HEADER_IDEMPOTENCY_KEY), _now_ms())
+        body = inflated(await exchange.body(), exchange.headers.get("content-encoding"))
+        asked = parse(body, exchange.headers.get(names.HEADER_IDEMPOTENCY_KEY), _now_ms())
         try:
             async with asyncio.timeout(APPEND_SECONDS):
                 done = await store.append(asked, _now_ms())
@@ -71,7 +84,7 @@ def events_route(store: HistoryStore | None) -> Mapping[str, Route]:
         except Exception as error:
             _log.exception("events were not appended", extra={"fields": {"requestId": exchange.request_id}})
             raise _unavailable("it failed; the log has the cause under this request id") from error
-        answer = {
+        answer: EventsAnswer = {
             "requestId": exchange.request_id,
             "user": asked.user,
             "sequence": done.sequence,
@@ -88,7 +101,7 @@ def parse(body: bytes, header_key: str | None, now_ms: int) -> Append:
     try:
         asked = EventsRequest.model_validate_json(body)
     except ValidationError as error:
-        raise wrong_fields(error, _ALLOWED, "an object with user and events") from error
+        raise refusal_of(error, _ALLOWED, "an object with user and events") from error
     key = asked.idempotency_key
     if header_key is not None:
         if key is not None and key != header_key:

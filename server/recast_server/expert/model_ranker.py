@@ -63,6 +63,11 @@ class Engine(scheduler.Engine[Embedded, Ranking], Protocol):
         ...
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """What the version gives probabilities of."""
+        ...
+
+    @property
     def context(self) -> Features:
         """Features of a request's context that the version knows."""
         ...

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from recast_model.context import LARGEST, MAX_FEATURES, VALUE_LENGTH, Features
 from recast_server.runtime.events import Events
@@ -57,9 +57,33 @@ class Strict(BaseModel):
 
 
 Id = Annotated[int, Field(ge=0, le=_INT64)]
-Milliseconds = Annotated[int, BeforeValidator(_milliseconds)]
+Milliseconds = Annotated[
+    int,
+    BeforeValidator(_milliseconds),
+    WithJsonSchema(
+        {
+            "description": _TIME[0].upper() + _TIME[1:],
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": _LAST_MILLISECOND},
+                {"type": "string", "format": "date-time", "maxLength": 40},
+            ],
+        }
+    ),
+]
 _NameText = Annotated[str, Field(min_length=1, max_length=40)]
-ContextValue = Annotated[str | float | None, BeforeValidator(_context_value)]
+ContextValue = Annotated[
+    str | float | None,
+    BeforeValidator(_context_value),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "maxLength": VALUE_LENGTH},
+                {"type": "number", "minimum": -LARGEST, "maximum": LARGEST},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
 
 
 class HistoryEvent(Strict):
@@ -129,12 +153,21 @@ def parse(body: bytes) -> RankRequest:
     try:
         return RankRequest.model_validate_json(body)
     except ValidationError as error:
-        raise wrong_fields(error, _ALLOWED, "an object with user and candidates") from error
+        raise refusal_of(error, _ALLOWED, "an object with user and candidates") from None
 
 
-def wrong_fields(error: ValidationError, allowed: Mapping[str, str], whole: str) -> RefusedError:
-    """The refusal of a body: each wrong field by its path, with what is ``allowed`` in the field that it is in, and
-    the ``whole`` where it is in none.
+def checked(values: object) -> RankRequest:
+    """The request that these fields by name are. Raises :class:`RefusedError` as :func:`parse` does."""
+    try:
+        return RankRequest.model_validate(values)
+    except ValidationError as error:
+        raise refusal_of(error, _ALLOWED, "an object with user and candidates") from None
+
+
+def refusal_of(error: ValidationError, allowed: Mapping[str, str], whole: str) -> RefusedError:
+    """The refusal of a body that is no JSON, or not of its contract.
+
+    ``allowed`` says of each field of the body what may be in it, ``whole`` of the body itself.
     """
     details = error.errors(include_url=False, include_context=False, include_input=False)
     if details[0]["type"] == "json_invalid":
@@ -144,7 +177,12 @@ def wrong_fields(error: ValidationError, allowed: Mapping[str, str], whole: str)
         path = ".".join(str(part) for part in detail["loc"])[:80]
         entry = {"field": path or "(body)", "problem": detail["msg"]}
         name = str(detail["loc"][0]) if detail["loc"] else ""
-        entry["allowed"] = allowed.get(name, f"only {', '.join(allowed)}") if name else whole
+        if name in allowed:
+            entry["allowed"] = allowed[name]
+        elif name:
+            entry["allowed"] = f"only {', '.join(allowed)}"
+        else:
+            entry["allowed"] = whole
         fields.append(entry)
     return refused(fields)
 
@@ -181,6 +219,6 @@ def inline_history(request: RankRequest) -> Events | None:
 
 
 def refused(fields: list[dict[str, str]]) -> RefusedError:
-    """The refusal of a body with these fields wrong."""
+    """The refusal over fields of a body: each has ``field``, ``problem`` and ``allowed``."""
     message = "; ".join(f"{entry['field']}: {entry['problem']} (allowed: {entry['allowed']})" for entry in fields[:3])
     return RefusedError(422, "InvalidRequest", message, fields)

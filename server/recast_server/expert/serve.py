@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+
+import grpc.aio
 
 from recast_api import names
 from recast_api.manifest import Manifest
@@ -15,13 +18,18 @@ from recast_server.expert.edge import Identity
 from recast_server.expert.events_api import PATH, events_route
 from recast_server.expert.handshake import handshake
 from recast_server.expert.model_ranker import Engine, ModelRanker
+from recast_server.expert.open_inference.service import InferenceService
 from recast_server.expert.ranker import Ranker
+from recast_server.expert.schema import BODY_BYTES
+from recast_server.expert.scoring import Scoring
 from recast_server.expert.tae_cache import TaeCache
 from recast_server.expert.tae_client import GrpcTaeClient
 from recast_server.histories.metrics import HistoryMetrics
 from recast_server.histories.opening import open_store
 from recast_server.histories.reader import HistoryReader, Snapshot
 from recast_server.histories.store import HistoryStore
+from recast_server.proto.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from recast_server.runtime import grpc_server
 from recast_server.runtime.http import HttpServer, bind
 from recast_server.runtime.metrics import FoundationCalls, ScoringRequests
 from recast_server.runtime.process import Ports, Runtime
@@ -30,7 +38,7 @@ _log = logging.getLogger("recast.expert")
 
 
 class ExpertServer:
-    """Loads one expert version, meets its foundation and answers ``POST /v1/rank`` and ``POST /v1/events``."""
+    """Loads one expert version, meets its foundation, answers requests for scores and takes events."""
 
     def __init__(
         self,
@@ -48,6 +56,7 @@ class ExpertServer:
         self._engine: Engine | None = None
         self._client: GrpcTaeClient | None = None
         self._server: HttpServer | None = None
+        self._grpc: grpc.aio.Server | None = None
         if config.concern:
             _log.warning(config.concern)
 
@@ -83,18 +92,34 @@ class ExpertServer:
             histories.max_age_seconds,
             self._histories,
         )
-        identity = Identity(config.model, config.surface, config.revision, config.artifact.version, config.foundation)
+        identity = Identity(
+            config.model,
+            config.surface,
+            config.revision,
+            config.artifact.version,
+            config.foundation,
+            self._engine.tasks,
+            self._engine.context,
+        )
         cache = TaeCache(config.tae_cache_mebibytes * 2**20, config.tae_cache_seconds)
-        ranker = ModelRanker(self._engine, config.surface, self._client, self._runtime.scheduler, reader, cache)
-        app = create_app(
-            identity,
-            self._decorate(ranker),
-            self._runtime.health,
-            self._metrics,
-            config.max_connection_age_seconds,
+        ranker = self._decorate(
+            ModelRanker(self._engine, config.surface, self._client, self._runtime.scheduler, reader, cache)
+        )
+        scoring = Scoring(
+            ranker,
             config.slo_milliseconds / 1000,
             self._runtime.scheduler.require_room,
             lambda: self._runtime.lag.seconds,
+        )
+        app = create_app(
+            identity,
+            ranker,
+            self._runtime.health,
+            self._metrics,
+            config.max_connection_age_seconds,
+            scoring.slo_seconds,
+            scoring.require_room,
+            scoring.lag,
             {PATH: events_route(self._store)},
         )
 
@@ -104,12 +129,20 @@ class ExpertServer:
 
         self._server = HttpServer(app, bind(ports.host, ports.traffic), refusal)
         await self._server.start()
+        self._grpc = grpc_server.make_server(config.max_connection_age_seconds, BODY_BYTES)
+        service = InferenceService(identity, scoring, self._runtime.health, self._metrics)
+        add_GRPCInferenceServiceServicer_to_server(service, self._grpc)
+        grpc_port = grpc_server.listen(self._grpc, ports.host, ports.grpc)
+        await self._grpc.start()
+        _log.info("serving gRPC", extra={"fields": {"port": grpc_port}})
         return self._server.port
 
     async def drain(self, seconds: float) -> None:
         """See ``ModelServer``."""
-        if self._server is not None:
-            await self._server.drain(seconds)
+        drains = [self._server.drain(seconds)] if self._server is not None else []
+        if self._grpc is not None:
+            drains.append(grpc_server.drain(self._grpc, seconds))
+        await asyncio.gather(*drains)
         if self._client is not None:
             await self._client.close()
         if self._store is not None:

@@ -48,6 +48,8 @@ class Ports:
     host: str = ""
     traffic: int = 0
     admin: int = names.ADMIN_PORT
+    grpc: int = names.EXPERT_GRPC_PORT
+    """An expert's second port for traffic; a foundation has none."""
 
 
 class ModelServer(Protocol):

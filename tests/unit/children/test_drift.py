@@ -176,7 +176,9 @@ def test_a_selector_is_one_value_where_an_added_key_counts(selector: Any, senten
 
 def test_the_ports_of_a_service_are_told_apart_by_their_number() -> None:
     body = live("expert_service")
+    _, grpc = body["spec"]["ports"]
     body["spec"]["ports"] = [
+        grpc,
         {"name": "more", "port": 81, "targetPort": "http", "protocol": "TCP"},
         {"name": "http", "port": 80, "targetPort": "admin", "protocol": "TCP"},
     ]

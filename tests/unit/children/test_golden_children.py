@@ -142,3 +142,9 @@ def test_the_experts_service_finds_every_revision() -> None:
 def test_a_count_of_threads_is_left_to_the_image_and_the_server(name: str) -> None:
     (container,) = build(name)["spec"]["template"]["spec"]["containers"]
     assert [entry["name"] for entry in container["env"]] == ["RECAST_SERVER", "POD_NAME"]
+
+
+def test_an_experts_service_leads_to_ports_that_its_pods_have() -> None:
+    (container,) = build("expert_deployment")["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"] for port in container["ports"]}
+    assert {port["targetPort"] for port in build("expert_service")["spec"]["ports"]} <= ports

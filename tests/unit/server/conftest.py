@@ -10,8 +10,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from recast_api.resources.version import FoundationPin
+from recast_model.context import ContextFeature
 from recast_server.expert.app import create_app
 from recast_server.expert.edge import Identity
+from recast_server.expert.events_api import PATH, events_route
 from recast_server.expert.ranker import Ranking
 from recast_server.expert.schema import RankRequest
 from recast_server.runtime.context import RequestContext
@@ -22,7 +24,8 @@ from recast_server.runtime.scheduler import Scheduler
 
 DIGEST = "sha256:" + "ab" * 32
 PIN = FoundationPin(name="home-fm", version=3, lineage=3, digest=DIGEST)
-IDENTITY = Identity("reels", "reels", "0123456789", 7, PIN)
+CONTEXT = (ContextFeature("device", "Categorical", ("phone",)), ContextFeature("battery", "Numeric"))
+IDENTITY = Identity("reels", "reels", "0123456789", 7, PIN, ("click",), CONTEXT)
 
 
 @dataclass
@@ -65,7 +68,8 @@ async def served() -> AsyncIterator[Served]:
     scheduler.start()
     health = Health(scheduler)
     health.phase = Phase.SERVING
-    app = create_app(IDENTITY, ranker, health, ScoringRequests(registry, 0.2), 30.0, 0.2)
+    metrics, more = ScoringRequests(registry, 0.2), {PATH: events_route(None)}
+    app = create_app(IDENTITY, ranker, health, metrics, 30.0, 0.2, more=more)
     state: dict[str, object] = {}
 
     async def with_state(scope: dict[str, object], receive: Callable[..., Awaitable[object]], send: object) -> None:

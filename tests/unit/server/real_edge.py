@@ -116,7 +116,7 @@ async def real_edge(**options: Any) -> AsyncIterator[Edge]:
     scheduler.start()
     health = Health(scheduler)
     health.phase = Phase.SERVING
-    identity = Identity("reels", "reels", "0123456789", 7, PIN)
+    identity = Identity("reels", "reels", "0123456789", 7, PIN, ("click",))
     metrics = ScoringRequests(registry, SLO_SECONDS)
     app = create_app(identity, ranker, health, metrics, 30.0, SLO_SECONDS, scheduler.require_room)
     server = HttpServer(app, bind("127.0.0.1", 0), identity.refusal, **options)

@@ -232,7 +232,7 @@ def test_what_nobody_asks_for_again_in_time_goes(pair: LandedPair, monkeypatch: 
     registry = CollectorRegistry()
     engine.metrics = ReuseMetrics(registry)
     for user in (1, 2):
-        engine.run([Query(user, "feed", NOW, [100], LIVES[0][:50])])
+        engine.run([asking(user, "feed", NOW, [100], LIVES[0][:50])])
     assert sample(registry, "recast_kv_evicted_total", cause="expired") == 1
     assert sample(registry, "recast_kv_users") == 1
 

@@ -17,8 +17,8 @@ from server_builders import LandedPair, a_scheduler, land_pair
 from recast_api.run import RecastError
 from recast_api.server import ExpertServerConfig
 from recast_server.main import main, read_config, verify
-from recast_server.proto import foundation_pb2
-from recast_server.proto.generate import PROTO, SERVER
+from recast_server.proto import foundation_pb2, open_inference_pb2
+from recast_server.proto.generate import OPEN_INFERENCE, PROTO, SERVER
 from recast_server.runtime.cpu import model_threads
 from recast_server.runtime.health import Health, Phase
 from recast_server.runtime.process import allow_files
@@ -171,13 +171,18 @@ def test_a_server_without_configuration_ends_with_a_termination_message(
     assert json.loads(capfd.readouterr().err.splitlines()[-1])["reason"] == "InvalidConfig"
 
 
-def test_the_generated_protocol_is_that_of_the_proto_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("proto", "generated"), [(PROTO, foundation_pb2), (OPEN_INFERENCE, open_inference_pb2)], ids=["own", "open"]
+)
+def test_the_generated_protocol_is_that_of_the_proto_file(tmp_path: Path, proto: str, generated: Any) -> None:
     out = tmp_path / "set.pb"
-    assert protoc.main(["protoc", f"-I{SERVER}", f"--descriptor_set_out={out}", PROTO]) == 0
+    assert protoc.main(["protoc", f"-I{SERVER}", f"--descriptor_set_out={out}", proto]) == 0
     fresh = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file[0]
     checked_in = descriptor_pb2.FileDescriptorProto()
-    foundation_pb2.DESCRIPTOR.CopyToProto(checked_in)
-    for message in fresh.message_type:
+    generated.DESCRIPTOR.CopyToProto(checked_in)
+    messages = list(fresh.message_type)
+    for message in messages:
+        messages.extend(message.nested_type)
         for entry in message.field:
             entry.ClearField("json_name")  # protoc writes it, the generated module leaves it out
     assert checked_in == fresh, "run python -m recast_server.proto.generate"
