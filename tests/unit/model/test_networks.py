@@ -342,3 +342,14 @@ def test_damaged_artefacts_say_what_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "history.safetensors").unlink()
     with pytest.raises(RecastError, match=r"history\.safetensors is not there"):
         load_foundation(tmp_path, good)
+
+
+def test_tasks_that_no_surface_has_keep_their_heads_and_others_start_from_their_rates() -> None:
+    model = foundation()
+    bias, align = model.heads.bias.detach().clone(), model.align.detach().clone()
+    rates = torch.full((len(model.config.surfaces), len(model.config.tasks)), torch.nan)
+    rates[:, 0] = 0.2
+    model.set_base_rates(rates)
+    assert torch.equal(model.heads.bias[1:], bias[1:])
+    assert torch.equal(model.align[..., 1:], align[..., 1:])
+    torch.testing.assert_close(model.heads.bias[0], torch.logit(torch.tensor(0.2)))
