@@ -5,8 +5,8 @@ Names are deterministic: that makes creation idempotent.
 ==========================  ======================================================================================
 ``fm-<model>-r<run>-a<n>``  the Job and headless Service of one training attempt
 ``fm-<model>-v<version>``   the ModelVersion that the run lands
-``fm-<model>-l<lineage>``   Deployment and (headless) Service of a foundation lineage's servers
-``em-<model>``              the Service of an expert: stable and canary pods are both behind it
+``fm-<model>-l<lineage>``   Deployment, (headless) Service and PodDisruptionBudget of a foundation lineage's servers
+``em-<model>``              Service and PodDisruptionBudget of an expert, over the pods of all its revisions
 ``em-<model>-<revision>``   the Deployment of one revision of an expert
 ==========================  ======================================================================================
 """
@@ -114,7 +114,7 @@ def pair(version: int, foundation: str, foundation_version: int, expected: str) 
 
 
 def lineage_server(model: str, lineage: int) -> str:
-    """Deployment and Service of a foundation lineage."""
+    """Deployment of a foundation lineage, and what stands beside it."""
     return f"fm-{model}-l{lineage}"
 
 

@@ -8,25 +8,27 @@ by :mod:`recast_operator.compact`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 from recast_api import names
 from recast_operator.adapters.job_runs import observed_run
 from recast_operator.adapters.objects import Object, controller_uid, label_number, labels
 from recast_operator.adapters.pods import observed_pod
+from recast_operator.children.kinds import CompanionKind
 from recast_operator.children.record import child_record
-from recast_operator.planning.snapshot import Children, ObservedDeployment, ObservedService
+from recast_operator.planning.snapshot import Children, ObservedCompanion, ObservedDeployment
 
 
 def observed_children(
-    jobs: Sequence[Object], deployments: Sequence[Object], services: Sequence[Object], pods: Sequence[Object]
+    jobs: Sequence[Object], deployments: Sequence[Object], companions: Sequence[Object], pods: Sequence[Object]
 ) -> Children:
     """All children of one model."""
     return Children(
         runs=tuple(observed_run(raw, pods) for raw in jobs),
         deployments=tuple(observed_deployment(raw, pods) for raw in deployments),
-        services=tuple(
-            observed_service(raw)
-            for raw in services
+        companions=tuple(
+            observed_companion(raw)
+            for raw in companions
             # A training run's own Service comes and goes with its Job.
             if not labels(raw)[names.LABEL_KIND].endswith("-trainer")
         ),
@@ -69,6 +71,7 @@ def observed_deployment(raw: Object, pods: Sequence[Object]) -> ObservedDeployme
     )
 
 
-def observed_service(raw: Object) -> ObservedService:
-    """One Service."""
-    return ObservedService(raw["metadata"]["name"], controller_uid(raw), template_hash(raw), child_record(raw))
+def observed_companion(raw: Object) -> ObservedCompanion:
+    """One Service, or whatever else stands beside pods."""
+    kind = cast("CompanionKind", raw["kind"])
+    return ObservedCompanion(kind, raw["metadata"]["name"], controller_uid(raw), template_hash(raw), child_record(raw))

@@ -13,6 +13,7 @@ from typing import Any
 from recast_api import names
 from recast_api.names import Kind
 from recast_operator.adapters.objects import Object, labels
+from recast_operator.children.kinds import CHILD_KINDS, COMPANIONS
 from recast_operator.children.record import condense
 from recast_operator.keys import Key
 
@@ -27,10 +28,10 @@ POD_CONDITIONS = ("Ready", "PodScheduled", "DisruptionTarget")
 
 def compact(kind: str, raw: Mapping[str, Any]) -> Object:
     """The part of an object that is read."""
-    if kind in ("Deployment", "Service"):
+    if kind in CHILD_KINDS:
         raw = condense(dict(raw))
     kept = _only(raw, ("apiVersion", "record")) | {"kind": kind, "metadata": _metadata(raw["metadata"])}
-    if kind == "Service":
+    if kind in COMPANIONS:
         return kept
     parts = {"spec": raw.get("spec") or {}, "status": raw.get("status") or {}}
     if kind in ("Job", "Deployment"):

@@ -12,7 +12,9 @@ from typing import Generic, TypeVar
 
 from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 from recast_operator.adapters.errors import Invalid
+from recast_operator.adapters.objects import Object
 from recast_operator.child_objects import observed_children
+from recast_operator.children.kinds import COMPANIONS
 from recast_operator.fleet import Fleet
 from recast_operator.keys import Key
 from recast_operator.parsing import Parser
@@ -21,7 +23,7 @@ from recast_operator.planning.snapshot import Children, FoundationView, Observed
 from recast_operator.store import Address, Store, Stored
 
 ObservedT = TypeVar("ObservedT", ObservedFoundation, ObservedExpert)
-CHILD_KINDS = ("Job", "Deployment", "Service", "Pod")
+OWNED_KINDS = ("ModelVersion", "Job", "Deployment", "Pod", *COMPANIONS)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Observer:
         return Snapshot(observed, self._objects(key, entry))
 
     def _objects(self, key: Key, entry: Stored) -> Mapping[Address, Stored]:
-        belonging = (item for kind in ("ModelVersion", *CHILD_KINDS) for item in self._store.owned(key, kind))
+        belonging = (item for kind in OWNED_KINDS for item in self._store.owned(key, kind))
         return {item.address: item for item in (entry, *belonging)}
 
     def _views(self, namespace: str, names: set[str], expert: str) -> tuple[dict[str, FoundationView], list[str]]:
@@ -113,10 +115,12 @@ class Observer:
         return tuple(versions), tuple(unreadable)
 
     def _children(self, key: Key) -> Children:
-        jobs, deployments, services, pods = (
-            [entry.raw() for entry in self._store.owned(key, kind)] for kind in CHILD_KINDS
+        return observed_children(
+            self._raw(key, "Job"), self._raw(key, "Deployment"), self._raw(key, *COMPANIONS), self._raw(key, "Pod")
         )
-        return observed_children(jobs, deployments, services, pods)
+
+    def _raw(self, key: Key, *kinds: str) -> list[Object]:
+        return [entry.raw() for kind in kinds for entry in self._store.owned(key, kind)]
 
 
 def foundations_of(expert: ExpertModel) -> set[str]:

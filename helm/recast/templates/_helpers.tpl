@@ -46,13 +46,17 @@ app.kubernetes.io/component: operator
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, delete]
-# Serving: one Deployment per revision or lineage, and their Services.
+# Serving: one Deployment per revision or lineage, and what stands beside them. An update replaces a spec that others
+# have brought into a state that no patch of ours makes valid.
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, update, patch, delete]
 - apiGroups: [""]
   resources: [services]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, update, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, update, patch, delete]
 # Why a pod ended, and whether it is ready.
 - apiGroups: [""]
   resources: [pods]

@@ -59,10 +59,11 @@ JOBS = Resource("Job", "batch", "v1", "jobs")
 PODS = Resource("Pod", "", "v1", "pods")
 DEPLOYMENTS = Resource("Deployment", "apps", "v1", "deployments")
 SERVICES = Resource("Service", "", "v1", "services")
+BUDGETS = Resource("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets")
 EVENTS = Resource("Event", "events.k8s.io", "v1", "events")
 
 MODELS = (FOUNDATIONS, EXPERTS, VERSIONS)
-CHILDREN = (JOBS, PODS, DEPLOYMENTS, SERVICES)
+CHILDREN = (JOBS, PODS, DEPLOYMENTS, SERVICES, BUDGETS)
 BY_KIND: Mapping[str, Resource] = {resource.kind: resource for resource in (*MODELS, *CHILDREN, EVENTS)}
 
 

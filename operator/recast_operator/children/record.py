@@ -81,7 +81,7 @@ def admitted(applied: Object, made: Object) -> Object | None:
 
 
 def read(raw: Object) -> ChildRecord:
-    """Compare a live Deployment or Service with its record."""
+    """Compare a live child with its record."""
     annotations = raw["metadata"].get("annotations") or {}
     seen = _seen(raw, annotations)
     text = annotations.get(names.ANNOTATION_LAST_APPLIED)

@@ -19,7 +19,7 @@ UNSAID = "its input changed"
 
 
 def inputs(body: Object) -> Inputs:
-    """What a rendered child says of its input; empty for a Service, which has none but its name."""
+    """What a rendered child says of its input; empty for one without pods, whose input is its name."""
     pod = (body["spec"].get("template") or {}).get("spec") or {}
     return tuple(_inputs(pod, next(iter(pod.get("containers") or []), {}))) if pod else ()
 

@@ -7,10 +7,10 @@ decided in :mod:`planning.child_writes`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Literal
+from functools import partial
 
 from recast_api import names
 from recast_api.names import MODELS_MOUNT
@@ -23,26 +23,30 @@ from recast_api.resources import (
     RevisionStatus,
 )
 from recast_api.server import ExpertServerConfig, FoundationServerConfig, ServedArtifact
+from recast_operator.children.disruption_budget import expert_disruption_budget, foundation_disruption_budget
 from recast_operator.children.expert_deployment import expert_deployment
 from recast_operator.children.expert_service import expert_service
 from recast_operator.children.foundation_deployment import foundation_deployment
 from recast_operator.children.foundation_service import foundation_service
 from recast_operator.children.histories import served_histories
+from recast_operator.children.kinds import ChildKind, CompanionKind
 from recast_operator.children.labels import ChildMeta, Object
 from recast_operator.planning.child_writes import ChildChanges, Wanted, child_writes, scale
 from recast_operator.planning.hashing import digest, serving_template, visible
 from recast_operator.planning.holds import held
 from recast_operator.planning.plan import Deletion
 from recast_operator.planning.snapshot import (
+    ObservedCompanion,
     ObservedDeployment,
     ObservedExpert,
     ObservedFoundation,
-    ObservedService,
 )
 
 HASH_VERSION = 1
 """Raised only to force every child to be written anew, which restarts pods: a release note, not a refactoring."""
 LEFT = "its revision serves no more"
+Model = FoundationModel | ExpertModel
+Build = Callable[[ChildMeta], Object]
 
 
 def owner_reference(model: FoundationModel | ExpertModel) -> Object:
@@ -70,15 +74,15 @@ def expert_children(
     *,
     failed: Collection[str] = (),
 ) -> ChildChanges:
-    """The Service, the Deployments of stable and canary as their snapshots say, and the end of all others.
+    """What all revisions share, the Deployments of stable and canary as their snapshots say, and the end of others.
 
     ``failed`` names revisions whose pods answer wrongly.
     """
     model, children = observed.model, observed.children
     changes, still = ChildChanges(), bool(held(observed.doubts, "Rollout"))
     if revisions:
-        service = _expert_service(model)
-        changes += child_writes(children.service(service.name), service, now)
+        for companion in _expert_companions(model):
+            changes += child_writes(children.companion(companion.kind, companion.name), companion, now)
     canary = next((entry for entry in revisions if isinstance(entry, CanaryStatus)), None)
     for revision in revisions:
         existing = children.deployment(names.revision_deployment(model.metadata.name, revision.revision))
@@ -99,19 +103,20 @@ def expert_children(
 def foundation_children(
     observed: ObservedFoundation, lineages: Sequence[LineageStatus], versions: Mapping[int, ModelVersion], now: datetime
 ) -> ChildChanges:
-    """Service and Deployment of each lineage, and the end of those that are no longer in status."""
+    """Deployment of each lineage and what stands beside it, and the end of those that are no longer in status."""
     model, children, changes = observed.model, observed.children, ChildChanges()
     for entry in lineages:
         version = versions.get(entry.version)
         if version is not None:
             name = names.lineage_server(model.metadata.name, entry.lineage)
             existing, wanted = children.deployment(name), _foundation_deployment(model, version)
-            changes += child_writes(children.service(name), _foundation_service(model, entry.lineage), now)
+            for companion in _foundation_companions(model, entry.lineage):
+                changes += child_writes(children.companion(companion.kind, name), companion, now)
             changes += child_writes(
                 existing, _as_made(wanted, existing) if held(observed.doubts, "Rollout") else wanted, now
             )
     kept = {names.lineage_server(model.metadata.name, entry.lineage) for entry in lineages}
-    present: tuple[ObservedDeployment | ObservedService, ...] = (*children.deployments, *children.services)
+    present: tuple[ObservedDeployment | ObservedCompanion, ...] = (*children.deployments, *children.companions)
     ours = [child for child in present if child.owner_uid == model.metadata.uid]
     gone = (Deletion(_kind(child), child.name, "nothing reads it any more") for child in ours if child.name not in kept)
     return changes + ChildChanges(deletions=tuple(gone))
@@ -122,11 +127,43 @@ def _as_made(wanted: Wanted, existing: ObservedDeployment | None) -> Wanted:
     return wanted if existing is None else replace(wanted, template_hash=existing.template_hash)
 
 
-def _expert_service(model: ExpertModel) -> Wanted:
+def _companion(kind: CompanionKind, what: str, build: Build, name: str, model: Model, *lineage: int) -> Wanted:
+    """One object beside the pods; ``what`` and the names are all that it is made from."""
     meta = model.metadata
-    name, marker = names.expert_service(meta.name), template_hash("expert-service", meta.name, "grpc")
+    marker = template_hash(what, meta.name, *lineage)
     child = ChildMeta(name, meta.namespace, owner_reference(model), marker)
-    return Wanted("Service", name, meta.uid, marker, lambda: expert_service(meta.name, child))
+    return Wanted(kind, name, meta.uid, marker, lambda: build(child))
+
+
+def _expert_companions(model: ExpertModel) -> tuple[Wanted, ...]:
+    """What stands beside the pods of all revisions."""
+    name, serves = model.metadata.name, names.expert_service(model.metadata.name)
+    return (
+        _companion("Service", "expert-service-with-grpc", partial(expert_service, name), serves, model),
+        _companion(
+            "PodDisruptionBudget",
+            "expert-disruption-budget",
+            partial(expert_disruption_budget, name),
+            serves,
+            model,
+        ),
+    )
+
+
+def _foundation_companions(model: FoundationModel, lineage: int) -> tuple[Wanted, ...]:
+    """What stands beside the pods of a lineage."""
+    name, serves = model.metadata.name, names.lineage_server(model.metadata.name, lineage)
+    return (
+        _companion("Service", "foundation-service", partial(foundation_service, name, lineage), serves, model, lineage),
+        _companion(
+            "PodDisruptionBudget",
+            "foundation-disruption-budget",
+            partial(foundation_disruption_budget, name, lineage),
+            serves,
+            model,
+            lineage,
+        ),
+    )
 
 
 def _expert_deployment(model: ExpertModel, revision: RevisionStatus, replicas: int, reason: str) -> Wanted:
@@ -182,13 +219,6 @@ def _expert_config(model: ExpertModel, revision: RevisionStatus) -> ExpertServer
     )
 
 
-def _foundation_service(model: FoundationModel, lineage: int) -> Wanted:
-    meta = model.metadata
-    name, marker = names.lineage_server(meta.name, lineage), template_hash("foundation-service", meta.name, lineage)
-    child = ChildMeta(name, meta.namespace, owner_reference(model), marker)
-    return Wanted("Service", name, meta.uid, marker, lambda: foundation_service(meta.name, lineage, child))
-
-
 def _foundation_deployment(model: FoundationModel, version: ModelVersion) -> Wanted:
     meta, spec, serving = model.metadata, version.spec, model.spec.serving
     claim, template = model.spec.storage.persistent_volume_claim.claim_name, serving_template(serving)
@@ -236,5 +266,5 @@ def _wind_down(existing: ObservedDeployment, replicas: int, now: datetime, *, wr
     return ChildChanges(deletions=(Deletion("Deployment", existing.name, LEFT),))
 
 
-def _kind(child: ObservedDeployment | ObservedService) -> Literal["Deployment", "Service"]:
-    return "Deployment" if isinstance(child, ObservedDeployment) else "Service"
+def _kind(child: ObservedDeployment | ObservedCompanion) -> ChildKind:
+    return "Deployment" if isinstance(child, ObservedDeployment) else child.kind

@@ -11,14 +11,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
+from recast_operator.children.kinds import ChildKind
 from recast_operator.children.labels import Object
 from recast_operator.children.record import ChildRecord, fits, recorded
 from recast_operator.children.why import MISSING, inputs, why_changed, why_scaled
 from recast_operator.planning.clock import earliest, elapsed
 from recast_operator.planning.plan import Apply, Deletion, Event, Scale
-from recast_operator.planning.snapshot import ObservedDeployment, ObservedService
+from recast_operator.planning.snapshot import ObservedCompanion, ObservedDeployment
 
 REPAIR_SECONDS = 10
 REPAIR_CAP_SECONDS = 600
@@ -27,8 +27,6 @@ REPAIR_MEMORY_SECONDS = 3600
 SENTENCES_SHOWN = 5
 HASH_REMOVED = "annotation recast.dev/template-hash was removed"
 TAKEN_OVER = "it carries no record of what was applied, and is as it would be applied now"
-
-Kind = Literal["Deployment", "Service"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class ChildChanges:
 class Wanted:
     """A child as it should be."""
 
-    kind: Kind
+    kind: ChildKind
     name: str
     owner_uid: str
     template_hash: str
@@ -71,7 +69,9 @@ class Wanted:
     replicas_reason: str = ""
 
 
-def child_writes(existing: ObservedDeployment | ObservedService | None, wanted: Wanted, now: datetime) -> ChildChanges:
+def child_writes(
+    existing: ObservedDeployment | ObservedCompanion | None, wanted: Wanted, now: datetime
+) -> ChildChanges:
     """Create, rewrite, repair or scale; nothing for a child that is as it should be.
 
     Another owner's child of the name is in the way: the writer refuses to apply onto it, writes nothing, and says so.
@@ -104,19 +104,19 @@ def scale(existing: ObservedDeployment, replicas: int, reason: str, now: datetim
     return ChildChanges(scales=(Scale(existing.name, replicas, why, (drifted,)),))
 
 
-def _scaled(existing: ObservedDeployment | ObservedService, wanted: Wanted, now: datetime) -> ChildChanges:
-    if isinstance(existing, ObservedService) or wanted.replicas is None:
+def _scaled(existing: ObservedDeployment | ObservedCompanion, wanted: Wanted, now: datetime) -> ChildChanges:
+    if isinstance(existing, ObservedCompanion) or wanted.replicas is None:
         return ChildChanges()
     return scale(existing, wanted.replicas, wanted.replicas_reason, now)
 
 
-def _rewrite(existing: ObservedDeployment | ObservedService, wanted: Wanted, now: datetime) -> ChildChanges:
+def _rewrite(existing: ObservedDeployment | ObservedCompanion, wanted: Wanted, now: datetime) -> ChildChanges:
     body = wanted.build()
     why = why_changed(existing.record.inputs, inputs(body))
     return _limited(existing, wanted, ChildChanges(apply=(Apply(recorded(body), why),)), now)
 
 
-def _repair(existing: ObservedDeployment | ObservedService, wanted: Wanted, now: datetime) -> ChildChanges:
+def _repair(existing: ObservedDeployment | ObservedCompanion, wanted: Wanted, now: datetime) -> ChildChanges:
     record = existing.record
     body = _as_applied(record, wanted) or wanted.build()
     repairs = 1 + (record.repairs if _since(record.applied_at, now) < REPAIR_MEMORY_SECONDS else 0)
@@ -137,7 +137,7 @@ def _as_applied(record: ChildRecord, wanted: Wanted) -> Object | None:
 
 
 def _limited(
-    existing: ObservedDeployment | ObservedService, wanted: Wanted, change: ChildChanges, now: datetime
+    existing: ObservedDeployment | ObservedCompanion, wanted: Wanted, change: ChildChanges, now: datetime
 ) -> ChildChanges:
     """The change if it may be made now. Only a new input, known from the record, never waits."""
     record = existing.record
@@ -164,5 +164,5 @@ def _told(drift: tuple[str, ...], repairs: int) -> str:
     return f"{shown}{more}; put back{again}"
 
 
-def _drifted(kind: Kind, name: str, text: str) -> Event:
+def _drifted(kind: ChildKind, name: str, text: str) -> Event:
     return Event("Warning", "ChildDrifted", f"{kind} {name}: {text}")

@@ -12,6 +12,7 @@ from typing import Generic, Literal, TypeVar
 
 from recast_api.resources import ExpertModelStatus, FoundationModelStatus, ModelVersionStatus, Training
 from recast_api.run import TrainingRun
+from recast_operator.children.kinds import ChildKind
 from recast_operator.children.labels import Object
 
 StatusT = TypeVar("StatusT", FoundationModelStatus, ExpertModelStatus)
@@ -81,7 +82,7 @@ class SubmitRun:
 class Deletion:
     """Delete a child and, in the background, what it owns: absent counts as success."""
 
-    kind: Literal["Deployment", "Service", "Job"]
+    kind: ChildKind | Literal["Job"]
     name: str
     why: str = ""
 

@@ -19,6 +19,7 @@ from recast_api.reading import Doubt
 from recast_api.resources import ExpertModel, FoundationModel, ModelVersion
 from recast_api.resources.common import Data
 from recast_api.resources.foundation import FoundationVersionRef
+from recast_operator.children.kinds import ChildKind, CompanionKind
 from recast_operator.children.record import ChildRecord
 from recast_operator.planning.rollout.questions import Answer, Question
 
@@ -106,9 +107,10 @@ class ObservedDeployment:
 
 
 @dataclass(frozen=True)
-class ObservedService:
-    """One Service that carries our labels."""
+class ObservedCompanion:
+    """One Service, or whatever else stands beside pods, that carries our labels."""
 
+    kind: CompanionKind
     name: str
     owner_uid: str
     template_hash: str
@@ -121,7 +123,7 @@ class Children:
 
     runs: tuple[ObservedRun, ...] = ()
     deployments: tuple[ObservedDeployment, ...] = ()
-    services: tuple[ObservedService, ...] = ()
+    companions: tuple[ObservedCompanion, ...] = ()
     revisions_with_pods: frozenset[str] = frozenset()
     """Revisions of which a server pod exists, terminating ones too, whether or not its Deployment still does."""
 
@@ -129,9 +131,9 @@ class Children:
         """The Deployment of that name."""
         return next((item for item in self.deployments if item.name == name), None)
 
-    def service(self, name: str) -> ObservedService | None:
-        """The Service of that name."""
-        return next((item for item in self.services if item.name == name), None)
+    def companion(self, kind: ChildKind, name: str) -> ObservedCompanion | None:
+        """The object of that kind and name."""
+        return next((item for item in self.companions if (item.kind, item.name) == (kind, name)), None)
 
 
 @dataclass(frozen=True)

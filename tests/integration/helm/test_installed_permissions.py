@@ -77,6 +77,8 @@ def test_an_experts_trainer_lands_its_own_version_too(installed: Installed) -> N
     assert answer.status_code == 201, answer.text
 
 
+CHILD_KINDS = (("apps", "deployments"), ("", "services"), ("policy", "poddisruptionbudgets"))
+CHILD_VERBS = ("get", "list", "watch", "create", "update", "patch", "delete")
 OWN_POD = "fm-home-fm-r3-a1-0-k7x2p"
 FORGERIES = {
     "another model's version": (OWN_POD, version("other", 3), 'is no pod of Job "fm-other-r3-a1"'),
@@ -147,9 +149,7 @@ def test_a_trainer_cannot_make_jobs_or_pods_or_read_secrets(installed: Installed
         ("patch", "recast.dev", "modelversions"),
         ("create", "batch", "jobs"),
         ("delete", "batch", "jobs"),
-        ("patch", "apps", "deployments"),
-        ("delete", "apps", "deployments"),
-        ("patch", "", "services"),
+        *((verb, *kind) for verb in CHILD_VERBS for kind in CHILD_KINDS),
         ("watch", "", "pods"),
         ("create", "events.k8s.io", "events"),
     ],
@@ -163,6 +163,8 @@ def test_the_operator_may_do_what_it_does(installed: Installed, verb: str, group
     [
         ("get", "", "secrets"),
         ("create", "", "pods"),
+        ("create", "", "pods/eviction"),
+        ("update", "policy", "poddisruptionbudgets/status"),
         ("create", "", "pods/exec"),
         ("create", "", "serviceaccounts/token"),
         ("create", "recast.dev", "modelversions"),

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from recast_operator.adapters.kube import APPLY, BY_KIND, JSON, MERGE, HttpRequester, Request
+from recast_operator.children.kinds import CHILD_KINDS
 from recast_operator.children.record import read
 from tests.integration.operator.world import World
 
@@ -68,7 +69,7 @@ async def meddle(world: World, kind: str, name: str, body: Any, content_type: st
 
 async def versions(world: World) -> dict[str, str]:
     found = {}
-    for kind in ("Deployment", "Service"):
+    for kind in CHILD_KINDS:
         [page] = [page async for page in world.kube.pages(BY_KIND[kind], world.namespace)]
         for raw in page["items"]:
             found[f"{kind}/{raw['metadata']['name']}"] = raw["metadata"]["resourceVersion"]
@@ -170,6 +171,27 @@ MEDDLING: list[tuple[str, str, str, Any, str]] = [
         MERGE,
         {"spec": {"ports": [{"name": "http", "port": 81, "targetPort": "http"}]}},
         "port 80 was removed",
+    ),
+    (
+        "a budget that allows no eviction",
+        "PodDisruptionBudget",
+        MERGE,
+        {"spec": {"maxUnavailable": 0}},
+        "is 0, applied 1",
+    ),
+    (
+        "a budget of another kind",
+        "PodDisruptionBudget",
+        MERGE,
+        {"spec": {"maxUnavailable": None, "minAvailable": "100%"}},
+        "maxUnavailable was removed",
+    ),
+    (
+        "a wider budget",
+        "PodDisruptionBudget",
+        MERGE,
+        {"spec": {"selector": {"matchExpressions": [{"key": "tier", "operator": "Exists"}]}}},
+        "selector.matchExpressions was added",
     ),
 ]
 

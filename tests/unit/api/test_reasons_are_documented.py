@@ -31,6 +31,7 @@ WORDS = {
     "what becomes of an inconclusive version": {"Accept", "Reject"},
     "decisions that a doubt holds": {"Acceptance", "Rollout", "Run"},
     "kinds": {"Deployment", "ExpertModel", "FoundationModel", "Job", "ModelVersion", "Pod", "Service"},
+    "kinds of guards": {"PodDisruptionBudget"},
     "the kubelet's words for ImagePullBackOff": {"ErrImageNeverPull", "ErrImagePull", "InvalidImageName"},
     "parts of an event": {"Reconcile", "Request"},
     "names of classes": {"StatusT", "T"},

@@ -15,6 +15,7 @@ import yaml
 
 from recast_api.resources import ExpertServing, FoundationPin, FoundationServing, Task
 from recast_api.server import ExpertServerConfig, FoundationServerConfig, ServedArtifact
+from recast_operator.children.disruption_budget import expert_disruption_budget, foundation_disruption_budget
 from recast_operator.children.expert_deployment import expert_deployment
 from recast_operator.children.expert_service import expert_service
 from recast_operator.children.foundation_deployment import foundation_deployment
@@ -62,6 +63,10 @@ def build(name: str) -> dict[str, Any]:
         return expert_service("reels", ChildMeta("em-reels", "demo", OWNER, "hash"))
     if name == "foundation_service":
         return foundation_service("home-fm", 2, ChildMeta("fm-home-fm-l2", "demo", FM_OWNER, "hash"))
+    if name == "expert_disruption_budget":
+        return expert_disruption_budget("reels", ChildMeta("em-reels", "demo", OWNER, "hash"))
+    if name == "foundation_disruption_budget":
+        return foundation_disruption_budget("home-fm", 2, ChildMeta("fm-home-fm-l2", "demo", FM_OWNER, "hash"))
     if name == "expert_deployment":
         serving = ExpertServing.model_validate({"image": "server:1", "resources": RESOURCES})
         child = ChildMeta("em-reels-0123456789", "demo", OWNER, "hash")
@@ -79,7 +84,14 @@ class Plain(yaml.SafeDumper):
         return True
 
 
-KINDS = ("expert_deployment", "expert_service", "foundation_deployment", "foundation_service")
+KINDS = (
+    "expert_deployment",
+    "expert_disruption_budget",
+    "expert_service",
+    "foundation_deployment",
+    "foundation_disruption_budget",
+    "foundation_service",
+)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -93,7 +105,7 @@ def test_a_child_is_what_its_golden_file_says(name: str) -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_a_selector_finds_the_pods_that_it_is_for(name: str) -> None:
     built = build(name)
-    deployment = build(name.replace("service", "deployment"))
+    deployment = build(name.partition("_")[0] + "_deployment")
     spec = built["spec"]["selector"]
     selector = spec.get("matchLabels", spec) if isinstance(spec, dict) else spec
     labels = deployment["spec"]["template"]["metadata"]["labels"]
@@ -131,11 +143,18 @@ def test_the_servers_configuration_reads_back_as_it_was_written() -> None:
     assert ExpertServerConfig.model_validate(json.loads(text)) == expert_config()
 
 
-def test_the_experts_service_finds_every_revision() -> None:
-    assert build("expert_service")["spec"]["selector"] == {
-        "recast.dev/kind": "expert-server",
-        "recast.dev/model": "reels",
-    }
+def test_the_experts_service_and_budget_find_every_revision() -> None:
+    every = {"recast.dev/kind": "expert-server", "recast.dev/model": "reels"}
+    assert build("expert_service")["spec"]["selector"] == every
+    assert build("expert_disruption_budget")["spec"]["selector"] == {"matchLabels": every}
+
+
+@pytest.mark.parametrize("name", ["expert_disruption_budget", "foundation_disruption_budget"])
+def test_a_budget_lets_the_only_pod_and_every_pod_that_is_not_ready_be_evicted(name: str) -> None:
+    spec = build(name)["spec"]
+    assert spec["maxUnavailable"] == 1
+    assert "minAvailable" not in spec
+    assert spec["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
 @pytest.mark.parametrize("name", ["expert_deployment", "foundation_deployment"])

@@ -12,6 +12,7 @@ import pytest
 
 from recast_operator import controller as module
 from recast_operator.adapters.errors import Blocked, Conflict, Invalid, NotFound, Transient
+from recast_operator.children.kinds import COMPANIONS
 from recast_operator.controller import InternalError
 from recast_operator.keys import Key
 from recast_operator.planning.clock import stamp
@@ -21,6 +22,7 @@ from tests.unit.operator.operator_harness import HOME, REELS, Harness, expert_ve
 
 Object = dict[str, Any]
 SERVICE = "PATCH services/em-reels"
+BUDGET = "PATCH poddisruptionbudgets/em-reels"
 VERSION_STATUS = "PUT modelversions/fm-home-fm-v1/status"
 
 
@@ -38,6 +40,7 @@ async def test_a_pass_writes_verdict_status_and_children_in_this_order_and_then_
         "PUT modelversions/em-reels-v1/status",
         "PUT expertmodels/reels/status",
         SERVICE,
+        BUDGET,
         "PATCH deployments/em-reels",
     ]
     await harness.until_quiet(REELS)
@@ -46,7 +49,7 @@ async def test_a_pass_writes_verdict_status_and_children_in_this_order_and_then_
     assert len(harness.api.log) == before, "an idle pass asked the apiserver for something"
 
 
-@pytest.mark.parametrize("write", range(4))
+@pytest.mark.parametrize("write", range(5))
 async def test_a_person_who_edits_between_any_two_writes_of_a_pass_is_never_overwritten(write: int) -> None:
     reference = serving_pair()
     reference.api.change("ExpertModel", "n", "reels", edit("server:2"))
@@ -314,25 +317,24 @@ async def test_what_the_apiserver_refuses_is_said_once_and_taken_back_by_the_fir
     assert harness.condition(REELS, "Stalled")["lastTransitionTime"] == stamp(harness.now), "it stalls anew since then"
 
 
-def foreign_service(harness: Harness, **metadata: Any) -> Object:
-    return harness.api.seed(
-        "Service", "n", "em-reels", metadata=metadata, spec={"selector": {"app": "theirs"}, "ports": [{"port": 1}]}
-    )
-
-
-async def test_a_service_of_a_users_that_has_our_name_is_never_touched_and_the_status_says_so_without_lies() -> None:
+@pytest.mark.parametrize("kind", COMPANIONS)
+async def test_an_object_of_a_users_that_has_our_name_is_never_touched_and_the_status_says_so_without_lies(
+    kind: str,
+) -> None:
     harness = serving_pair()
-    before = foreign_service(harness, labels={"unwatched": "true"})
+    theirs = {"selector": {"app": "theirs"}}
+    before = harness.api.seed(kind, "n", "em-reels", metadata={"labels": {"unwatched": "true"}}, spec=theirs)
     for _ in range(3):
-        with pytest.raises(Blocked, match='Service "em-reels" in namespace n exists and is not owned by this model'):
+        with pytest.raises(Blocked, match=f'{kind} "em-reels" in namespace n exists and is not owned by this model'):
             await harness.controller.reconcile(REELS)
-    assert harness.api.objects["Service", "n", "em-reels"] == before | {"kind": "Service", "apiVersion": "v1"}
+    after = harness.api.objects[kind, "n", "em-reels"]
+    assert (after["spec"], after["metadata"]) == (theirs, before["metadata"])
     assert harness.condition(REELS, "Stalled")["reason"] == "BlockedRequest"
     status = harness.raw(REELS)["status"]
     assert "canary" not in status, "the status tells of a canary that was never begun"
     assert harness.api.writes() == ["PUT expertmodels/reels/status"]
-    assert not [kind for kind, _, _ in harness.api.objects if kind == "Deployment"]
-    harness.api.remove("Service", "n", "em-reels")
+    assert not [found for found, _, _ in harness.api.objects if found == "Deployment"]
+    harness.api.remove(kind, "n", "em-reels")
     await harness.until_quiet(REELS)
     assert harness.condition(REELS, "Stalled")["status"] == "False"
     assert "canary" in harness.raw(REELS)["status"]

@@ -58,12 +58,13 @@ def test_a_trainers_service_is_no_server_of_the_model() -> None:
         raw(
             "em-reels",
             {"recast.dev/kind": "expert-server"},
+            kind="Service",
             metadata={"annotations": {"recast.dev/template-hash": "h"}},
         ),
-        raw("em-reels-r1-a1", {"recast.dev/kind": "expert-trainer"}),
+        raw("em-reels-r1-a1", {"recast.dev/kind": "expert-trainer"}, kind="Service"),
     ]
-    found = observed_children([], [], services, []).services
-    assert [(entry.name, entry.template_hash) for entry in found] == [("em-reels", "h")]
+    found = observed_children([], [], services, []).companions
+    assert [(entry.kind, entry.name, entry.template_hash) for entry in found] == [("Service", "em-reels", "h")]
 
 
 def test_a_revision_has_pods_until_the_last_is_gone_and_one_that_terminates_still_answers() -> None:
@@ -101,6 +102,7 @@ def fleet_of_three() -> Memory:
         marks = {"recast.dev/kind": "expert-server", "recast.dev/model": model}
         memory.store.put("Deployment", raw(f"em-{model}-abc", marks, spec={"replicas": 1}))
         memory.store.put("Service", raw(f"em-{model}", marks))
+        memory.store.put("PodDisruptionBudget", raw(f"em-{model}", marks))
     return memory
 
 
@@ -109,7 +111,10 @@ def test_a_snapshot_has_what_belongs_to_its_model_and_the_identities_of_it() -> 
     snapshot = memory.observer.expert(REELS)
     assert snapshot is not None
     assert [entry.name for entry in snapshot.observed.children.deployments] == ["em-reels-abc"]
-    assert [entry.name for entry in snapshot.observed.children.services] == ["em-reels"]
+    assert [(entry.kind, entry.name) for entry in snapshot.observed.children.companions] == [
+        ("Service", "em-reels"),
+        ("PodDisruptionBudget", "em-reels"),
+    ]
     assert set(snapshot.observed.foundations) == {"home-fm"}
     assert snapshot.observed.foundation_names == ("home-fm", "other-fm")
     found = [(entry.spec.model.name, entry.spec.number) for entry in snapshot.observed.foundation_versions]
@@ -118,6 +123,7 @@ def test_a_snapshot_has_what_belongs_to_its_model_and_the_identities_of_it() -> 
         Address(*REELS),
         Address("Deployment", "n", "em-reels-abc"),
         Address("Service", "n", "em-reels"),
+        Address("PodDisruptionBudget", "n", "em-reels"),
     }
 
 

@@ -263,6 +263,7 @@ KEPT_METADATA = {
             },
         ),
         ("Service", {"spec": {"clusterIP": "1.2.3.4"}, "status": {"loadBalancer": {}}}, {}),
+        ("PodDisruptionBudget", {"spec": {"maxUnavailable": 1}, "status": {"currentHealthy": 4}}, {}),
         ("ExpertModel", {"spec": {"any": 1}, "status": {"thing": 2}}, {"spec": {"any": 1}, "status": {"thing": 2}}),
         (
             "Pod",
@@ -273,7 +274,7 @@ KEPT_METADATA = {
 )
 def test_what_is_read_of_an_object_is_kept_and_nothing_else(kind: str, parts: Any, kept: Any) -> None:
     found = compact(kind, {"apiVersion": "v", "kind": kind, "metadata": FULL_METADATA, **parts})
-    assert ("record" in found) == (kind in ("Deployment", "Service"))
+    assert ("record" in found) == (kind in ("Deployment", "Service", "PodDisruptionBudget"))
     found.pop("record", None)
     assert found == {"apiVersion": "v", "kind": kind, "metadata": KEPT_METADATA, **kept}
 

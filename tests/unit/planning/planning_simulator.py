@@ -38,12 +38,12 @@ from recast_operator.planning.rollout.questions import BAD, Answer, Question
 from recast_operator.planning.snapshot import (
     Children,
     FleetMember,
+    ObservedCompanion,
     ObservedDeployment,
     ObservedExpert,
     ObservedFoundation,
     ObservedPod,
     ObservedRun,
-    ObservedService,
 )
 
 START = datetime(2026, 11, 21, 3, 0, tzinfo=UTC)
@@ -154,7 +154,8 @@ class Cluster:
         self.versions: dict[str, ModelVersion] = {}
         self.jobs: dict[str, SimJob] = {}
         self.deployments: dict[str, SimDeployment] = {}
-        self.services: dict[str, dict[str, Any]] = {}
+        self.companions: dict[tuple[str, str], dict[str, Any]] = {}
+        """By kind and name."""
         self.events: list[tuple[str, Event]] = []
         self.submitted: list[str] = []
         self.landing: Landing = good_run
@@ -253,9 +254,9 @@ class Cluster:
         return Children(
             runs=tuple(job.observed for job in self.jobs.values() if job.observed.owner_uid == uid),
             deployments=tuple(self._deployment(name) for name in self.deployments if self._owner(name) == uid),
-            services=tuple(
-                ObservedService(name, uid, record.template_hash, record)
-                for name, body in self.services.items()
+            companions=tuple(
+                ObservedCompanion(body["kind"], name, uid, record.template_hash, record)
+                for (_, name), body in self.companions.items()
                 if owner_uid(body) == uid and (record := record_of(body))
             ),
             revisions_with_pods=frozenset(
@@ -439,8 +440,8 @@ class Cluster:
 
     def _apply(self, body: dict[str, Any]) -> None:
         name = body["metadata"]["name"]
-        if body["kind"] == "Service":
-            self.services[name] = body
+        if body["kind"] != "Deployment":
+            self.companions[body["kind"], name] = body
             return
         previous = self.deployments.get(name)
         self.deployments[name] = SimDeployment(body, applied=previous.applied + 1 if previous else 1)
@@ -455,7 +456,8 @@ class Cluster:
     def _delete(self, kind: str, name: str) -> None:
         if kind == "Deployment" and name in self.deployments:
             self._drain(name, self.deployments[name].pods)
-        {"Deployment": self.deployments, "Service": self.services, "Job": self.jobs}[kind].pop(name, None)  # type: ignore[attr-defined]
+        self.companions.pop((kind, name), None)
+        {"Deployment": self.deployments, "Job": self.jobs}.get(kind, {}).pop(name, None)  # type: ignore[attr-defined]
 
     def reconcile(self, name: str) -> bool:
         return self.execute(name, self.plan(name))

@@ -16,7 +16,7 @@ from recast_operator.children.why import MISSING
 from recast_operator.planning.child_writes import TAKEN_OVER, ChildChanges, Wanted, child_writes, scale
 from recast_operator.planning.clock import stamp
 from recast_operator.planning.plan import Scale
-from recast_operator.planning.snapshot import ObservedDeployment, ObservedService
+from recast_operator.planning.snapshot import ObservedCompanion, ObservedDeployment
 
 Object = dict[str, Any]
 LAST_APPLIED = "recast.dev/last-applied"
@@ -114,7 +114,7 @@ def test_drift_is_put_back_as_it_was_applied_and_not_as_it_would_be_rendered_now
 def test_a_service_is_put_back_without_replicas() -> None:
     live = applied(lambda live: live["metadata"]["labels"].clear())
     record = read(live)
-    service = ObservedService("d", "me", record.template_hash, record)
+    service = ObservedCompanion("Service", "d", "me", record.template_hash, record)
     (change,) = child_writes(service, replace(wanted(), kind="Service", replicas=None), START).apply
     assert "replicas" not in change.body["spec"]
     assert change.body["metadata"]["labels"] == {"a": "b"}
@@ -282,16 +282,18 @@ def test_a_foreign_image_on_any_child_is_put_back_by_its_model_and_told_once(clu
     told = len(cluster.events)
     for entry in cluster.deployments.values():
         set_image(entry.body)
-    for service in cluster.services.values():
-        service["spec"]["selector"] = {}
+    for companion in cluster.companions.values():
+        companion["spec"]["selector"] = {}
     cluster.run(20)
     assert {entry.image for entry in cluster.deployments.values()} == {"server:1"}
-    assert all(service["spec"]["selector"] for service in cluster.services.values())
+    assert all(companion["spec"]["selector"] for companion in cluster.companions.values())
     events = [(name, event.message.split(":")[0]) for name, event in cluster.events[told:]]
     assert sorted(events) == [
         ("home-fm", "Deployment fm-home-fm-l1"),
+        ("home-fm", "PodDisruptionBudget fm-home-fm-l1"),
         ("home-fm", "Service fm-home-fm-l1"),
         ("reels", "Deployment em-reels-6e35ecd250"),
+        ("reels", "PodDisruptionBudget em-reels"),
         ("reels", "Service em-reels"),
     ]
 

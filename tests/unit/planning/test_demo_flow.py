@@ -104,7 +104,7 @@ def test_the_old_lineage_is_retired_once_nobody_pins_it_and_not_before() -> None
     cluster.until(all_on(2), watch=pinned_is_served)
     cluster.run(30)
     assert sorted(name for name in cluster.deployments if name.startswith("fm-")) == ["fm-home-fm-l2"]
-    assert "fm-home-fm-l1" not in cluster.services
+    assert "fm-home-fm-l1" not in {name for _, name in cluster.companions}
     assert cluster.versions["fm-home-fm-v1"].status.summary.state == "Retired"
     assert "LineageRetired" in reasons(cluster, "home-fm")
 
