@@ -5,7 +5,7 @@ Names are deterministic: that makes creation idempotent.
 ==========================  ======================================================================================
 ``fm-<model>-r<run>-a<n>``  the Job and headless Service of one training attempt
 ``fm-<model>-v<version>``   the ModelVersion that the run lands
-``fm-<model>-l<lineage>``   Deployment, (headless) Service and PodDisruptionBudget of a foundation lineage's servers
+``fm-<model>-l<lineage>``   Deployment, headless Service, PodDisruptionBudget and NetworkPolicy of a foundation lineage
 ``em-<model>``              Service and PodDisruptionBudget of an expert, over the pods of all its revisions
 ``em-<model>-<revision>``   the Deployment of one revision of an expert
 ==========================  ======================================================================================

@@ -24,6 +24,10 @@ class FoundationServing(Wire):
     calls. By default a half of what the memory limit leaves, at most 256."""
     termination_grace_period_seconds: Annotated[int, Field(ge=5, le=600)] = 30
     """How long a pod that is to end may take to finish its requests."""
+    network_policy: Literal["Enforced", "None"] = "Enforced"
+    """Enforced: a NetworkPolicy lets only the namespace's experts that read a lineage reach its servers' gRPC port, and
+    everybody their health and metrics; the cluster's network plug-in must know NetworkPolicies. None: there is none,
+    for clients of your own or rules of your own. A change restarts no pod."""
 
 
 _OBJECT = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]

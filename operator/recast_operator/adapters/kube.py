@@ -60,10 +60,11 @@ PODS = Resource("Pod", "", "v1", "pods")
 DEPLOYMENTS = Resource("Deployment", "apps", "v1", "deployments")
 SERVICES = Resource("Service", "", "v1", "services")
 BUDGETS = Resource("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets")
+POLICIES = Resource("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies")
 EVENTS = Resource("Event", "events.k8s.io", "v1", "events")
 
 MODELS = (FOUNDATIONS, EXPERTS, VERSIONS)
-CHILDREN = (JOBS, PODS, DEPLOYMENTS, SERVICES, BUDGETS)
+CHILDREN = (JOBS, PODS, DEPLOYMENTS, SERVICES, BUDGETS, POLICIES)
 BY_KIND: Mapping[str, Resource] = {resource.kind: resource for resource in (*MODELS, *CHILDREN, EVENTS)}
 
 

@@ -38,8 +38,8 @@ _NOUNS = {
     "annotations": "annotation",
 }
 """What one entry of a list or map is called in a sentence."""
-_ATOMIC = ("spec", "selector")
-"""The one map that server-side apply replaces whole: a key that somebody adds selects other pods, or none."""
+_ATOMIC = (("spec", "selector"), ("spec", "podSelector"))
+"""The maps that server-side apply replaces whole: a key that somebody adds selects other pods, or none."""
 _QUANTITIES = ("requests", "limits")
 _QUANTITY = re.compile(r"([+-]?[0-9]*\.?[0-9]+)(?:[eE]([+-]?[0-9]{1,2})|([numkMGTPE]|[KMGTPE]i)?)")
 _DECIMAL_UNITS = ("n", "u", "m", "", "k", "M", "G", "T", "P", "E")
@@ -88,7 +88,7 @@ def _unstored(applied: Any, path: Path) -> bool:
 def _maps(applied: Object, live: Object, path: Path) -> Iterator[str]:
     for key, value in applied.items():
         yield from _compare(value, live.get(key), (*path, key))
-    if path[: len(_ATOMIC)] == _ATOMIC:
+    if path[:2] in _ATOMIC:
         yield from (f"{_words((*path, key))} was added" for key in live if key not in applied)
 
 

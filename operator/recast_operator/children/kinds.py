@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-CompanionKind = Literal["Service", "PodDisruptionBudget"]
+CompanionKind = Literal["Service", "PodDisruptionBudget", "NetworkPolicy"]
 """What stands beside the pods: it is applied, repaired and deleted, and never scaled."""
 ChildKind = Literal["Deployment", CompanionKind]
 COMPANIONS: tuple[CompanionKind, ...] = get_args(CompanionKind)

@@ -31,6 +31,7 @@ from recast_operator.children.foundation_service import foundation_service
 from recast_operator.children.histories import served_histories
 from recast_operator.children.kinds import ChildKind, CompanionKind
 from recast_operator.children.labels import ChildMeta, Object
+from recast_operator.children.network_policy import foundation_network_policy
 from recast_operator.planning.child_writes import ChildChanges, Wanted, child_writes, scale
 from recast_operator.planning.hashing import digest, serving_template, visible
 from recast_operator.planning.holds import held
@@ -45,6 +46,8 @@ from recast_operator.planning.snapshot import (
 HASH_VERSION = 1
 """Raised only to force every child to be written anew, which restarts pods: a release note, not a refactoring."""
 LEFT = "its revision serves no more"
+UNREAD = "nothing reads it any more"
+OPEN = "spec.serving.networkPolicy is None"
 Model = FoundationModel | ExpertModel
 Build = Callable[[ChildMeta], Object]
 
@@ -118,7 +121,10 @@ def foundation_children(
     kept = {names.lineage_server(model.metadata.name, entry.lineage) for entry in lineages}
     present: tuple[ObservedDeployment | ObservedCompanion, ...] = (*children.deployments, *children.companions)
     ours = [child for child in present if child.owner_uid == model.metadata.uid]
-    gone = (Deletion(_kind(child), child.name, "nothing reads it any more") for child in ours if child.name not in kept)
+    gone = [Deletion(_kind(child), child.name, UNREAD) for child in ours if child.name not in kept]
+    if model.spec.serving.network_policy == "None":
+        policies = (child for child in ours if child.name in kept and _kind(child) == "NetworkPolicy")
+        gone += [Deletion("NetworkPolicy", child.name, OPEN) for child in policies]
     return changes + ChildChanges(deletions=tuple(gone))
 
 
@@ -153,16 +159,14 @@ def _expert_companions(model: ExpertModel) -> tuple[Wanted, ...]:
 def _foundation_companions(model: FoundationModel, lineage: int) -> tuple[Wanted, ...]:
     """What stands beside the pods of a lineage."""
     name, serves = model.metadata.name, names.lineage_server(model.metadata.name, lineage)
-    return (
-        _companion("Service", "foundation-service", partial(foundation_service, name, lineage), serves, model, lineage),
-        _companion(
-            "PodDisruptionBudget",
-            "foundation-disruption-budget",
-            partial(foundation_disruption_budget, name, lineage),
-            serves,
-            model,
-            lineage,
-        ),
+    builds: list[tuple[CompanionKind, str, Callable[[str, int, ChildMeta], Object]]] = [
+        ("Service", "foundation-service", foundation_service),
+        ("PodDisruptionBudget", "foundation-disruption-budget", foundation_disruption_budget),
+    ]
+    if model.spec.serving.network_policy == "Enforced":
+        builds.append(("NetworkPolicy", "foundation-network-policy", foundation_network_policy))
+    return tuple(
+        _companion(kind, what, partial(build, name, lineage), serves, model, lineage) for kind, what, build in builds
     )
 
 

@@ -13,6 +13,9 @@ from typing import Any
 from recast_api.base import Wire
 from recast_api.resources import ExpertServing, FoundationServing
 
+BESIDE_PODS = ("replicas", "networkPolicy")
+"""What of a serving spec changes no pod."""
+
 
 def visible(value: Wire) -> dict[str, Any]:
     """What a user said: the wire form without absent and default values."""
@@ -31,5 +34,5 @@ def revision(version_digest: str, foundation_lineage: int, serving: ExpertServin
 
 
 def serving_template(serving: ExpertServing | FoundationServing) -> dict[str, object]:
-    """What of the serving spec makes a revision: all but the replica count."""
-    return {key: value for key, value in visible(serving).items() if key != "replicas"}
+    """What of the serving spec makes a revision: all that reaches its pods."""
+    return {key: value for key, value in visible(serving).items() if key not in BESIDE_PODS}

@@ -77,7 +77,12 @@ def test_an_experts_trainer_lands_its_own_version_too(installed: Installed) -> N
     assert answer.status_code == 201, answer.text
 
 
-CHILD_KINDS = (("apps", "deployments"), ("", "services"), ("policy", "poddisruptionbudgets"))
+CHILD_KINDS = (
+    ("apps", "deployments"),
+    ("", "services"),
+    ("policy", "poddisruptionbudgets"),
+    ("networking.k8s.io", "networkpolicies"),
+)
 CHILD_VERBS = ("get", "list", "watch", "create", "update", "patch", "delete")
 OWN_POD = "fm-home-fm-r3-a1-0-k7x2p"
 FORGERIES = {

@@ -193,6 +193,20 @@ MEDDLING: list[tuple[str, str, str, Any, str]] = [
         {"spec": {"selector": {"matchExpressions": [{"key": "tier", "operator": "Exists"}]}}},
         "selector.matchExpressions was added",
     ),
+    (
+        "a policy that lets everybody in",
+        "NetworkPolicy",
+        MERGE,
+        {"spec": {"ingress": [{}]}},
+        "ingress is [{}], applied",
+    ),
+    (
+        "a policy over other pods",
+        "NetworkPolicy",
+        MERGE,
+        {"spec": {"podSelector": {"matchLabels": {"tier": "x"}}}},
+        "podSelector.matchLabels.tier was added",
+    ),
 ]
 
 
@@ -202,7 +216,7 @@ MEDDLING: list[tuple[str, str, str, Any, str]] = [
 async def test_what_somebody_changed_is_put_back_and_told_once(
     world: World, what: str, kind: str, content_type: str, body: Any, sentence: str
 ) -> None:
-    name = child(world, kind, "em-reels")
+    name = child(world, kind, "fm-home-fm" if kind == "NetworkPolicy" else "em-reels")
     before = await live(world, kind, name)
     if content_type == APPLY:
         body = {**body, "metadata": {"name": name}, "spec": {**body["spec"], "selector": before["spec"]["selector"]}}

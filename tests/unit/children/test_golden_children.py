@@ -21,6 +21,7 @@ from recast_operator.children.expert_service import expert_service
 from recast_operator.children.foundation_deployment import foundation_deployment
 from recast_operator.children.foundation_service import foundation_service
 from recast_operator.children.labels import ChildMeta
+from recast_operator.children.network_policy import foundation_network_policy
 
 GOLDEN = Path(__file__).parent / "golden"
 OWNER = {
@@ -67,6 +68,8 @@ def build(name: str) -> dict[str, Any]:
         return expert_disruption_budget("reels", ChildMeta("em-reels", "demo", OWNER, "hash"))
     if name == "foundation_disruption_budget":
         return foundation_disruption_budget("home-fm", 2, ChildMeta("fm-home-fm-l2", "demo", FM_OWNER, "hash"))
+    if name == "foundation_network_policy":
+        return foundation_network_policy("home-fm", 2, ChildMeta("fm-home-fm-l2", "demo", FM_OWNER, "hash"))
     if name == "expert_deployment":
         serving = ExpertServing.model_validate({"image": "server:1", "resources": RESOURCES})
         child = ChildMeta("em-reels-0123456789", "demo", OWNER, "hash")
@@ -90,6 +93,7 @@ KINDS = (
     "expert_service",
     "foundation_deployment",
     "foundation_disruption_budget",
+    "foundation_network_policy",
     "foundation_service",
 )
 
@@ -106,7 +110,7 @@ def test_a_child_is_what_its_golden_file_says(name: str) -> None:
 def test_a_selector_finds_the_pods_that_it_is_for(name: str) -> None:
     built = build(name)
     deployment = build(name.partition("_")[0] + "_deployment")
-    spec = built["spec"]["selector"]
+    spec = built["spec"].get("selector") or built["spec"]["podSelector"]
     selector = spec.get("matchLabels", spec) if isinstance(spec, dict) else spec
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert selector.items() <= labels.items()
@@ -155,6 +159,25 @@ def test_a_budget_lets_the_only_pod_and_every_pod_that_is_not_ready_be_evicted(n
     assert spec["maxUnavailable"] == 1
     assert "minAvailable" not in spec
     assert spec["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_only_experts_that_read_the_lineage_reach_its_grpc_port_and_everybody_the_admin_port_and_no_other() -> None:
+    spec = build("foundation_network_policy")["spec"]
+    (container,) = build("foundation_deployment")["spec"]["template"]["spec"]["containers"]
+    port = {entry["name"]: entry["containerPort"] for entry in container["ports"]}
+    readers, everybody = spec["ingress"]
+    assert [entry["port"] for entry in readers["ports"]] == [port["grpc"]]
+    assert [entry["port"] for entry in everybody["ports"]] == [port["admin"]]
+    assert "from" not in everybody
+    (peer,) = readers["from"]
+    wanted = peer["podSelector"]["matchLabels"]
+    expert = build("expert_deployment")["spec"]["template"]["metadata"]["labels"]
+    assert wanted.items() <= expert.items(), "its own experts are locked out"
+    assert not wanted.items() <= (expert | {"recast.dev/lineage": "1"}).items(), "experts of an older lineage come in"
+    foundation = build("foundation_deployment")["spec"]["template"]["metadata"]["labels"]
+    assert not wanted.items() <= foundation.items()
+    assert peer.keys() == {"podSelector"}, "pods of other namespaces come in"
+    assert spec["policyTypes"] == ["Ingress"]
 
 
 @pytest.mark.parametrize("name", ["expert_deployment", "foundation_deployment"])

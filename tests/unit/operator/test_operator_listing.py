@@ -96,7 +96,16 @@ async def test_a_kind_that_is_not_served_stops_the_start_but_no_later_listing_an
     assert store.names("FoundationModel", "n") == ["home-fm"]
     assert "FoundationModel" not in better
     assert better["ExpertModel"] == 1
-    assert set(better) == {"ExpertModel", "ModelVersion", "Job", "Pod", "Deployment", "Service", "PodDisruptionBudget"}
+    assert set(better) == {
+        "ExpertModel",
+        "ModelVersion",
+        "Job",
+        "Pod",
+        "Deployment",
+        "Service",
+        "PodDisruptionBudget",
+        "NetworkPolicy",
+    }
 
 
 async def test_a_listing_of_one_namespace_says_nothing_of_what_is_in_another() -> None:

@@ -264,6 +264,7 @@ KEPT_METADATA = {
         ),
         ("Service", {"spec": {"clusterIP": "1.2.3.4"}, "status": {"loadBalancer": {}}}, {}),
         ("PodDisruptionBudget", {"spec": {"maxUnavailable": 1}, "status": {"currentHealthy": 4}}, {}),
+        ("NetworkPolicy", {"spec": {"ingress": []}}, {}),
         ("ExpertModel", {"spec": {"any": 1}, "status": {"thing": 2}}, {"spec": {"any": 1}, "status": {"thing": 2}}),
         (
             "Pod",
@@ -274,7 +275,7 @@ KEPT_METADATA = {
 )
 def test_what_is_read_of_an_object_is_kept_and_nothing_else(kind: str, parts: Any, kept: Any) -> None:
     found = compact(kind, {"apiVersion": "v", "kind": kind, "metadata": FULL_METADATA, **parts})
-    assert ("record" in found) == (kind in ("Deployment", "Service", "PodDisruptionBudget"))
+    assert ("record" in found) == (kind in ("Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy"))
     found.pop("record", None)
     assert found == {"apiVersion": "v", "kind": kind, "metadata": KEPT_METADATA, **kept}
 

@@ -283,19 +283,34 @@ def test_a_foreign_image_on_any_child_is_put_back_by_its_model_and_told_once(clu
     for entry in cluster.deployments.values():
         set_image(entry.body)
     for companion in cluster.companions.values():
-        companion["spec"]["selector"] = {}
+        companion["spec"].clear()
     cluster.run(20)
     assert {entry.image for entry in cluster.deployments.values()} == {"server:1"}
-    assert all(companion["spec"]["selector"] for companion in cluster.companions.values())
+    assert all(companion["spec"] for companion in cluster.companions.values())
     events = [(name, event.message.split(":")[0]) for name, event in cluster.events[told:]]
     assert sorted(events) == [
         ("home-fm", "Deployment fm-home-fm-l1"),
+        ("home-fm", "NetworkPolicy fm-home-fm-l1"),
         ("home-fm", "PodDisruptionBudget fm-home-fm-l1"),
         ("home-fm", "Service fm-home-fm-l1"),
         ("reels", "Deployment em-reels-6e35ecd250"),
         ("reels", "PodDisruptionBudget em-reels"),
         ("reels", "Service em-reels"),
     ]
+
+
+def test_a_foundations_policy_comes_and_goes_with_its_switch_and_no_pod_notices(cluster: Cluster) -> None:
+    policy, deployment = ("NetworkPolicy", "fm-home-fm-l1"), cluster.deployments["fm-home-fm-l1"]
+    assert policy in cluster.companions
+    cluster.edit("home-fm", serving={"image": "server:1", "networkPolicy": "None"})
+    cluster.settle()
+    assert policy not in cluster.companions
+    assert ("Service", "fm-home-fm-l1") in cluster.companions
+    cluster.edit("home-fm", serving={"image": "server:1", "networkPolicy": "Enforced"})
+    cluster.settle()
+    assert policy in cluster.companions
+    assert cluster.deployments["fm-home-fm-l1"] is deployment
+    assert deployment.applied == 1
 
 
 def test_a_child_that_waits_for_its_repair_asks_for_another_pass(cluster: Cluster) -> None:
