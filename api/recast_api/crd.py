@@ -75,6 +75,7 @@ PRESENTATION = {
             _AGE,
             _MESSAGE,
         ),
+        scale=True,
     ),
     "ExpertModel": Presentation(
         short="em",

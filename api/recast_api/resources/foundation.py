@@ -173,6 +173,10 @@ class FoundationModelStatus(Status):
     lineages: Annotated[list[LineageStatus], Field(default_factory=list, max_length=16)]
     """The lineages that have servers, the oldest first."""
     wave: WaveStatus = Field(default_factory=lambda: WaveStatus())
+    replicas: int = 0
+    """Pods of the lineage that most experts read, for the scale subresource: each lineage has as many."""
+    selector: Annotated[str, Field(max_length=512)] = ""
+    """Label selector of these pods, for the scale subresource."""
     summary: FoundationSummary = Field(default_factory=FoundationSummary)
 
 

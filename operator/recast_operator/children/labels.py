@@ -50,3 +50,8 @@ def metadata(child: ChildMeta, marks: dict[str, str]) -> Object:
 def selector(marks: dict[str, str]) -> dict[str, str]:
     """What a Service selects by: the pods' identity, without the label that all of Recast's objects carry."""
     return {key: value for key, value in marks.items() if key != names.LABEL_MANAGED_BY}
+
+
+def selector_text(kind: str, model: str, **more: str) -> str:
+    """The same as one string, as a scale subresource and ``kubectl get -l`` take it."""
+    return ",".join(f"{key}={value}" for key, value in selector(labels(kind, model, **more)).items())

@@ -178,8 +178,9 @@ def test_an_exclusive_bound_becomes_the_dialects_pair() -> None:
     }
 
 
-def test_an_autoscaler_can_scale_an_expert_by_its_resource() -> None:
-    version = _definitions()["ExpertModel"]["spec"]["versions"][0]
+@pytest.mark.parametrize("kind", ["FoundationModel", "ExpertModel"])
+def test_an_autoscaler_can_scale_a_model_by_its_resource(kind: str) -> None:
+    version = _definitions()[kind]["spec"]["versions"][0]
     scale = version["subresources"]["scale"]
     spec = version["schema"]["openAPIV3Schema"]["properties"]
     assert scale["specReplicasPath"] == ".spec.serving.replicas"

@@ -174,6 +174,19 @@ def test_a_selector_is_one_value_where_an_added_key_counts(selector: Any, senten
     assert differences(build("expert_service"), body) == sentences
 
 
+@pytest.mark.parametrize(
+    ("name", "field"), [("expert_disruption_budget", "selector"), ("foundation_network_policy", "podSelector")]
+)
+def test_a_key_added_anywhere_in_a_guards_selector_counts(name: str, field: str) -> None:
+    body = live(name)
+    body["spec"][field]["matchLabels"]["tier"] = "x"
+    body["spec"][field]["matchExpressions"] = []
+    assert differences(build(name), body) == (
+        f"{field}.matchLabels.tier was added",
+        f"{field}.matchExpressions was added",
+    )
+
+
 def test_the_ports_of_a_service_are_told_apart_by_their_number() -> None:
     body = live("expert_service")
     _, grpc = body["spec"]["ports"]

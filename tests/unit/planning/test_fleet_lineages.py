@@ -10,7 +10,7 @@ from fleet_values import at, landed, lineage, member, observed, pin, ref, server
 from planning_simulator import START
 
 from recast_operator.planning.fleet import lineages as rules
-from recast_operator.planning.fleet.lineages import grace_left, lineages, pins, retired, used_by
+from recast_operator.planning.fleet.lineages import busiest, grace_left, lineages, pins, retired, used_by
 
 NOW = START + timedelta(seconds=100)
 
@@ -138,3 +138,23 @@ def test_versions_retire_when_a_newer_one_leads_and_their_lineage_has_no_servers
 ) -> None:
     judged = [landed(1), landed(2), landed(3), landed(4, accepted=False)]
     assert retired(observed(*experts), judged, current, serving) == gone
+
+
+@pytest.mark.parametrize(
+    ("pinned", "current", "expected"),
+    [
+        ({}, None, None),
+        ({3: 0}, None, 3),
+        ({1: 5, 2: 2}, 2, 1),
+        ({1: 2, 2: 5}, 1, 2),
+        ({1: 4, 2: 4}, 1, 1),
+        ({1: 4, 2: 4}, 2, 2),
+        ({1: 4, 2: 4, 3: 0}, 3, 2),
+    ],
+)
+def test_an_autoscaler_sees_the_pods_of_the_lineage_that_most_experts_read(
+    pinned: dict[int, int], current: int | None, expected: int | None
+) -> None:
+    entries = [lineage(number).model_copy(update={"pins": count}) for number, count in pinned.items()]
+    found = busiest(entries, ref(current) if current else None)
+    assert (found.lineage if found else None) == expected

@@ -479,3 +479,66 @@ def test_a_retry_of_what_nobody_wants_any_more_is_ignored_and_said() -> None:
     assert status(cluster).failed_revisions[0].revision == failed
     assert status(cluster).last_request is not None
     assert "no longer wanted" in status(cluster).last_request.ignored  # type: ignore[union-attr]
+
+
+# ---- an autoscaler changes spec.serving.replicas while a canary is on its way
+
+
+def scale(cluster: Cluster, replicas: int) -> None:
+    image = cluster.em("reels").spec.serving.image
+    cluster.edit("reels", serving={"image": image, "replicas": replicas})
+
+
+LONG_STEP = {"steps": [{"setWeight": 25, "pause": "300s"}]}
+
+
+def test_another_replica_count_is_no_new_revision_and_the_canary_keeps_its_share_of_it() -> None:
+    cluster = serving(4, **LONG_STEP)
+    old = stable(cluster)
+    change_image(cluster, "server:2")
+    cluster.until(at_weight(0))
+    before = on_trial(cluster)
+    assert cluster.revision_ready("reels") == {old: 3, before.revision: 1}
+    scale(cluster, 8)
+    cluster.run(30)
+    after = on_trial(cluster)
+    assert cluster.revision_ready("reels") == {old: 6, before.revision: 2}
+    assert (after.revision, after.weight_since) == (before.revision, before.weight_since), "its step began anew"
+    assert (status(cluster).replicas, status(cluster).selector) == (
+        8,
+        "recast.dev/kind=expert-server,recast.dev/model=reels",
+    )
+    scale(cluster, 2)
+    cluster.run(30)
+    assert cluster.revision_ready("reels") == {old: 1, before.revision: 1}
+    assert on_trial(cluster).desired_weight == 50
+    cluster.run(400)
+    assert stable(cluster) == before.revision
+    assert cluster.revision_ready("reels") == {before.revision: 2}
+
+
+def test_a_count_that_changes_again_and_again_is_not_held_against_a_canary_that_had_its_weight() -> None:
+    cluster = serving(4, **LONG_STEP)
+    change_image(cluster, "server:2")
+    cluster.until(at_weight(0))
+    revision = on_trial(cluster).revision
+    for turn in range(12):
+        scale(cluster, 5 if turn % 2 == 0 else 4)
+        cluster.run(60)
+    assert on_trial(cluster).revision == revision
+    cluster.run(400)
+    assert stable(cluster) == revision
+
+
+def test_a_count_that_changes_again_and_again_saves_no_canary_that_never_gets_ready() -> None:
+    cluster = serving(4, **LONG_STEP)
+    change_image(cluster, "server:2")
+    cluster.until(lambda c: status(c).canary is not None)
+    name = f"em-reels-{on_trial(cluster).revision}"
+    for turn in range(12):
+        cluster.deployments[name].ready_limit = 0
+        scale(cluster, 5 if turn % 2 == 0 else 4)
+        cluster.run(60)
+        if status(cluster).failed_revisions:
+            break
+    assert [entry.reason for entry in status(cluster).failed_revisions] == ["ProgressDeadlineExceeded"]

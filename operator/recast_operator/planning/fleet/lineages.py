@@ -117,6 +117,16 @@ def grace_left(entry: LineageStatus, now: datetime) -> float | None:
     return None if entry.unpinned_since is None else UNPINNED_GRACE_SECONDS - elapsed(entry.unpinned_since, now)
 
 
+def busiest(lineages: Sequence[LineageStatus], current: FoundationVersionRef | None) -> LineageStatus | None:
+    """The lineage that most experts read; of equals the current one, then the newest.
+
+    An autoscaler looks at its pods alone. All lineages get the replicas that it asks for: over the pods of several it
+    would count the load of each pod once more for every lineage.
+    """
+    leads = current.lineage if current else 0
+    return max(lineages, key=lambda entry: (entry.pins, entry.lineage == leads, entry.lineage), default=None)
+
+
 def server_ready(observed: ObservedFoundation, ref: FoundationVersionRef) -> bool:
     """Whether all servers of a lineage are ready, of the newest template, and meant to serve this very version."""
     meant = {(entry.lineage, entry.version) for entry in observed.model.status.lineages}

@@ -156,6 +156,10 @@ def _observe(inputs: RolloutInputs, state: RolloutState, canary: CanaryStatus) -
         seen |= {"step": inputs.steps.index(step), "step_weight": step.asked, "desired_weight": step.weight}
         if step.weight != canary.desired_weight:
             seen |= {"weight_since": None, "results": []}
+            if canary.weight_since is not None:
+                # Measured anew through no fault of its own, such as an autoscaler's: so is the time it may take. A
+                # canary whose weight never took effect gains nothing.
+                seen |= {"progressed_at": stamp(inputs.now)}
         elif evaluation is not None:
             seen |= judge.to_remember(canary, evaluation, inputs.now)
         elif canary.weight_since is not None and elapsed(canary.weight_since, inputs.now) < 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from recast_api.resources import CanaryStatus, ExpertModelStatus, FailedRevision, RevisionStatus
 from recast_api.resources.expert import ExpertSummary
-from recast_operator.children.labels import EXPERT_SERVER
+from recast_operator.children.labels import EXPERT_SERVER, selector_text
 from recast_operator.planning import holds
 from recast_operator.planning.facts import ExpertFacts
 from recast_operator.planning.status import messages, training
@@ -14,7 +14,6 @@ from recast_operator.planning.versions import verdict
 
 BROKEN_REFERENCE = ("FoundationNotFound", "FoundationUnreadable")
 """Reasons that outweigh all others but a canary's."""
-LABELS = "recast.dev/kind={kind},recast.dev/model={model}"
 
 
 def expert_status(facts: ExpertFacts) -> ExpertModelStatus:
@@ -42,7 +41,7 @@ def expert_status(facts: ExpertFacts) -> ExpertModelStatus:
         handled_requests=list(facts.request.handled),
         last_request=facts.request.last,
         replicas=sum(entry.replicas for entry in facts.rollout_inputs.endpoints.values()),
-        selector=LABELS.format(kind=EXPERT_SERVER, model=meta.name),
+        selector=selector_text(EXPERT_SERVER, meta.name),
         summary=_summary(facts),
     )
 

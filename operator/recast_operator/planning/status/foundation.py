@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from recast_api.resources import FoundationModelStatus
+from recast_api.resources import FoundationModelStatus, LineageStatus
 from recast_api.resources.foundation import FoundationSummary, FoundationVersionRef
+from recast_operator.children.labels import FOUNDATION_SERVER, selector_text
 from recast_operator.planning import holds
 from recast_operator.planning.facts import FoundationFacts
-from recast_operator.planning.fleet.lineages import lineage_deployment, server_ready
+from recast_operator.planning.fleet.lineages import busiest, lineage_deployment, server_ready
 from recast_operator.planning.fleet.members import reads, unreadable
 from recast_operator.planning.fleet.pilots import held, missing, pilots
 from recast_operator.planning.status import messages, training
@@ -22,6 +23,7 @@ def foundation_status(facts: FoundationFacts) -> FoundationModelStatus:
     newest = verdict.newest_landed(facts.judged)
     generation = facts.model.metadata.generation
     trained = training.trained(facts.training_inputs, facts.training)
+    scaled = busiest(facts.lineages, lead.current)
     conditions = [_ready(facts), _reconciling(facts), _stalled(facts), trained, _promoted(facts)]
     return FoundationModelStatus(
         observed_generation=generation,
@@ -35,8 +37,14 @@ def foundation_status(facts: FoundationFacts) -> FoundationModelStatus:
         current=lead.current,
         lineages=list(facts.lineages),
         wave=facts.wave,
+        replicas=scaled.replicas if scaled else 0,
+        selector=_selector(facts.model.metadata.name, scaled),
         summary=_summary(facts),
     )
+
+
+def _selector(model: str, scaled: LineageStatus | None) -> str:
+    return selector_text(FOUNDATION_SERVER, model, **({"lineage": str(scaled.lineage)} if scaled else {}))
 
 
 def _summary(facts: FoundationFacts) -> FoundationSummary:
