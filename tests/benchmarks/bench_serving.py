@@ -173,9 +173,14 @@ class Server:
 
     def metric(self, name: str) -> float:
         """The sum over all series of that name."""
+        return self.labelled(name, "")
+
+    def labelled(self, name: str, label: str) -> float:
+        """The sum over those that have the label, such as ``code="200"``."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/metrics", timeout=30) as answer:
             text = answer.read().decode()
-        return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
+        found = re.findall(rf"^{name}({{.*}})? (\S+)$", text, re.MULTILINE)
+        return sum(float(value) for labels, value in found if label in labels)
 
 
 @contextlib.contextmanager
@@ -372,13 +377,17 @@ async def measure(root: Path, seconds: float) -> dict[str, Any]:
             peak = load.rate
             rss = resident(expert)
             for name, patience in (("goodput_200_over_peak", None), ("goodput_200_impatient_over_peak", 0.1)):
+                before_fresh = expert.labelled("recast_tae_total", 'state="fresh"')
                 over = await opened(client, 2 * peak, 3 * seconds, patience)
+                fresh = expert.labelled("recast_tae_total", 'state="fresh"') - before_fresh
                 figures[name] = over.rate / peak
+                figures[name.replace("_over_peak", "_fresh_over_peak")] = fresh / over.seconds / peak
                 if patience is None:
                     figures["refusal_p99_ms"] = float(np.quantile(over.refused or [0], 0.99)) * 1000
                     figures["refusals_per_second"] = len(over.refused) / over.seconds
                     figures["goodput_200_p99_ms"] = over.p99_ms
-                say(f"at 200 %: {over.rate:.0f} good/s, {len(over.refused) / over.seconds:.0f} refused/s")
+                refused = len(over.refused) / over.seconds
+                say(f"at 200 %: {over.rate:.0f} good/s, {fresh / over.seconds:.0f} fresh/s, {refused:.0f} refused/s")
             figures["rss_200_over_before"] = resident(expert) / rss
     with serving(expert_config(second, pin, 9)) as expert:  # nobody listens there: at once no embeddings
         before = sizes(expert)

@@ -10,7 +10,8 @@ What is no answer (:func:`evidence`):
 
 - the code says so: UNAVAILABLE, INTERNAL, and whatever else a foundation that works does not say;
 - or the deadline passed in silence, on a call that had at least the time that this replica's answers take of late. A
-  deadline shorter than the model's usual time says nothing about the replica, so it never ejects one.
+  deadline shorter than the model's usual time says nothing about the replica, so it never ejects one; nor does one that
+  our own event loop noticed late.
 
 RESOURCE_EXHAUSTED is an answer: an overloaded replica is not ejected for saying so. A call that we gave up ourselves
 says nothing.
@@ -30,6 +31,10 @@ FIRST_SECONDS = 0.25
 LONGEST_SECONDS = 4.0
 JITTER = 0.25
 """Share by which a wait is lengthened at most, so that the experts of a foundation do not probe in step."""
+EARLY_SECONDS = 0.002
+"""By how much a timer of our own may fire too early: loops count whole milliseconds."""
+ON_TIME = 1.25, 0.002
+"""A timer that fired later than by this share of its time and these seconds tells of our own loop, not of a replica."""
 _ANSWERS = frozenset({"OK", "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"})
 
 
@@ -55,8 +60,11 @@ def evidence(code: str, waited_seconds: float, given_seconds: float, usual_secon
         return Evidence.NONE
     if code != "DEADLINE_EXCEEDED":
         return Evidence.NO_ANSWER
-    if waited_seconds < given_seconds:
+    if waited_seconds < given_seconds - EARLY_SECONDS:
         return Evidence.ANSWER  # said by the replica itself, which dropped the call
+    share, more = ON_TIME
+    if waited_seconds > share * given_seconds + more:
+        return Evidence.NONE  # our own loop was late, so the answer may well be there
     return Evidence.NO_ANSWER if given_seconds >= usual_seconds else Evidence.NONE
 
 

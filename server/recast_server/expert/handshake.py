@@ -14,7 +14,7 @@ from recast_api.pair import is_pair
 from recast_api.resources.version import FoundationPin
 from recast_api.run import RecastError
 from recast_server.expert.questions import TaeUnavailableError
-from recast_server.expert.tae_client import TaeClient, mismatch
+from recast_server.expert.tae_client import ServedFoundation, TaeClient, mismatch
 
 PATIENCE_SECONDS = 30.0
 _ATTEMPT_SECONDS = 2.0
@@ -22,8 +22,10 @@ _PAUSE_SECONDS = 0.25
 _log = logging.getLogger("recast.handshake")
 
 
-async def handshake(client: TaeClient, pin: FoundationPin, tae_dim: int, patience_seconds: float | None = None) -> bool:
-    """Whether the right foundation answered; False when none did within the patience (:data:`PATIENCE_SECONDS`).
+async def handshake(
+    client: TaeClient, pin: FoundationPin, tae_dim: int, patience_seconds: float | None = None
+) -> ServedFoundation | None:
+    """The right foundation, or None where none answered within the patience (:data:`PATIENCE_SECONDS`).
 
     Raises :class:`RecastError` with reason ``PairMismatch`` that names both versions.
     """
@@ -33,6 +35,9 @@ async def handshake(client: TaeClient, pin: FoundationPin, tae_dim: int, patienc
         try:
             served = await client.describe(min(_ATTEMPT_SECONDS, left))
         except TaeUnavailableError as error:
+            if not reason:
+                fields = {"reason": f"{error.code}: {error}", "patienceSeconds": patience_seconds}
+                _log.warning("waiting for the foundation before taking requests", extra={"fields": fields})
             reason = f"{error.code}: {error}"
             await asyncio.sleep(min(_PAUSE_SECONDS, left))
             continue
@@ -44,9 +49,9 @@ async def handshake(client: TaeClient, pin: FoundationPin, tae_dim: int, patienc
                 f"{served.name} v{served.version} serves embeddings of {served.tae_dim} numbers, this expert reads"
                 f" {tae_dim}: roll out an expert trained with v{served.version}",
             )
-        return True
+        return served
     _log.warning(
         "the foundation did not answer; starting without its embeddings",
         extra={"fields": {"seconds": patience_seconds, "reason": reason}},
     )
-    return False
+    return None

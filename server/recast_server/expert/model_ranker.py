@@ -17,7 +17,7 @@ from recast_api import server as contract
 from recast_server.expert.questions import TaeUnavailableError
 from recast_server.expert.ranker import Ranking
 from recast_server.expert.schema import RankRequest, inline_history, require_known_context
-from recast_server.expert.tae_cache import Rung, TaeCache
+from recast_server.expert.tae_cache import ABSENT, Rung, TaeCache
 from recast_server.expert.tae_client import TaeClient
 from recast_server.histories.reader import HistoryReader
 from recast_server.runtime import scheduler
@@ -93,7 +93,9 @@ class ModelRanker:
         require_known_context(request, self._engine.context)
         asked = await self._histories.asked(self._query(request), context)
         with self._scheduler.admit(self._engine, Embedded(asked.expert), context.deadline) as ticket:
-            tae = await self._tae(asked.foundation, context, ticket)
+            # What a client tells of a user, or of another time, is no past that the next request has too.
+            own = request.history is None and request.time is None
+            tae = await self._tae(asked.foundation, context, ticket, self._cache if own else None)
             ranking = await ticket.run(Embedded(asked.expert, tae.rows, tae.source))
         if not ranking.finite:
             raise ArithmeticError("the expert's scores are not finite")
@@ -104,10 +106,13 @@ class ModelRanker:
         history = inline_history(request)
         return Query(request.user, self._surface, time_ms, request.candidates, history, request.context)
 
-    async def _tae(self, query: Query, context: RequestContext, ticket: Ticket[Embedded, Ranking]) -> Rung:
+    async def _tae(
+        self, query: Query, context: RequestContext, ticket: Ticket[Embedded, Ranking], cache: TaeCache | None
+    ) -> Rung:
         try:
             rows = (await self._client.tae(query, context, ticket.spare_seconds)).rows
         except TaeUnavailableError:  # counted by the client, with its code
-            return self._cache.recall(query.user, query.candidates, time.monotonic())
-        self._cache.remember(query.user, query.candidates, rows, time.monotonic())
+            return ABSENT if cache is None else cache.recall(query.user, query.candidates, time.monotonic())
+        if cache is not None:
+            cache.remember(query.user, query.candidates, rows, time.monotonic())
         return Rung(rows, contract.TAE_FRESH)

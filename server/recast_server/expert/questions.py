@@ -20,7 +20,13 @@ from recast_server.proto.foundation_pb2_grpc import FoundationStub
 from recast_server.runtime.context import RequestContext
 
 TOGETHER = 16
-"""Questions of one message, at most: some 50 KiB each, and a server takes 4 MiB."""
+"""Questions of one message, at most."""
+MESSAGE_BYTES = 2 * 1024 * 1024
+"""Of one message, but for the question that passes it: neighbours must not fail by what a server does not take."""
+ENDING_SECONDS = 10.0
+"""How long a server may take to end a stream of which all is answered."""
+ONE_BY_ONE_SECONDS = 60.0
+"""How long a server of before there were streams is taken for one: a newer may come to its address."""
 STREAM_SECONDS = 2.0
 """How long a stream takes questions. A connection that was told to go away is left with its streams, so long before
 the server that said so ends them."""
@@ -42,7 +48,7 @@ class Questions:
     def __init__(self, stub: FoundationStub) -> None:
         self._stub = stub
         self._stream: _Stream | None = None
-        self._one_by_one = False
+        self._one_by_one_until = 0.0
 
     async def ask(self, request: wire.TaeRequest, context: RequestContext, timeout: float) -> wire.TaeReply:
         """The reply. Raises :class:`TaeUnavailableError`, at the latest after so many seconds.
@@ -50,14 +56,14 @@ class Questions:
         Cancelling it lets the replica know that nobody waits.
         """
         end = time.monotonic() + timeout
-        if not self._one_by_one:
+        if time.monotonic() >= self._one_by_one_until:
             stream = self._current()
             try:
                 return await stream.ask(request, context, timeout)
             except TaeUnavailableError:
                 if not stream.unknown:
                     raise
-                self._one_by_one = True
+                self._one_by_one_until = time.monotonic() + ONE_BY_ONE_SECONDS
         call = self._stub.Tae(request, timeout=max(0.0, end - time.monotonic()), metadata=_metadata(context))
         return await answer_of(call)
 
@@ -131,14 +137,25 @@ class _Stream:
                 await self._changed.wait()
                 self._changed.clear()
                 while self._unsent or self._abandoned:
-                    together, self._unsent[:TOGETHER] = self._unsent[:TOGETHER], []
+                    together = self._together()
                     abandoned, self._abandoned = self._abandoned, []
                     await self._call.write(wire.TaeQuestions(questions=together, abandoned=abandoned))
                 if self.finished and not self._waiting:
                     await self._call.done_writing()
+                    asyncio.get_running_loop().call_later(ENDING_SECONDS, self._call.cancel)
                     return
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the reader hears why
+
+    def _together(self) -> list[wire.TaeQuestion]:
+        """The questions of the next message."""
+        size = count = 0
+        for question in self._unsent[:TOGETHER]:
+            if size >= MESSAGE_BYTES:
+                break
+            size, count = size + question.ByteSize(), count + 1
+        together, self._unsent[:count] = self._unsent[:count], []
+        return together
 
     async def _read(self) -> None:
         error = TaeUnavailableError("UNAVAILABLE", "the foundation ended the stream")

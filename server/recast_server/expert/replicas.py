@@ -135,9 +135,9 @@ class Replicas:
         )
         if before.closed and not replica.breaker.closed and self._known.get(replica.address) is replica:
             self._calls.ejected()
-            self._log("ejected", replica, code=code)
             self._returning[replica] = asyncio.create_task(self._bring_back(replica))
             self._changed()
+            self._log("ejected", replica, code=code)
 
     async def close(self) -> None:
         """Ends what runs, and all connections."""
@@ -203,8 +203,8 @@ class Replicas:
             right = await self._probe(replica)
             replica.breaker = replica.breaker.after_probe(right, time.monotonic(), random.random())
         del self._returning[replica]
-        self._log("back", replica, seconds=round(time.monotonic() - begun, 3))
         self._changed()
+        self._log("back", replica, seconds=round(time.monotonic() - begun, 3))
 
     def _log(self, what: str, replica: Replica, **fields: object) -> None:
         level = logging.WARNING if what == "ejected" else logging.INFO

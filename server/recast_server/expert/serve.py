@@ -26,7 +26,7 @@ from recast_server.expert.tae_cache import TaeCache
 from recast_server.expert.tae_client import GrpcTaeClient
 from recast_server.histories.metrics import HistoryMetrics
 from recast_server.histories.opening import open_store
-from recast_server.histories.reader import HistoryReader, Snapshot
+from recast_server.histories.reader import INLINE_EVENTS, HistoryReader, Snapshot
 from recast_server.histories.store import HistoryStore
 from recast_server.proto.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from recast_server.runtime import grpc_server
@@ -81,7 +81,7 @@ class ExpertServer:
             deadline_seconds=config.foundation_deadline_milliseconds / 1000,
             calls=self._calls,
         )
-        await handshake(self._client, config.foundation, self._engine.tae_dim)
+        foundation = await handshake(self._client, config.foundation, self._engine.tae_dim)
         histories = config.histories or ServedHistories()
         self._store = open_store(histories, os.environ.get(names.HISTORIES_PASSWORD_ENV))
         snapshot = self._engine.histories
@@ -91,6 +91,7 @@ class ExpertServer:
             self._engine.history_length,
             histories.max_age_seconds,
             self._histories,
+            INLINE_EVENTS if foundation is None else foundation.history_events,
         )
         identity = Identity(
             config.model,

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 ANSWERS = 4
 """Of a user that are kept, the newest."""
-OVERHEAD_BYTES = 512
-"""What an answer costs beside its numbers, at most."""
+OVERHEAD_BYTES = 1536
+"""What an answer costs beside its numbers, its user's own place included: measured with one answer a user."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _log = logging.getLogger("recast.tae")
 _DTYPES: dict[int, np.dtype[np.floating]] = {wire.FLOAT32: np.dtype("<f4"), wire.FLOAT16: np.dtype("<f2")}
+HISTORY_EVENTS = 1024
+"""What every foundation takes with a call."""
 PROBE_SECONDS = 1.0
 """How long an ejected replica may take to say which version it is."""
 
@@ -44,6 +46,8 @@ class ServedFoundation:
     lineage: int
     digest: str
     tae_dim: int
+    history_events: int = HISTORY_EVENTS
+    """The most events of a history that it takes with a call, which is no less than it reads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +221,8 @@ async def _describe(replica: Replica, timeout_seconds: float) -> ServedFoundatio
         replica.stub.Describe(wire.DescribeRequest(), timeout=timeout_seconds, wait_for_ready=True)
     )
     version = answer.version
-    return ServedFoundation(version.model, version.number, version.lineage, version.digest, answer.dim)
+    events = max(HISTORY_EVENTS, answer.history_events)
+    return ServedFoundation(version.model, version.number, version.lineage, version.digest, answer.dim, events)
 
 
 def mismatch(pin: FoundationPin, served: ServedFoundation) -> str:

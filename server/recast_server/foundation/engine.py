@@ -28,7 +28,7 @@ from recast_model.inference import TAE_DTYPE
 from recast_server.foundation.kv_cache import BLOCK, KvCache, Lease, blocks_for, windows
 from recast_server.foundation.memory import MIB, plan_memory, resident_bytes
 from recast_server.foundation.reuse_metrics import ReuseMetrics
-from recast_server.foundation.service import CANDIDATES, FoundationMetadata
+from recast_server.foundation.service import CANDIDATES, HISTORY_EVENTS, FoundationMetadata
 from recast_server.runtime.cost import Sample
 from recast_server.runtime.inputs import Query, RequestEncoder
 from recast_server.runtime.warmup import measure
@@ -68,6 +68,7 @@ class FoundationEngine:
             dtype=torch.empty(0, dtype=TAE_DTYPE).numpy().dtype,
             surfaces=config.surfaces,
             tasks=config.tasks,
+            history_events=max(HISTORY_EVENTS, config.history_length),
             cursor_ms=int(datetime.fromisoformat(manifest.watermark).timestamp() * 1000),
         )
         self._keeps = kv_cache_mebibytes != 0

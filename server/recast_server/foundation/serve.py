@@ -22,6 +22,8 @@ CONNECTION_AGE_SECONDS = 60
 CONNECTION_GRACE_SECONDS = 10
 CONNECTIONS = 1024
 """Open at a time; what is beyond is closed at once."""
+MESSAGE_BYTES = 16 * 1024 * 1024
+"""Of a call, or of questions that share a message: experts stop at an eighth of it, but for one question larger."""
 HANDSHAKE_SECONDS = 2
 """For HTTP/2's first words. Who never says them must not stay, and no stop ends while they are waited for."""
 
@@ -54,6 +56,7 @@ class FoundationServer:
         server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", MESSAGE_BYTES),
                 ("grpc.max_connection_age_ms", CONNECTION_AGE_SECONDS * 1000),
                 ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_SECONDS * 1000),
                 ("grpc.max_allowed_incoming_connections", CONNECTIONS),

@@ -31,6 +31,7 @@ from recast_server.runtime.scheduler import ExpiredError, OverloadedError, Sched
 
 CANDIDATES = 2048
 HISTORY_EVENTS = 1024
+"""What a call may bring, or more where the version reads more."""
 EVENTS_BEFORE = 2**40
 LONGEST_SECONDS = 10.0
 """The deadline of a call that brings none."""
@@ -52,6 +53,8 @@ class FoundationMetadata:
     tasks: tuple[str, ...]
     cursor_ms: int = 0
     """Labels up to this instant of availability time were learned."""
+    history_events: int = HISTORY_EVENTS
+    """The most that it takes with a call."""
 
     @property
     def wire_version(self) -> wire.Version:
@@ -90,6 +93,7 @@ class FoundationService:
             scheme=_SCHEMES[metadata.dtype],
             surfaces=metadata.surfaces,
             tasks=metadata.tasks,
+            history_events=metadata.history_events,
         )
 
     async def Tae(  # noqa: N802
@@ -149,8 +153,8 @@ class FoundationService:
         candidates, events = _candidate_count(request), _event_count(request)
         if not 1 <= candidates <= CANDIDATES:
             return f"candidates: 1 to {CANDIDATES} are allowed, not {candidates}"
-        if events is not None and events > HISTORY_EVENTS:
-            return f"history: at most {HISTORY_EVENTS} events are allowed, not {events}"
+        if events is not None and events > (most := self._metadata.history_events):
+            return f"history: at most {most} events are allowed, not {events}"
         if len(request.context) > MAX_FEATURES:
             return f"context: at most {MAX_FEATURES} features are allowed, not {len(request.context)}"
         numbers = (request.user, request.time_milliseconds, request.sequence, request.events_before)

@@ -67,8 +67,14 @@ def _store(options: argparse.Namespace) -> HistoryStore:
     if options.folder is not None:
         if options.command == "export" and not (options.folder / "data.mdb").exists():
             raise RecastError("HistoriesNotFound", f"{options.folder} holds no histories: there is no data.mdb in it")
+        if not options.folder.is_dir():
+            raise RecastError("HistoriesNotFound", f"{options.folder} is no folder: name the store's volume")
         return EmbeddedStore(options.folder, LARGEST_BYTES)
     host, _, port = options.redis.rpartition(":")
+    if not host or not port.isdigit():
+        raise RecastError(
+            "HistoriesNotFound", f"--redis {options.redis}: give HOST:PORT, such as redis.models.svc:6379"
+        )
     password = os.environ.get(names.HISTORIES_PASSWORD_ENV)
     address = RedisAddress(host, int(port), options.username, password, options.tls, options.authority)
     return RedisStore(address, prefix=options.prefix, timeout_seconds=30.0)
@@ -76,7 +82,10 @@ def _store(options: argparse.Namespace) -> HistoryStore:
 
 def _description(path: Path) -> Description:
     """Surfaces, tasks and segments as those of another data set."""
-    known = json.loads(path.read_text())
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecastError("HistoriesNotFound", f"--like {path} is no dataset.json: {error}") from error
     surfaces = {each["name"]: tuple(each["tasks"]) for each in known["surfaces"]}
     return Description(known["name"], surfaces, known.get("segmentSeconds", 3600))
 

@@ -26,6 +26,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from recast_api import names
 from recast_api import server as contract
 from recast_server.histories.breaker import FAILURES, Breaker
@@ -39,7 +41,13 @@ READ_SHARE = 0.2
 """Of the time that a request has left, for the store."""
 LONGEST_READ_SECONDS = 0.05
 INLINE_EVENTS = 1024
-"""As many as a foundation takes with a call."""
+"""As many as every foundation takes with a call; one that reads more says so."""
+USUAL_TIMES, FAIR_SECONDS = 3.0, 0.005
+"""A read that had less time than so many usual ones, or than that, says nothing of the store."""
+ON_TIME = 1.25, 0.002
+"""A timer that fired later than by this share of its time and these seconds tells of our own loop."""
+AHEAD_MILLISECONDS = 5 * 60 * 1000
+"""How far a store may seem to know the future: clocks differ."""
 _log = logging.getLogger("recast.histories")
 
 
@@ -88,7 +96,7 @@ class Snapshot:
 
 
 def chosen(
-    read: Read | str, snapshot: Snapshot, query: Query, max_age_seconds: float
+    read: Read | str, snapshot: Snapshot, query: Query, max_age_seconds: float, now_ms: int
 ) -> tuple[Read | None, str | None]:
     """What to answer from, None for the snapshot; and why not from a store that is fresh. Pure.
 
@@ -96,6 +104,8 @@ def chosen(
     """
     if isinstance(read, str):
         return None, read
+    if read.until_ms > now_ms + AHEAD_MILLISECONDS:
+        return None, "corrupt"  # or all would seem fresh until then
     if not read.history.sequence and snapshot.knows(query.user):
         return None, "unknown"
     if age_seconds(query, read.until_ms) > max_age_seconds:
@@ -108,17 +118,19 @@ def age_seconds(query: Query, until_ms: int) -> float:
     return max(0.0, (query.time_ms - until_ms) / 1000)
 
 
-def queries(query: Query, history: UserHistory, limit: int) -> tuple[Query, Query]:
+def queries(query: Query, history: UserHistory, limit: int, inline_events: int = INLINE_EVENTS) -> tuple[Query, Query]:
     """The expert's and the foundation's query over this history; ``limit`` is the expert's window.
 
-    The foundation's window is its own to cut: it is given the newest events of all, and how many came before those.
+    The foundation's window is its own to cut: it is given the newest ``inline_events`` that were known at the request's
+    time, and how many came before those.
     Raises :class:`TrimmedError`.
     """
     tail = history.tail_events
-    tail = tail.take(slice(max(0, len(tail) - INLINE_EVENTS), None))
-    before = history.total - len(tail)
-    if before and tail.available_ms[0] >= query.time_ms:
+    dropped, known = history.total - len(tail), int(np.searchsorted(tail.available_ms, query.time_ms, side="left"))
+    if dropped and not known:
         raise TrimmedError("none of the events that are kept was known at the request's time")
+    begin = max(0, known - inline_events)
+    tail, before = tail.take(slice(begin, known)), dropped + begin
     own = history.window(query.time_ms, limit, query.surface)
     return replace(query, history=own), replace(query, history=tail, history_before=before, sequence=history.sequence)
 
@@ -133,11 +145,16 @@ class HistoryReader:
         limit: int,
         max_age_seconds: float,
         metrics: HistoryMetrics,
+        inline_events: int = INLINE_EVENTS,
     ) -> None:
-        """Without a ``store``, the snapshot is all there is. ``limit`` is the expert's window."""
-        self._store, self._snapshot, self._limit = store, snapshot, limit
+        """Without a ``store``, the snapshot is all there is. ``limit`` is the expert's window, ``inline_events`` what
+        the foundation takes with a call.
+        """
+        self._store, self._snapshot, self._limit, self._inline_events = store, snapshot, limit, inline_events
         self._max_age_seconds, self._metrics = max_age_seconds, metrics
         self._breaker = Breaker()
+        self._usual_seconds = 0.0
+        self._probe: asyncio.Task[None] | None = None
 
     async def asked(self, query: Query, context: RequestContext) -> Asked:
         """The request with its history. Never fails, and takes a share of the request's time at most."""
@@ -145,13 +162,13 @@ class HistoryReader:
             return self._counted(Asked(query, query, Seen(contract.HISTORY_INLINE, contract.HISTORY_FRESH)))
         if self._store is None:
             return self._counted(self._from_snapshot(query))
-        read, reason = chosen(
-            await self._read(self._store, query.user, context), self._snapshot, query, self._max_age_seconds
-        )
+        found = await self._read(self._store, query.user, context)
+        now_ms = time.time_ns() // 1_000_000
+        read, reason = chosen(found, self._snapshot, query, self._max_age_seconds, now_ms)
         asked = self._from_snapshot(query)
         if read is not None:
             try:
-                expert, foundation = queries(query, read.history, self._limit)
+                expert, foundation = queries(query, read.history, self._limit, self._inline_events)
                 asked = Asked(expert, foundation, self._seen(contract.HISTORY_STORE, query, read.until_ms))
             except TrimmedError:
                 reason = "trimmed"
@@ -172,20 +189,33 @@ class HistoryReader:
 
     async def _read(self, store: HistoryStore, user: int, context: RequestContext) -> Read | str:
         begin = time.monotonic()
-        if not self._breaker.allows(begin):
+        if self._breaker.failures >= FAILURES:
+            if self._breaker.allows(begin):  # tried anew, but at no request's expense: one may be in a hurry
+                self._breaker = self._breaker.asking(begin)
+                self._probe = asyncio.create_task(self._try(store, user))
             return "open"
-        self._breaker = self._breaker.asking(begin)
+        return await self._within(store, user, min(LONGEST_READ_SECONDS, READ_SHARE * context.left))
+
+    async def _try(self, store: HistoryStore, user: int) -> None:
+        await self._within(store, user, LONGEST_READ_SECONDS)
+
+    async def _within(self, store: HistoryStore, user: int, seconds: float) -> Read | str:
+        """What the store gives in so many seconds, or why it gives nothing; the breaker hears of it."""
+        begin = time.monotonic()
         answered: bool | None = False
-        reason = "down"
+        reason, problem = "down", ""
         try:
-            async with asyncio.timeout(max(0.0, min(LONGEST_READ_SECONDS, READ_SHARE * context.left))):
+            async with asyncio.timeout(max(0.0, seconds)):
                 found = await store.read(user)
             answered = True
             return found if isinstance(found, Read) else "behind"
         except TimeoutError:
             reason = "late"
+            share, more = ON_TIME
+            fair = seconds >= max(FAIR_SECONDS, USUAL_TIMES * self._usual_seconds)
+            answered = False if fair and time.monotonic() - begin <= share * seconds + more else None
         except StoreError as error:
-            reason, answered = error.reason, error.reason == "corrupt"
+            reason, answered, problem = error.reason, error.reason == "corrupt", str(error)
             if answered:  # of this one user: it must be found in the log
                 _log.error("a history cannot be read", extra={"fields": {"problem": str(error)}})
         except asyncio.CancelledError:
@@ -199,6 +229,11 @@ class HistoryReader:
             before = self._breaker.failures
             if answered is not None:
                 self._breaker = self._breaker.after(answered, now)
+            if answered:
+                self._usual_seconds += 0.1 * (now - begin - self._usual_seconds)
+            fields = {"reason": reason, "problem": problem}
             if self._breaker.failures == FAILURES > before:
-                _log.error("the store of histories is left alone for a while", extra={"fields": {"reason": reason}})
+                _log.error("the store of histories is left alone for a while", extra={"fields": fields})
+            elif before >= FAILURES and answered:
+                _log.info("the store of histories is back")
         return reason

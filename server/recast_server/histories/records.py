@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+import numpy as np
+
 from recast_server.histories.packing import Applied, CorruptRecordError, pack, unpack, unpack_applied
 from recast_server.histories.store import (
     REMEMBERED_APPENDS,
@@ -64,7 +66,12 @@ def appended(record: bytes | None, append: Append, now_ms: int, bounds: Bounds) 
 
 def _digest(append: Append) -> bytes:
     events = append.events
-    digest = hashlib.blake2b(repr((events.surfaces, events.tasks)).encode(), digest_size=8)
+    tasks = sorted(events.tasks)  # in whatever order a sender names them
+    actions = sum(
+        ((events.actions >> events.tasks.index(name) & 1) << bit for bit, name in enumerate(tasks)),
+        start=np.zeros(len(events), np.int64),
+    )
+    digest = hashlib.blake2b(repr((events.surfaces, tuple(tasks))).encode(), digest_size=8)
     for name in COLUMNS:
-        digest.update(getattr(events, name).tobytes())
+        digest.update((actions if name == "actions" else getattr(events, name)).tobytes())
     return digest.digest()

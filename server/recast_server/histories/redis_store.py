@@ -8,11 +8,13 @@ like one never heard of. One primary, no cluster: a script writes two keys.
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
 import redis.asyncio as client
 from redis.asyncio.retry import Retry
@@ -24,17 +26,23 @@ from recast_server.histories.records import appended, history_in
 from recast_server.histories.store import Append, Appended, Behind, CorruptError, DownError, FullError, Read
 from recast_server.histories.user_history import Bounds
 
+AHEAD_MILLISECONDS = 5 * 60 * 1000
+"""How far clocks may differ."""
 ATTEMPTS = 16
 """Of an append that others of the same user came in between of."""
 _PAGE = 512
 _SWAP = """
 if redis.call('GETRANGE', KEYS[1], 0, ARGV[1] - 1) ~= ARGV[2] then return 0 end
+local known = tonumber(redis.call('GET', KEYS[2]) or '0')
 redis.call('SET', KEYS[1], ARGV[3])
 if ARGV[5] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[5]) end
-if tonumber(ARGV[4]) > tonumber(redis.call('GET', KEYS[2]) or '0') then redis.call('SET', KEYS[2], ARGV[4]) end
+if not (known and known >= tonumber(ARGV[4]) and known <= tonumber(ARGV[6])) then
+  redis.call('SET', KEYS[2], ARGV[4])
+end
 return 1
 """
-"""Writes a record where the old one's stamp is still what was read; the newest time known only grows."""
+"""Writes a record where the old one's stamp is still what was read. The newest time known only grows, unless it is no
+number or lies in the future: somebody else wrote that."""
 _USER = struct.Struct(">Q")
 
 
@@ -88,6 +96,7 @@ class RedisStore:
             if address.tls:
                 options |= {"connection_class": client.SSLConnection, "ssl_ca_certs": address.authority}
         self._client = client.Redis(connection_pool=client.BlockingConnectionPool(**options))
+        self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         self._swap = self._client.register_script(_SWAP)
 
     async def read(self, user: int, at_least_sequence: int | None = None) -> Read | Behind:
@@ -99,8 +108,13 @@ class RedisStore:
 
     async def append(self, append: Append, now_ms: int) -> Appended:
         """See ``HistoryStore``. Two round trips, and two more each time that another append came in between."""
+        # One after the other in this process: else those that come at once would spoil each other's attempts.
+        async with self._locks.setdefault(append.user, asyncio.Lock()):
+            return await self._append(append, now_ms)
+
+    async def _append(self, append: Append, now_ms: int) -> Appended:
         for _ in range(ATTEMPTS):
-            record, _until = await self._get(append.user)
+            (record,) = await self._mget(self._key(append.user))
             written = appended(record, append, now_ms, self._bounds)
             if written.record is None:
                 return written.answer
@@ -108,7 +122,7 @@ class RedisStore:
             with _errors():
                 swapped = await self._swap(
                     keys=[self._key(append.user), self._until],
-                    args=[STAMP, stamp, written.record, written.until_ms, self._ttl],
+                    args=[STAMP, stamp, written.record, written.until_ms, self._ttl, now_ms + AHEAD_MILLISECONDS],
                 )
             if swapped:
                 return written.answer
@@ -122,7 +136,8 @@ class RedisStore:
                 page: Any = await self._client.scan(cursor, match=_escaped(self._prefix) + b"*", count=_PAGE)
             cursor, keys = page
             for key in keys:
-                yield _USER.unpack(key[len(self._prefix) :])[0]
+                if len(key) == len(self._prefix) + _USER.size:  # others may have keys that begin alike
+                    yield _USER.unpack(key[len(self._prefix) :])[0]
             if cursor == 0:
                 return
 
@@ -132,13 +147,16 @@ class RedisStore:
         await self._client.connection_pool.disconnect()
 
     async def _get(self, user: int) -> tuple[bytes | None, int]:
-        with _errors():
-            answer: Any = await self._client.mget(self._key(user), self._until)
+        record, until = await self._mget(self._key(user), self._until)
         try:
-            record, until = answer
             return record, int(until or 0)
         except ValueError as error:
             raise CorruptError(f"{self._until.decode()} is no number of milliseconds") from error
+
+    async def _mget(self, *keys: bytes) -> list[bytes | None]:
+        with _errors():
+            answer: Any = await self._client.mget(*keys)
+        return list(answer)
 
     def _key(self, user: int) -> bytes:
         return self._prefix + _USER.pack(user)

@@ -14,12 +14,13 @@ import asyncio
 import random
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 AGE_SPREAD = 0.1
 HEADER_BYTES = 32 * 1024
@@ -117,6 +118,7 @@ class _Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.connection = Connection(time.monotonic(), random.uniform(1 - AGE_SPREAD, 1 + AGE_SPREAD))
         self.app_state = {**self.app_state, "connection": self.connection}
+        self._open: deque[RequestResponseCycle] = deque()  # requests without their answer yet
         super().connection_made(transport)
         beyond = len(self.connections) - self.limits.connections
         if beyond > self.limits.connections:
@@ -127,6 +129,8 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connection.lost = time.monotonic()
+        for cycle in self._open:  # the base class tells only the one that came last
+            cycle.disconnected = True
         if self.connection.on_lost is not None:
             self.connection.on_lost()
         self._head_came()
@@ -167,7 +171,10 @@ class _Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_came()
+        before = self.cycle
         super().on_headers_complete()
+        if self.cycle is not before:
+            self._open.append(self.cycle)
 
     def on_message_complete(self) -> None:
         self._in_message = False
@@ -175,6 +182,8 @@ class _Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        if self._open:
+            self._open.popleft()
         last = not self.pipeline
         super().on_response_complete()
         if last and self._broken:

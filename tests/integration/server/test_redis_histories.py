@@ -54,6 +54,47 @@ async def test_two_replicas_that_append_at_once_lose_nothing(server: RedisProces
         await store.close()
 
 
+async def test_a_hundred_appends_of_one_user_at_once_are_all_made(server: RedisProcess, raw: client.Redis) -> None:
+    store = RedisStore(server.address, BOUNDS)
+    appends = [Append(USER, events_of([(n % 10, n % 3, 1, 1, 0)]), f"k{n}") for n in range(100)]
+    assert {made.sequence for made in await asyncio.gather(*(store.append(each, NOW) for each in appends))} == set(
+        range(1, 101)
+    )
+    await store.close()
+
+
+@pytest.mark.parametrize("found", ["zzz", "1e15", "NaN", "inf", "9" * 400, str(NOW + 3600_000)])
+async def test_a_newest_time_that_cannot_be_is_mended_by_the_next_append(
+    server: RedisProcess, raw: client.Redis, found: str
+) -> None:
+    store = RedisStore(server.address, BOUNDS)
+    await raw.set("recast:history-until", found)
+    assert (await store.append(Append(USER, events_of(ONE), "k"), NOW)).sequence == 1
+    read = await store.read(USER)
+    assert isinstance(read, Read)
+    assert read.until_ms <= NOW
+    await store.close()
+
+
+async def test_an_append_that_fails_over_the_newest_time_is_not_written(
+    server: RedisProcess, raw: client.Redis
+) -> None:
+    store = RedisStore(server.address, BOUNDS)
+    await raw.lpush("recast:history-until", "a list")
+    with pytest.raises(DownError):
+        await store.append(Append(USER, events_of(ONE), "k"), NOW)
+    assert await raw.keys("recast:history:*") == []
+    await store.close()
+
+
+async def test_keys_of_others_that_begin_alike_are_no_users(server: RedisProcess, raw: client.Redis) -> None:
+    store = RedisStore(server.address, BOUNDS)
+    await store.append(Append(USER, events_of(ONE), "k"), NOW)
+    await raw.set("recast:history:theirs, and long", "x")
+    assert [user async for user in store.users()] == [USER]
+    await store.close()
+
+
 @pytest.mark.parametrize("seed", range(8))
 async def test_a_stream_with_late_labels_reads_as_in_the_trainer(
     server: RedisProcess, raw: client.Redis, seed: int

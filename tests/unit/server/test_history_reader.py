@@ -126,6 +126,69 @@ async def test_of_a_long_history_the_foundation_is_told_how_much_came_before() -
     assert asked.foundation.history_before == 3000 - INLINE_EVENTS
 
 
+@pytest.mark.parametrize("back", [0, 1, 500, 1000, 1900, 2000])
+async def test_a_request_of_the_past_is_given_all_that_is_kept_of_what_was_known_then(back: int) -> None:
+    history = a_history(3000, Bounds(events=2000))
+    at = replace(QUERY, time_ms=NOW - 1000 * back)
+    asked = await reading(Store(a_read(history)), until_ms=0).reader.asked(at, a_context())
+    kept = 2000 - back
+    if not kept:
+        assert asked.seen.source == "artifact"  # nothing that was known then is left
+        return
+    assert isinstance(asked.foundation.history, Events)
+    assert len(asked.foundation.history) == min(INLINE_EVENTS, kept)
+    assert asked.foundation.history.item[-1] == 3000 - back - 1
+    assert asked.foundation.history_before == 3000 - back - min(INLINE_EVENTS, kept)
+
+
+async def test_a_foundation_that_reads_more_is_given_more() -> None:
+    metrics, snapshot = HistoryMetrics(CollectorRegistry()), Snapshot(0, lambda user: True)
+    of = HistoryReader(Store(a_read(a_history(3000))), snapshot, LIMIT, HOUR, metrics, 1900)
+    found = (await of.asked(QUERY, a_context())).foundation.history
+    assert isinstance(found, Events)
+    assert len(found) == 1900
+
+
+async def test_a_store_that_knows_the_future_is_not_believed() -> None:
+    ahead = int(time.time() * 1000) + 3600_000
+    of = reading(Store(a_read(until_ms=ahead)))
+    assert (await of.reader.asked(QUERY, a_context())).seen.source == "artifact"
+    assert of.count("recast_history_fallbacks_total", reason="corrupt") == 1
+
+
+async def test_requests_in_a_hurry_say_nothing_of_the_store() -> None:
+    store = Store(lambda: too_slow())
+    of = reading(store)
+    for _ in range(3 * FAILURES):
+        await of.reader.asked(QUERY, a_context(0.01))
+    store.answer = a_read()
+    assert (await of.reader.asked(QUERY, a_context())).seen.source == "store"
+
+
+async def test_what_our_own_loop_was_late_for_says_nothing_of_the_store() -> None:
+    async def held() -> Read:
+        time.sleep(0.1)
+        return await too_slow()
+
+    store = Store(lambda: held())
+    of = reading(store)
+    for _ in range(2 * FAILURES):
+        await of.reader.asked(QUERY, a_context())
+    store.answer = a_read()
+    assert (await of.reader.asked(QUERY, a_context())).seen.source == "store"
+
+
+async def test_a_store_that_failed_is_tried_anew_at_no_requests_expense() -> None:
+    store = Store(failing(DownError("no route")))
+    of = reading(store)
+    of.reader._breaker = Breaker(FAILURES, time.monotonic() - 1)
+    store.answer = a_read()
+    assert (await of.reader.asked(QUERY, a_context(0.001))).seen.source == "artifact"
+    async with asyncio.timeout(10):
+        while (await of.reader.asked(QUERY, a_context())).seen.source != "store":
+            await asyncio.sleep(0)
+
+
 async def too_slow() -> Read:
     await asyncio.sleep(3600)
     raise AssertionError

@@ -254,6 +254,50 @@ async def test_a_server_that_drains_is_left_before_it_ends(monkeypatch: pytest.M
         assert await made.ask(2) == "UNAVAILABLE"
 
 
+async def test_what_is_too_much_for_one_message_goes_in_several_and_neighbours_are_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(questions_module, "MESSAGE_BYTES", 1000)
+    sizes: list[int] = []
+
+    async def measuring(context: Any) -> None:
+        while (data := await context.read()) is not grpc.aio.EOF:
+            sizes.append(len(data))
+            await context.write(answers(*map(reply, wire.TaeQuestions.FromString(data).questions)))
+
+    async with far(measuring) as made:
+        large = wire.TaeRequest(user=7, candidate_ids=bytes(800))
+        asked = [made.questions.ask(large, a_context(), 30.0) for _ in range(20)]
+        assert [found.rows for found in await asyncio.gather(*asked)] == [7] * 20
+        assert max(sizes) < 1000 + 1000
+        assert len(sizes) >= 10
+
+
+async def test_a_server_that_was_updated_is_asked_on_streams_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with far(None) as made:
+        assert await made.ask(3) == 3
+        assert made.questions._one_by_one_until > time.monotonic()
+        monkeypatch.setattr(made.questions, "_one_by_one_until", 0.0)
+        monkeypatch.setattr(questions_module, "ONE_BY_ONE_SECONDS", -1.0)
+        assert await made.ask(4) == 4  # it was tried, and is still of before
+
+
+async def test_a_server_that_does_not_end_its_side_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions_module, "STREAM_SECONDS", 0.05)
+    monkeypatch.setattr(questions_module, "ENDING_SECONDS", 0.05)
+
+    async def never_ends(context: Any) -> None:
+        (question,) = await read(context, 1)
+        await context.write(answers(reply(question)))
+        await asyncio.Event().wait()
+
+    async with far(never_ends) as made:
+        assert await made.ask(1) == 1
+        stream = made.questions._stream
+        assert stream is not None
+        await until(lambda: made.ended == 1 and all(task.done() for task in stream._tasks))
+
+
 class Context:
     """The far end of a stream whose caller says ``said`` and reads when it is let."""
 

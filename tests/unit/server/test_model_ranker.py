@@ -108,9 +108,23 @@ async def test_what_the_foundation_said_before_stands_in_for_what_it_does_not_sa
     ranker = a_ranker(scheduler, foundation, TaeCache(1 << 20, 60.0))
     told = []
     for foundation.failing, candidates in ((True, [5]), (False, [5, 9]), (True, [9, 5]), (True, [9, 7]), (False, [7])):
-        found = await ranker.rank(REQUEST.model_copy(update={"candidates": candidates}), a_context())
+        found = await ranker.rank(RankRequest(user=1, candidates=candidates), a_context())
         told.append(found.tae)
     assert told == ["absent", "fresh", "cached", "pooled", "fresh"]
+
+
+@pytest.mark.parametrize("changes", [{"time": NOW}, {"history": []}])
+async def test_what_a_client_tells_of_a_user_or_another_time_stands_in_for_nothing(
+    scheduler: Scheduler, changes: dict[str, Any]
+) -> None:
+    foundation = Foundation()
+    foundation.gate.set()
+    ranker = a_ranker(scheduler, foundation, TaeCache(1 << 20, 60.0))
+    told = []
+    for foundation.failing, asked in ((False, changes), (True, {}), (False, {}), (True, changes), (True, {})):
+        found = await ranker.rank(RankRequest(user=1, candidates=[5, 9], **asked), a_context())
+        told.append(found.tae)
+    assert told == ["fresh", "absent", "fresh", "absent", "cached"]
 
 
 async def test_the_foundation_is_asked_what_the_client_asked_and_has_the_time_but_for_the_experts_own(

@@ -55,10 +55,10 @@ async def test_the_command_takes_in_what_came_with_a_version(
     pair: LandedPair, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder: Path = getattr(pair, f"{kind}_folder")
-    arguments = ["seed", "--folder", str(tmp_path / "s"), "--version", str(folder)]
+    arguments = ["seed", "--folder", str(tmp_path), "--version", str(folder)]
     assert await asyncio.to_thread(main, arguments) == 0  # in a thread: it runs a loop of its own
     assert capsys.readouterr().out == "2 users taken in; 0 were in the store and are as they were\n"
-    store = EmbeddedStore(tmp_path / "s", 1 << 22)
+    store = EmbeddedStore(tmp_path, 1 << 22)
     assert await windows(store) == await windows(histories_of(folder))
     await store.close()
 
@@ -77,5 +77,5 @@ def test_a_version_that_is_not_whole_is_refused_by_name(
         victim.unlink()
         if harm == "another file":
             victim.write_bytes(bytes(size))
-    assert main(["seed", "--folder", str(tmp_path / "s"), "--version", str(folder)]) == 1
+    assert main(["seed", "--folder", str(tmp_path), "--version", str(folder)]) == 1
     assert str(folder) in capsys.readouterr().err

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import uvloop
 from prometheus_client import CollectorRegistry
-from real_edge import GOOD, SLO_SECONDS, Edge, post, real_edge, until
+from real_edge import GOOD, SLO_SECONDS, Edge, message, post, real_edge, until
 from starlette.requests import ClientDisconnect
 
 from recast_server.runtime.http_protocol import Connection
@@ -114,3 +115,25 @@ def test_only_a_client_that_waited_for_longer_than_the_slo_left_a_slow_request(w
     assert registry.get_sample_value("recast_slow_requests_total") == slow
     assert registry.get_sample_value("recast_requests_total", {"code": "499"}) == slow
     assert registry.get_sample_value("recast_requests_total", {"code": "500"}) == 0
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_who_hangs_up_on_several_requests_at_once_is_no_failure(depth: int, caplog: pytest.LogCaptureFixture) -> None:
+    async def play() -> None:
+        async with real_edge() as edge:
+            edge.ranker.gate.clear()
+            for count in range(1, 11):
+                _, writer = await edge.connect()
+                writer.write(post() * depth)
+                await until(lambda count=count: edge.ranker.begun == count)  # type: ignore[misc]
+                writer.close()
+                await until(lambda count=count: edge.value(DISCONNECTS) == count)  # type: ignore[misc]
+            assert edge.answered().keys() <= {"499"}
+            edge.ranker.gate.set()
+            reader, writer = await edge.connect()
+            writer.write(post() * depth)
+            for _ in range(depth):
+                assert (await message(reader)).startswith(b"HTTP/1.1 200")
+
+    uvloop.run(play())  # the loop of servers, which does not let one write to who is gone
+    assert "Exception" not in caplog.text
