@@ -43,6 +43,11 @@ class ItemTable:
         """(I + 1, C) by dense index; row 0, the unknown item, is zero."""
         return np.concatenate([np.zeros((1, self.content.shape[1]), np.float32), self.content])
 
+    def without(self, known: ItemTable) -> ItemTable:
+        """The items that ``known`` does not have."""
+        new = known.index(self.ids) == 0
+        return ItemTable(self.ids[new], self.content[new])
+
     def save(self, folder: Path) -> str:
         """Write the table; returns the file's name."""
         save_file({"ids": self.ids, "content": self.content}, folder / ITEMS_FILE)
@@ -53,6 +58,23 @@ class ItemTable:
         """Read the table of a version. Raises ``ArtifactTruncated`` where the file is damaged."""
         tensors = read_tensors(folder / ITEMS_FILE, ("ids", "content"))
         return cls(tensors["ids"], tensors["content"])
+
+
+@dataclass(frozen=True)
+class ExtendedItems:
+    """A version's items, and behind them others that it has no row for: what is known of those is their content.
+
+    Dense index ``len(own) + i + 1`` belongs to ``new.ids[i]``, for a model that was given ``new.content``
+    (:meth:`recast_model.tokens.TokenEncoder.extend`). Those of the version's items are as without the others.
+    """
+
+    own: ItemTable
+    new: ItemTable  # of none of the same ids
+
+    def index(self, raw: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Dense indices of raw ids, of any shape; 0 for those that neither table knows."""
+        own, new = self.own.index(raw), self.new.index(raw)
+        return np.where((own == 0) & (new > 0), len(self.own) + new, own)
 
 
 def read_tensors(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:

@@ -3,6 +3,9 @@
 A token is item id + content (where items have any) + surface + hour of day + time since the event before, normed;
 history adds what the user did (its action). Candidates carry no action, but the context features of the request, where
 there are any. These, and the time since the last event, are all of a candidate's token that changes with the request.
+
+A server may learn of items that have no row, because they are younger than the version: each is its content and the
+unknown item's id. They lie behind the others (:class:`recast_model.items.ExtendedItems`), of which no bit changes.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from recast_model.batch import RequestBatch
 from recast_model.context import Features
 from recast_model.context_encoder import ContextEncoder
 from recast_model.embeddings import EmbeddingTable, TableOptimizer
+from recast_model.features import UNKNOWN_ITEM
 from recast_model.hstu import TokenRows
 from recast_model.ops.jagged import JaggedLayout
 from recast_model.ops.relative_terms import TIME_BUCKETS, time_bucket
@@ -66,8 +70,10 @@ class TokenEncoder(nn.Module):
         context: Features = (),
     ) -> None:
         super().__init__()
+        self.content: Tensor
         self.items = EmbeddingTable("items", content.shape[0], dim, optimizer, device)
         self.register_buffer("content", content.to(torch.float32), persistent=False)
+        self.new_content: Tensor | None = None  # (E, C), of the items behind the table's
         size = content.shape[1]
         self.content_mlp = nn.Sequential(nn.Linear(size, dim), nn.SiLU(), nn.Linear(dim, dim)) if size else None
         self.surface = nn.Embedding(surfaces, dim)
@@ -79,6 +85,16 @@ class TokenEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         for table in (self.surface, self.hour, self.gap):
             nn.init.normal_(table.weight, std=0.1)
+
+    def extend(self, content: Tensor) -> None:
+        """Know these items, by ``content`` (E, C) float32 alone, in place of any others that have no row.
+
+        Raises ``ValueError`` where C is another than the version's, or 0, and in training.
+        """
+        size = self.content.shape[1]
+        if self.training or not size or content.ndim != 2 or content.shape[1] != size:
+            raise ValueError(f"content is {tuple(content.shape)}, expected (E, {size}) with C > 0, for inference")
+        self.new_content = content.to(self.content) if len(content) else None
 
     def forward(self, batch: RequestBatch) -> TokenRows:
         """Rows of history (R, D), packed, and of candidates (B, M, D)."""
@@ -121,9 +137,14 @@ class TokenEncoder(nn.Module):
         return vectors
 
     def _item(self, ids: Tensor) -> Tensor:
-        item: Tensor = self.items(ids)
+        new = self.new_content
+        own = ids if new is None else torch.where(ids < self.items.rows, ids, UNKNOWN_ITEM)
+        item: Tensor = self.items(own)
         if self.content_mlp is not None:
-            item = item + self.content_mlp(F.embedding(ids, self.content))  # type: ignore[arg-type]
+            content = F.embedding(own, self.content)
+            if new is not None and len(at := torch.nonzero(ids >= self.items.rows).squeeze(1)):
+                content[at] = F.embedding(ids[at] - self.items.rows, new)
+            item = item + self.content_mlp(content)
         return item
 
     def _context(self, surfaces: Tensor, times: Tensor, gaps: Tensor) -> Tensor:
