@@ -42,8 +42,6 @@ COLUMNS = ("row_id", "request_id", "user_id", "item_id", "surface", "event_time"
 surface has no such task) for each task, and optionally ``position`` (int64), ``available_at_<task>`` (int64, null where
 it is ``available_at``), ``p_<task>`` (float32), the true probability, and ``context_<feature>`` (a string or a number,
 null where unknown) for each feature of the request's context."""
-ITEM_COLUMNS = ("item_id", "content")
-"""``content`` is a list of ``contentDim`` float32, and is not there where that is 0."""
 
 MAX_TASKS = 32
 ALL_SURFACES = "all"

@@ -21,11 +21,11 @@ from pydantic import ValidationError
 from recast_api.run import RecastError
 from recast_model.context import ContextFeature
 from recast_model.items import ItemTable
+from recast_model.items_file import read_items
 from recast_trainer.data import context_columns
 from recast_trainer.data.schema import (
     COLUMNS,
     DATASET,
-    ITEM_COLUMNS,
     ITEMS,
     PARQUET,
     SEGMENTS,
@@ -283,34 +283,10 @@ def load_items(folder: Path, dataset: Dataset) -> ItemTable:
     path = folder / ITEMS
     if not path.exists():
         raise RecastError("DataNotFound", f"no {ITEMS} in {folder}: write the items beside {DATASET}")
-    wanted = ITEM_COLUMNS if dataset.content_dim else ITEM_COLUMNS[:1]
     try:
-        there = pq.read_schema(path).names
-        if missing := [name for name in wanted if name not in there]:
-            hint = f"write it, or leave contentDim out of {DATASET}" if missing == ["content"] else "write it"
-            raise RecastError("CorruptItems", f"{path}: column {missing[0]} is missing; {hint}")
-        table = pq.read_table(path, columns=list(wanted))
-        ids = table.column("item_id").to_numpy().astype(np.int64)
-        content = np.empty((len(ids), 0), np.float32)
-        if dataset.content_dim:
-            column = table.column("content")
-            lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
-            if (lengths != dataset.content_dim).any():
-                raise _wrong_content(path, dataset)
-            content = np.stack(column.to_numpy(zero_copy_only=False)).astype(np.float32)
-    except (pa.ArrowException, KeyError, ValueError) as error:
+        return read_items(path, dataset.content_dim).items
+    except OSError as error:
         raise RecastError("CorruptItems", f"{path} cannot be read ({error}); write it again") from error
-    if not np.isfinite(content).all():
-        raise _wrong_content(path, dataset)
-    order = np.argsort(ids)
-    if (np.diff(ids[order]) == 0).any():
-        raise RecastError("CorruptItems", f"{path}: item_id repeats; write each item once")
-    return ItemTable(ids[order], content[order])
-
-
-def _wrong_content(path: Path, dataset: Dataset) -> RecastError:
-    what = f"content must hold {dataset.content_dim} finite numbers an item, zeros where an item has none"
-    return RecastError("CorruptItems", f"{path}: {what}; write it again")
 
 
 class Limits:
