@@ -59,6 +59,14 @@ class ServedHistories(Wire):
     embedded: ServedVolume | None = None
 
 
+class ServedItems(Wire):
+    """A file of items that appeared after the version landed, with their content."""
+
+    path: str
+    every_seconds: Annotated[int, Field(ge=1)] = 60
+    """How often it is looked at."""
+
+
 class FoundationServerConfig(Wire):
     """``RECAST_SERVER`` of a foundation's server."""
 
@@ -70,6 +78,8 @@ class FoundationServerConfig(Wire):
     kv_cache_mebibytes: Annotated[int, Field(ge=0)] | None = None
     """For keys and values of users' histories; 0 keeps none between calls. By default a half of what the memory limit
     leaves, at most 256 MiB."""
+    items: ServedItems | None = None
+    """Absent: items that the version does not know stay unknown."""
 
 
 class ExpertServerConfig(Wire):
@@ -92,6 +102,8 @@ class ExpertServerConfig(Wire):
     max_connection_age_seconds: int
     histories: ServedHistories | None = None
     """Absent: the defaults."""
+    items: ServedItems | None = None
+    """Absent: items that the version does not know stay unknown."""
     grace_seconds: Grace = 25
 
     @property
@@ -182,6 +194,17 @@ HISTORY_AGE_SECONDS = "recast_history_age_seconds"
 store, or else the version, knows what happened. Of histories that clients did not send themselves."""
 HISTORY_READ_SECONDS = "recast_history_read_duration_seconds"
 """Histogram. Wall time of reads of a store of histories."""
+ITEMS_NEW = "recast_items_new"
+"""Gauge. Items that the version does not know and the server knows by their content alone."""
+ITEMS_IGNORED = "recast_items_ignored"
+"""Gauge. Items of the file of new ones that the version knows, whose content there is not looked at."""
+ITEMS_FILE_AGE_SECONDS = "recast_items_file_age_seconds"
+"""Gauge. Time since the file of new items that is used changed; not a number where none is."""
+ITEMS_READS_TOTAL = "recast_items_reads_total"
+"""Counter. Reads of the file of new items by ``result``: ``loaded``; ``refused`` for what is in it; ``missing``;
+``failed``, the disk did. A file that has not changed is not read."""
+ITEMS_LOADED, ITEMS_REFUSED, ITEMS_MISSING, ITEMS_FAILED = "loaded", "refused", "missing", "failed"
+ITEMS_RESULTS = (ITEMS_LOADED, ITEMS_REFUSED, ITEMS_MISSING, ITEMS_FAILED)
 CODES = ("200", "400", "413", "415", "422", "499", "500", "503")
 """Codes of scoring requests that exist at zero from the start: a rate over one that appears at 1 misses its first."""
 OTHER_CODES = ("200", "400", "404", "405", "409", "413", "415", "422", "503")

@@ -79,7 +79,11 @@ class _Pass:
 
 
 class IncrementalFoundation:
-    """``model`` in evaluation mode; its weights must not change after this. Nothing here is for training."""
+    """``model`` in evaluation mode; its weights must not change after this. Nothing here is for training.
+
+    Where the model is given other items without rows (:meth:`recast_model.tokens.TokenEncoder.extend`), what was kept
+    from the first event of such an item on is of the old ones.
+    """
 
     def __init__(self, model: FoundationModel) -> None:
         if model.training:

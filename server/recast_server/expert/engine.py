@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from recast_model.artifact import load_expert
 from recast_model.batch import RequestBatch
 from recast_model.features import collate
 from recast_model.inference import score
+from recast_model.items import ExtendedItems, ItemTable
 from recast_server.expert.model_ranker import Embedded
 from recast_server.expert.ranker import Ranking
 from recast_server.expert.schema import CANDIDATES
@@ -40,6 +42,7 @@ class ExpertEngine:
                 f" {config.surface}: point the pod at a version of that surface",
             )
         self._model, self._config = loaded.model, config
+        self.items = loaded.items
         self.tasks = tuple(task.name for task in config.tasks)
         self._encoder = RequestEncoder(
             loaded.items, loaded.history, config.surfaces, config.event_tasks, config.context
@@ -95,6 +98,11 @@ class ExpertEngine:
             )
             for place, one in enumerate(asked)
         ]
+
+    def extend(self, new: ItemTable) -> None:
+        """See ``Extendable``."""
+        self._model.tokens.extend(torch.from_numpy(new.content))
+        self._encoder = replace(self._encoder, items=ExtendedItems(self.items, new))
 
     def warm_up(self) -> list[Sample]:
         """Runs small and large requests, with and without embeddings, and measures those with."""

@@ -28,6 +28,8 @@ from recast_server.histories.metrics import HistoryMetrics
 from recast_server.histories.opening import open_store
 from recast_server.histories.reader import INLINE_EVENTS, HistoryReader, Snapshot
 from recast_server.histories.store import HistoryStore
+from recast_server.items.metrics import ItemMetrics
+from recast_server.items.store import ItemStore
 from recast_server.proto.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from recast_server.runtime import grpc_server
 from recast_server.runtime.http import HttpServer, bind
@@ -52,6 +54,8 @@ class ExpertServer:
         self._metrics = ScoringRequests(runtime.registry, config.slo_milliseconds / 1000)
         self._calls = FoundationCalls(runtime.registry)
         self._histories = HistoryMetrics(runtime.registry)
+        self._item_metrics = ItemMetrics(runtime.registry)
+        self._items: ItemStore | None = None
         self._store: HistoryStore | None = None
         self._engine: Engine | None = None
         self._client: GrpcTaeClient | None = None
@@ -69,6 +73,8 @@ class ExpertServer:
         engine = ExpertEngine(Path(artifact.root) / artifact.path, manifest, self._config)
         self._runtime.scheduler.learn_cost(engine.warm_up())
         self._engine = engine
+        if self._config.items is not None:
+            self._items = ItemStore(self._config.items, engine, self._runtime.scheduler, self._item_metrics)
 
     async def start(self, ports: Ports) -> int:
         """See ``ModelServer``. Raises ``RecastError`` (``PairMismatch``) where another foundation answers."""
@@ -82,6 +88,8 @@ class ExpertServer:
             calls=self._calls,
         )
         foundation = await handshake(self._client, config.foundation, self._engine.tae_dim)
+        if self._items is not None:
+            await self._items.start()
         histories = config.histories or ServedHistories()
         self._store = open_store(histories, os.environ.get(names.HISTORIES_PASSWORD_ENV))
         snapshot = self._engine.histories
@@ -148,3 +156,5 @@ class ExpertServer:
             await self._client.close()
         if self._store is not None:
             await self._store.close()
+        if self._items is not None:
+            await self._items.close()

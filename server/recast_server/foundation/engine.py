@@ -25,6 +25,7 @@ from recast_model.flops import forward_flops
 from recast_model.history import Ints, anchored_start
 from recast_model.incremental import IncrementalFoundation
 from recast_model.inference import TAE_DTYPE
+from recast_model.items import ExtendedItems, ItemTable
 from recast_server.foundation.kv_cache import BLOCK, KvCache, Lease, blocks_for, windows
 from recast_server.foundation.memory import MIB, plan_memory, resident_bytes
 from recast_server.foundation.reuse_metrics import ReuseMetrics
@@ -45,19 +46,26 @@ class FoundationEngine:
     """Implements :class:`recast_server.foundation.service.Engine`: what a request's history shares with what is kept is
     not computed again (:mod:`recast_model.incremental`).
 
-    ``kv_cache_mebibytes`` is :attr:`FoundationServerConfig.kv_cache_mebibytes`. Raises :class:`RecastError` where the
-    version cannot be loaded, or does not fit into the container's memory.
+    ``kv_cache_mebibytes`` is :attr:`FoundationServerConfig.kv_cache_mebibytes`, and ``new_items_bytes`` what must be
+    left for reading new items. Raises :class:`RecastError` where the version cannot be loaded, or does not fit into the
+    container's memory.
     """
 
     metrics: ReuseMetrics | None = None
     """Where what is reused is counted, once there is such a place."""
 
     def __init__(
-        self, folder: Path, manifest: Manifest, kv_cache_mebibytes: int | None = None, limit: int | None = None
+        self,
+        folder: Path,
+        manifest: Manifest,
+        kv_cache_mebibytes: int | None = None,
+        limit: int | None = None,
+        new_items_bytes: int = 0,
     ) -> None:
         loaded = load_foundation(folder, manifest)
         self._config = config = loaded.config
         self._model = IncrementalFoundation(loaded.model)
+        self.items = loaded.items
         self._encoder = RequestEncoder(loaded.items, loaded.history, config.surfaces, config.tasks, config.context)
         self.metadata = FoundationMetadata(
             model=manifest.model,
@@ -80,6 +88,7 @@ class FoundationEngine:
             resident_bytes(),
             sum(tensor.nbytes for tensor in (*loaded.model.parameters(), *loaded.model.buffers())),
             self._model.activation_bytes,
+            new_items_bytes,
         )
         _log.info("memory", extra={"fields": plan.log_fields()})
         blocks = plan.kept // block_bytes
@@ -164,6 +173,13 @@ class FoundationEngine:
             samples += measure(self, another, surface, longest, CANDIDATES)
         self._cache.clear()
         return samples
+
+    def extend(self, new: ItemTable) -> None:
+        """See ``Extendable``. What is kept of histories ends before the first event of an item that is not our own."""
+        self._model.model.tokens.extend(torch.from_numpy(new.content))
+        self._encoder = replace(self._encoder, items=ExtendedItems(self.items, new))
+        own = len(self.items)
+        self._cache.truncate(lambda window: int(np.append(window[0] > own, True).argmax()))
 
     def forget(self) -> None:
         """Keep nothing of what was kept until now."""

@@ -27,7 +27,7 @@ BLOCK = 32
 """Events of a block: what a user's run is rounded up to, and how far it grows before it may have to move."""
 Cause = Literal["capacity", "expired", "replaced", "failed"]
 CAUSES: tuple[Cause, ...] = ("capacity", "expired", "replaced", "failed")
-"""Room was needed; unused for too long; the window began with other events; the computation failed."""
+"""Room was needed; unused for too long; the window begins with other events; the computation failed."""
 _FREE, _LEASED = 0, np.iinfo(np.int64).max
 
 
@@ -150,6 +150,14 @@ class KvCache:
             if entry.leases or now - entry.used < self._ttl:
                 return
             self._evict(user, "expired")
+
+    def truncate(self, still_true: Callable[[Ints], int]) -> None:
+        """Keep of each window (4, n) so many of its first events as are still computed alike. No leases may be."""
+        for user, entry in list(self._entries.items()):
+            if not (events := still_true(entry.window)):
+                self._evict(user, "replaced")
+            else:
+                entry.window = entry.window[:, :events]
 
     def clear(self) -> None:
         """Forget everything, and what was evicted. There must be no leases."""

@@ -5,6 +5,7 @@ resident        what the process has once the version is loaded: Python, PyTorch
 weights         once more: the next version is loaded beside the one that serves
 kept            keys and values of histories
 activation      the most that one pass needs
+items           reading the file of new items, where there is one
 ==============  ========================================================================================
 
 Their sum and a fifth of it must fit into the container's limit. A server that would be killed under load by the kernel
@@ -54,21 +55,28 @@ class MemoryPlan:
     weights: int
     activation: int
     kept: int
+    items: int = 0
 
     @property
     def needed(self) -> int:
         """Their sum and a fifth of it."""
-        return round(RESERVE * (self.resident + self.weights + self.activation + self.kept))
+        return round(RESERVE * (self.resident + self.weights + self.activation + self.kept + self.items))
 
     def log_fields(self) -> dict[str, int | None]:
         """In mebibytes, for the log."""
         terms = {"limit": self.limit, "needed": self.needed, "resident": self.resident, "weights": self.weights}
-        terms |= {"activation": self.activation, "kvCache": self.kept}
+        terms |= {"activation": self.activation, "kvCache": self.kept, "items": self.items}
         return {f"{name}MiB": None if value is None else round(value / MIB) for name, value in terms.items()}
 
 
 def plan_memory(
-    asked_mebibytes: int | None, least: int, limit: int | None, resident: int, weights: int, activation: int
+    asked_mebibytes: int | None,
+    least: int,
+    limit: int | None,
+    resident: int,
+    weights: int,
+    activation: int,
+    items: int = 0,
 ) -> MemoryPlan:
     """How much keys and values get: what is asked, or a share of what a limit leaves; at least ``least`` bytes.
 
@@ -79,9 +87,9 @@ def plan_memory(
     elif limit is None:
         kept = DEFAULT_MIB * MIB
     else:
-        left = limit / RESERVE - resident - weights - activation
+        left = limit / RESERVE - resident - weights - activation - items
         kept = min(DEFAULT_MIB * MIB, int(DEFAULT_SHARE * left))
-    plan = MemoryPlan(limit, resident, weights, activation, max(kept, least))
+    plan = MemoryPlan(limit, resident, weights, activation, max(kept, least), items)
     if limit is not None and plan.needed > limit:
         terms = ", ".join(f"{name} {value}" for name, value in plan.log_fields().items())
         raise RecastError(

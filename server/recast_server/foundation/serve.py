@@ -13,6 +13,8 @@ from recast_api.server import FoundationServerConfig
 from recast_server.foundation.memory import memory_limit
 from recast_server.foundation.reuse_metrics import ReuseMetrics
 from recast_server.foundation.service import Engine, FoundationService
+from recast_server.items.metrics import ItemMetrics
+from recast_server.items.store import PEAK_BYTES, ItemStore
 from recast_server.proto.foundation_pb2_grpc import add_FoundationServicer_to_server
 from recast_server.runtime.metrics import FoundationRequests
 from recast_server.runtime.process import Ports, Runtime
@@ -34,6 +36,8 @@ class FoundationServer:
     def __init__(self, config: FoundationServerConfig, verify: Callable[[], Manifest], runtime: Runtime) -> None:
         self._config, self._verify, self._runtime = config, verify, runtime
         self._calls, self._reuse = FoundationRequests(runtime.registry), ReuseMetrics(runtime.registry)
+        self._item_metrics = ItemMetrics(runtime.registry)
+        self._items: ItemStore | None = None
         self._engine: Engine | None = None
         self._server: grpc.aio.Server | None = None
 
@@ -44,14 +48,19 @@ class FoundationServer:
         manifest = self._verify()
         artifact = self._config.artifact
         folder, room = Path(artifact.root) / artifact.path, self._config.kv_cache_mebibytes
-        engine = FoundationEngine(folder, manifest, room, memory_limit())
+        items = self._config.items
+        engine = FoundationEngine(folder, manifest, room, memory_limit(), PEAK_BYTES if items else 0)
         self._runtime.scheduler.learn_cost(engine.warm_up())
         engine.metrics = self._reuse  # warm-up is no request
         self._engine = engine
+        if items is not None:
+            self._items = ItemStore(items, engine, self._runtime.scheduler, self._item_metrics)
 
     async def start(self, ports: Ports) -> int:
         """See ``ModelServer``."""
         assert self._engine is not None, "load comes first"
+        if self._items is not None:
+            await self._items.start()
         service = FoundationService(self._engine, self._runtime.scheduler, self._calls)
         server = grpc.aio.server(
             options=[
@@ -80,3 +89,5 @@ class FoundationServer:
         if self._server is not None:
             stopping = asyncio.ensure_future(self._server.stop(seconds))
             await asyncio.wait({stopping}, timeout=seconds)
+        if self._items is not None:
+            await self._items.close()

@@ -1,6 +1,6 @@
 """A request in raw ids and names -> what the networks read. Both servers, so that both see the same history.
 
-Nothing here refuses: an item that the version never saw becomes the unknown row; a surface or action in an inline
+Nothing here refuses: an item that the server knows nothing of becomes the unknown row; a surface or action in an inline
 history that it does not know is left out, because a client may serve newer surfaces than a version was trained on; a
 feature of context that it does not know is passed over, and a value that it does not list is unknown.
 """
@@ -21,7 +21,7 @@ from recast_server.runtime.events import Events
 
 if TYPE_CHECKING:
     from recast_model.config import ExpertConfig, FoundationConfig
-    from recast_model.items import ItemTable
+    from recast_model.items import ExtendedItems, ItemTable
     from recast_model.snapshot import HistorySnapshot
 
 
@@ -61,9 +61,9 @@ def padded_to(candidates: int) -> int:
 
 @dataclass(frozen=True)
 class RequestEncoder:
-    """Encodes with what a version knows: items, users' histories, and names of surfaces and tasks in its order."""
+    """Encodes with what a server knows: items, users' histories, and names of surfaces and tasks in its order."""
 
-    items: ItemTable
+    items: ItemTable | ExtendedItems
     histories: HistorySnapshot
     surfaces: tuple[str, ...]
     tasks: tuple[str, ...]
@@ -94,7 +94,7 @@ class RequestEncoder:
 
     @staticmethod
     def unknown_items(candidates: Sequence[int] | Ints, dense: Ints) -> list[int]:
-        """The candidates that the version never saw, each once, in the order asked."""
+        """The candidates with neither a row nor content, each once, in the order asked."""
         return list(dict.fromkeys(int(candidates[int(row)]) for row in np.flatnonzero(dense == UNKNOWN_ITEM)))
 
     def _inline(self, events: Events) -> History:

@@ -53,6 +53,13 @@ def test_keys_and_values_get_what_is_asked_or_a_half_of_what_a_limit_leaves() ->
     assert plan(0, None) == plan(1, None) == 16
 
 
+def test_reading_new_items_has_its_room_before_keys_and_values_get_theirs() -> None:
+    found = plan_memory(None, 16 * MIB, 600 * MIB, 300 * MIB, 50 * MIB, 30 * MIB, 40 * MIB)
+    assert found.kept == 40 * MIB  # of 500 without a fifth, 80 are left
+    assert found.needed == pytest.approx(1.2 * 460 * MIB, abs=1)
+    assert found.log_fields()["itemsMiB"] == 40
+
+
 def test_what_does_not_fit_is_refused_with_all_of_its_terms() -> None:
     assert plan(None, 480) == 16
     assert plan(20, 480) == 20
