@@ -58,6 +58,8 @@ DATA_MOUNT = "/var/recast/data"
 SCRATCH_MOUNT = "/tmp"
 """An emptyDir: beside the volumes the only writable path of a pod."""
 
+ITEMS_MOUNT = "/var/recast/items"
+"""The volume with the file of new items."""
 HISTORIES_MOUNT = "/var/recast/histories"
 """The volume of an embedded store of histories."""
 HISTORIES_AUTHORITY_MOUNT = "/var/recast/histories-authority"

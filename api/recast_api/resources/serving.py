@@ -6,8 +6,19 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from recast_api.base import Duration, Image, Wire, rules
-from recast_api.resources.common import Resources
+from recast_api.base import Duration, Image, RelativePath, Wire, rules
+from recast_api.resources.common import PersistentVolumeClaim, Resources
+
+
+class ItemsFile(Wire):
+    """A file of items that appeared after a version was trained, which each server reads again when it changes."""
+
+    persistent_volume_claim: PersistentVolumeClaim
+    """The claim, in the resource's namespace; mounted to be read alone."""
+    path: RelativePath
+    """The file inside the volume: Parquet, with the columns of a data set's items.parquet, which it may be."""
+    every_seconds: Annotated[int, Field(ge=1, le=86400)] = 60
+    """How often servers look whether it has changed."""
 
 
 class FoundationServing(Wire):
@@ -24,6 +35,9 @@ class FoundationServing(Wire):
     calls. By default a half of what the memory limit leaves, at most 256."""
     termination_grace_period_seconds: Annotated[int, Field(ge=5, le=600)] = 30
     """How long a pod that is to end may take to finish its requests."""
+    items: ItemsFile | None = None
+    """Items that appeared after a version was trained, by their content; absent: all such items are alike. Experts need
+    the same."""
     network_policy: Literal["Enforced", "None"] = "Enforced"
     """Enforced: a NetworkPolicy lets only the namespace's experts that read a lineage reach its servers' gRPC port, and
     everybody their health and metrics; the cluster's network plug-in must know NetworkPolicies. None: there is none,
@@ -160,6 +174,9 @@ class ExpertServing(Wire):
     """How long a pod that is to end may take to finish its requests."""
     histories: Histories | None = None
     """Where users' histories are; absent: in the version."""
+    items: ItemsFile | None = None
+    """Items that appeared after a version was trained, by their content; absent: all such items are alike. The
+    foundation needs the same."""
 
     @model_validator(mode="after")
     def _one_writer(self) -> Self:

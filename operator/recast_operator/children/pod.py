@@ -8,7 +8,7 @@ from recast_api import names
 from recast_api.resources import ExpertServing, FoundationServing
 from recast_api.resources.serving import Histories
 from recast_api.server import ExpertServerConfig, FoundationServerConfig
-from recast_operator.children import histories
+from recast_operator.children import histories, items
 from recast_operator.children.labels import Object
 from recast_operator.children.security import container_security, pod_security
 
@@ -54,6 +54,7 @@ class ServerPod:
                     {"name": "models", "persistentVolumeClaim": {"claimName": self.claim, "readOnly": True}},
                     {"name": "tmp", "emptyDir": {}},
                     *histories.volumes(self._histories),
+                    *items.volumes(self.serving.items),
                 ],
             },
         }
@@ -81,6 +82,7 @@ class ServerPod:
                 {"name": "models", "mountPath": names.MODELS_MOUNT, "readOnly": True},
                 {"name": "tmp", "mountPath": names.SCRATCH_MOUNT},
                 *histories.mounts(self._histories),
+                *items.mounts(self.serving.items),
             ],
             "startupProbe": _probe("startup", period=2, failures=150),
             "livenessProbe": _probe("live", period=10, failures=6),

@@ -29,6 +29,7 @@ from recast_operator.children.expert_service import expert_service
 from recast_operator.children.foundation_deployment import foundation_deployment
 from recast_operator.children.foundation_service import foundation_service
 from recast_operator.children.histories import served_histories
+from recast_operator.children.items import served_items
 from recast_operator.children.kinds import ChildKind, CompanionKind
 from recast_operator.children.labels import ChildMeta, Object
 from recast_operator.children.network_policy import foundation_network_policy
@@ -220,6 +221,7 @@ def _expert_config(model: ExpertModel, revision: RevisionStatus) -> ExpertServer
         tae_cache_mebibytes=serving.tae_cache_mebibytes,
         max_connection_age_seconds=serving.max_connection_age_seconds,
         histories=served_histories(serving.histories),
+        items=served_items(serving.items),
     )
 
 
@@ -239,6 +241,7 @@ def _foundation_deployment(model: FoundationModel, version: ModelVersion) -> Wan
             model=meta.name,
             artifact=served,
             kv_cache_mebibytes=serving.kv_cache_mebibytes,
+            items=served_items(serving.items),
         )
         return foundation_deployment(config, serving, child, claim=claim)
 
