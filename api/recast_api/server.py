@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recast_api.base import Digest, Name, RelativePath, Wire
+from recast_api.base import Digest, Fraction, Name, RelativePath, Wire
 from recast_api.resources.expert import Task
 from recast_api.resources.version import FoundationPin
 
@@ -67,6 +67,23 @@ class ServedItems(Wire):
     """How often it is looked at."""
 
 
+class ServedAnswerLog(Wire):
+    """The log of answers that an expert's server keeps."""
+
+    path: str
+    """Folder on a volume that this pod may write; others may share it."""
+    share: Fraction = "0.1"
+    """Share of the candidates that were not returned, of which each is logged with this probability."""
+    window_milliseconds: Annotated[int, Field(ge=10)] = 1000
+    """Within which an answer is on the disk."""
+    roll_seconds: Annotated[int, Field(ge=1)] = 300
+    """After which what was logged is a segment that others read."""
+    max_bytes: Annotated[int, Field(ge=2**20)] = 2**30
+    """Of all files of a pod."""
+    buffer_mebibytes: Annotated[int, Field(ge=1)] = 32
+    """Of answers in memory that wait for the disk."""
+
+
 class FoundationServerConfig(Wire):
     """``RECAST_SERVER`` of a foundation's server."""
 
@@ -104,6 +121,8 @@ class ExpertServerConfig(Wire):
     """Absent: the defaults."""
     items: ServedItems | None = None
     """Absent: items that the version does not know stay unknown."""
+    answer_log: ServedAnswerLog | None = None
+    """Absent: none is kept, and no impressions are taken."""
     grace_seconds: Grace = 25
 
     @property
@@ -205,7 +224,18 @@ ITEMS_READS_TOTAL = "recast_items_reads_total"
 ``failed``, the disk did. A file that has not changed is not read."""
 ITEMS_LOADED, ITEMS_REFUSED, ITEMS_MISSING, ITEMS_FAILED = "loaded", "refused", "missing", "failed"
 ITEMS_RESULTS = (ITEMS_LOADED, ITEMS_REFUSED, ITEMS_MISSING, ITEMS_FAILED)
+ANSWERS_LOGGED_TOTAL = "recast_answers_logged_total"
+"""Counter. Records of the log of answers that are on the disk, by ``table``: ``answers``, or ``impressions``."""
+ANSWERS_DROPPED_TOTAL = "recast_answers_dropped_total"
+"""Counter. Records that are not, or no longer, by ``table`` and ``cause``."""
+ANSWERS_BUFFER, ANSWERS_FULL, ANSWERS_FAILED, ANSWERS_OLDEST = "buffer", "full", "failed", "oldest"
+ANSWERS_CAUSES = (ANSWERS_BUFFER, ANSWERS_FULL, ANSWERS_FAILED, ANSWERS_OLDEST)
+"""No room in memory, as the disk was too slow; none on the disk; another error of it; older ones that made room."""
+ANSWERS_BYTES = "recast_answers_bytes"
+"""Gauge. What the files of the pod's log of answers take."""
+ANSWERS_UNSYNCED_SECONDS = "recast_answers_unsynced_seconds"
+"""Gauge. Age of the oldest record of it that is not on the disk."""
 CODES = ("200", "400", "413", "415", "422", "499", "500", "503")
 """Codes of scoring requests that exist at zero from the start: a rate over one that appears at 1 misses its first."""
-OTHER_CODES = ("200", "400", "404", "405", "409", "413", "415", "422", "503")
+OTHER_CODES = ("200", "202", "400", "404", "405", "409", "413", "415", "422", "503")
 """The same, of other requests."""

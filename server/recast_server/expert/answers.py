@@ -8,7 +8,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from recast_server.expert.edge import Identity
-from recast_server.expert.ranker import Ranking
+from recast_server.expert.ranker import Ranking, presented
 from recast_server.expert.schema import RankRequest
 
 
@@ -81,7 +81,6 @@ class RefusalAnswer(TypedDict):
 
 def rank_answer(identity: Identity, request_id: str, asked: RankRequest, ranking: Ranking) -> RankAnswer:
     """The answer to a request."""
-    order = sorted(range(len(ranking.scores)), key=ranking.scores.__getitem__, reverse=True)[: asked.limit]
     answer: RankAnswer = {
         "requestId": request_id,
         "model": identity.model,
@@ -100,7 +99,7 @@ def rank_answer(identity: Identity, request_id: str, asked: RankRequest, ranking
                 "score": ranking.scores[row],
                 "scores": {task: values[row] for task, values in ranking.probabilities.items()},
             }
-            for row in order
+            for row in presented(ranking.scores, asked.limit)
         ],
         "unknownItems": ranking.unknown_items,
         "unknownContext": ranking.unknown_context,

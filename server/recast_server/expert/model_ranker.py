@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from recast_api import server as contract
 from recast_server.expert.questions import TaeUnavailableError
-from recast_server.expert.ranker import Ranking
+from recast_server.expert.ranker import Basis, Ranking
 from recast_server.expert.schema import RankRequest, inline_history, require_known_context
 from recast_server.expert.tae_cache import ABSENT, Rung, TaeCache
 from recast_server.expert.tae_client import TaeClient
@@ -99,7 +99,10 @@ class ModelRanker:
             ranking = await ticket.run(Embedded(asked.expert, tae.rows, tae.source))
         if not ranking.finite:
             raise ArithmeticError("the expert's scores are not finite")
-        return replace(ranking, history=asked.seen)
+        basis = Basis(asked.foundation.time_ms, tae.rows, tae.served, tae.cursor_ms)
+        if ranking.tae == contract.TAE_ABSENT:  # the network may have refused what there was
+            basis = Basis(asked.foundation.time_ms, None)
+        return replace(ranking, history=asked.seen, basis=basis)
 
     def _query(self, request: RankRequest) -> Query:
         time_ms = time.time_ns() // 1_000_000 if request.time is None else request.time
@@ -110,9 +113,9 @@ class ModelRanker:
         self, query: Query, context: RequestContext, ticket: Ticket[Embedded, Ranking], cache: TaeCache | None
     ) -> Rung:
         try:
-            rows = (await self._client.tae(query, context, ticket.spare_seconds)).rows
+            found = await self._client.tae(query, context, ticket.spare_seconds)
         except TaeUnavailableError:  # counted by the client, with its code
             return ABSENT if cache is None else cache.recall(query.user, query.candidates, time.monotonic())
         if cache is not None:
-            cache.remember(query.user, query.candidates, rows, time.monotonic())
-        return Rung(rows, contract.TAE_FRESH)
+            cache.remember(query.user, query.candidates, found.rows, time.monotonic())
+        return Rung(found.rows, contract.TAE_FRESH, found.served, found.cursor_ms)

@@ -15,10 +15,11 @@ from pydantic import TypeAdapter
 
 from recast_api import __version__, names
 from recast_model.context import LARGEST, VALUE_LENGTH, ContextFeature
-from recast_server.expert import batch, events_api
+from recast_server.expert import batch, events_api, impressions_api
 from recast_server.expert.answers import RankAnswer, RefusalAnswer
 from recast_server.expert.edge import Identity
 from recast_server.expert.events_api import EventsAnswer, EventsRequest
+from recast_server.expert.impressions_api import ImpressionsAnswer, ImpressionsRequest
 from recast_server.expert.open_inference import rest as inference
 from recast_server.expert.schema import RankRequest
 
@@ -34,6 +35,7 @@ REFUSALS: dict[int, dict[str, str]] = {
     },
     404: {
         "NotFound": "there is no such path, model or version here",
+        "NoAnswerLog": "this expert keeps no log of its answers",
         "NoHistoryStore": "this expert's histories come with its version",
     },
     405: {"MethodNotAllowed": "the path has another method"},
@@ -44,6 +46,7 @@ REFUSALS: dict[int, dict[str, str]] = {
     500: {"Internal": "the server failed on the request; its log says why, under the request's id"},
     503: {
         "HistoryStoreUnavailable": "the events were not taken: send them again under the same key",
+        "LogFull": "the log has no room for the report: send it again later",
         "Overloaded": "the answer would come too late: ask again after `retry-after` seconds",
         "Stopping": "the server ends",
         "TooManyConnections": "the server has as many connections as it may",
@@ -56,6 +59,8 @@ _MODELS: tuple[Any, ...] = (
     RankAnswer,
     EventsRequest,
     EventsAnswer,
+    ImpressionsRequest,
+    ImpressionsAnswer,
     RefusalAnswer,
     batch.BatchRequest,
     batch.BatchAnswer,
@@ -113,6 +118,11 @@ EVENTS_ANSWER_EXAMPLE: Object = {
     "total": 12,
     "repeated": False,
 }
+IMPRESSIONS_EXAMPLE: Object = {
+    "requestId": "0af7651916cd43dd8448eb211c80319c",
+    "items": [{"item": 1011, "position": 0}, {"item": 1018, "position": 1, "time": "2026-05-01T12:00:04Z"}],
+}
+IMPRESSIONS_ANSWER_EXAMPLE: Object = {"requestId": "0af7651916cd43dd8448eb211c80319c", "items": 2}
 RANK_ANSWER_EXAMPLE: Object = {
     "requestId": "0af7651916cd43dd8448eb211c80319c",
     "model": "reels",
@@ -173,6 +183,8 @@ EXAMPLES: dict[str, Object] = {
     "BatchAnswer": BATCH_ANSWER_EXAMPLE,
     "EventsRequest": EVENTS_EXAMPLE,
     "EventsAnswer": EVENTS_ANSWER_EXAMPLE,
+    "ImpressionsRequest": IMPRESSIONS_EXAMPLE,
+    "ImpressionsAnswer": IMPRESSIONS_ANSWER_EXAMPLE,
     "RankRequest": RANK_EXAMPLE,
     "RankAnswer": RANK_ANSWER_EXAMPLE,
     "RefusalAnswer": REFUSAL_EXAMPLE,
@@ -196,6 +208,8 @@ class _Operation:
     """Whether the same answer comes with 503 where what is asked for is not so."""
     binary: bool = False
     """Whether request and answer have the binary form as well."""
+    status: int = 200
+    """Where it is done as asked."""
 
 
 def _operations() -> dict[str, dict[str, _Operation]]:
@@ -224,6 +238,16 @@ def _operations() -> dict[str, dict[str, _Operation]]:
                 "RefusalAnswer",
                 request="EventsRequest",
                 refused=(400, 404, 409, 413, 415, 422, 503),
+            )
+        },
+        impressions_api.PATH: {
+            "post": _Operation(
+                "Tell what of an answer was shown, where the expert keeps a log of its answers",
+                "ImpressionsAnswer",
+                "RefusalAnswer",
+                request="ImpressionsRequest",
+                refused=(400, 404, 413, 415, 422, 503),
+                status=202,
             )
         },
         PATH: {"get": _Operation("This document", None, "RefusalAnswer")},
@@ -280,7 +304,7 @@ def _described(path: str, method: str, operation: _Operation) -> Object:
     described: Object = {
         "operationId": "_".join([method, *words]).replace(":", "_"),
         "summary": operation.summary,
-        "responses": {"200": _answer("As asked", operation.answer, binary=operation.binary)},
+        "responses": {str(operation.status): _answer("As asked", operation.answer, binary=operation.binary)},
     }
     if operation.unready:
         described["responses"]["503"] = _answer("It is not so", operation.answer)

@@ -6,13 +6,19 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc.aio
 
 from recast_api import names
+from recast_api.answer_log import ANSWERS, IMPRESSIONS
 from recast_api.manifest import Manifest
 from recast_api.server import ExpertServerConfig, ServedHistories
+from recast_server.answer_log.metrics import AnswerLogMetrics
+from recast_server.answer_log.ranker import LoggedRanker
+from recast_server.expert import impressions_api
 from recast_server.expert.app import create_app
 from recast_server.expert.edge import Identity
 from recast_server.expert.events_api import PATH, events_route
@@ -36,11 +42,19 @@ from recast_server.runtime.http import HttpServer, bind
 from recast_server.runtime.metrics import FoundationCalls, ScoringRequests
 from recast_server.runtime.process import Ports, Runtime
 
+if TYPE_CHECKING:
+    from recast_server.answer_log.log import AnswerLog
+
+LOG_SHARE = 0.25
+"""Of the time to drain, on top of it, for the log of answers to be written."""
 _log = logging.getLogger("recast.expert")
 
 
 class ExpertServer:
-    """Loads one expert version, meets its foundation, answers requests for scores and takes events."""
+    """Loads one expert version, meets its foundation, answers requests for scores and takes events.
+
+    What it answers is logged where it is configured to.
+    """
 
     def __init__(
         self,
@@ -57,6 +71,8 @@ class ExpertServer:
         self._item_metrics = ItemMetrics(runtime.registry)
         self._items: ItemStore | None = None
         self._store: HistoryStore | None = None
+        self._log_metrics = AnswerLogMetrics(runtime.registry)
+        self._answers: AnswerLog | None = None
         self._engine: Engine | None = None
         self._client: GrpcTaeClient | None = None
         self._server: HttpServer | None = None
@@ -111,9 +127,13 @@ class ExpertServer:
             self._engine.context,
         )
         cache = TaeCache(config.tae_cache_mebibytes * 2**20, config.tae_cache_seconds)
-        ranker = self._decorate(
-            ModelRanker(self._engine, config.surface, self._client, self._runtime.scheduler, reader, cache)
+        ranker = self._logged(
+            self._decorate(
+                ModelRanker(self._engine, config.surface, self._client, self._runtime.scheduler, reader, cache)
+            ),
+            self._engine,
         )
+        report = None if self._answers is None else partial(self._answers.take, IMPRESSIONS)
         scoring = Scoring(
             ranker,
             config.slo_milliseconds / 1000,
@@ -129,7 +149,7 @@ class ExpertServer:
             scoring.slo_seconds,
             scoring.require_room,
             scoring.lag,
-            {PATH: events_route(self._store)},
+            {PATH: events_route(self._store), impressions_api.PATH: impressions_api.route(report)},
         )
 
         def refusal(status: int) -> tuple[list[tuple[bytes, bytes]], bytes]:
@@ -146,12 +166,25 @@ class ExpertServer:
         _log.info("serving gRPC", extra={"fields": {"port": grpc_port}})
         return self._server.port
 
+    def _logged(self, ranker: Ranker, engine: Engine) -> Ranker:
+        """The ranker, with its answers logged where that is asked for."""
+        asked = self._config.answer_log
+        if asked is None:
+            return ranker
+        from recast_server.answer_log.opening import open_log  # imports PyArrow
+
+        tasks = list(engine.tasks)
+        self._answers = open_log(self._config, asked, tasks, engine.tae_dim, self._log_metrics)
+        return LoggedRanker(ranker, partial(self._answers.take, ANSWERS), tasks, float(asked.share))
+
     async def drain(self, seconds: float) -> None:
         """See ``ModelServer``."""
         drains = [self._server.drain(seconds)] if self._server is not None else []
         if self._grpc is not None:
             drains.append(grpc_server.drain(self._grpc, seconds))
         await asyncio.gather(*drains)
+        if self._answers is not None:
+            await asyncio.to_thread(self._answers.close, LOG_SHARE * seconds)
         if self._client is not None:
             await self._client.close()
         if self._store is not None:

@@ -27,6 +27,8 @@ from recast_api import server as contract
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from recast_server.expert.tae_client import ServedFoundation
+
     Ids = Sequence[int] | NDArray[np.int64]
 
 ANSWERS = 4
@@ -41,6 +43,10 @@ class Rung:
 
     rows: NDArray[np.floating] | None
     source: str
+    served: ServedFoundation | None = None
+    """The version that made them, where they are fresh."""
+    cursor_ms: int = 0
+    """It has learned labels up to this instant; 0 where it does not say."""
 
 
 ABSENT = Rung(None, contract.TAE_ABSENT)

@@ -9,7 +9,7 @@ from typing import Any
 
 from recast_api import names
 from recast_api.resources.version import FoundationPin
-from recast_server.expert import batch, openapi, schema
+from recast_server.expert import batch, impressions_api, openapi, schema
 from recast_server.expert.edge import Identity
 from recast_server.expert.open_inference import rest
 from recast_server.expert.open_inference.contract import Contract
@@ -36,8 +36,9 @@ def test_every_path_and_header_is_on_the_page() -> None:
 
 
 def test_every_request_on_the_page_is_one() -> None:
-    assert [path for path, _ in BODIES] == ["/v1/rank", "/v2/models/reels/infer"]
-    (_, rank), (_, infer) = BODIES
+    assert [path for path, _ in BODIES] == ["/v1/rank", "/v1/impressions", "/v2/models/reels/infer"]
+    (_, rank), (_, shown), (_, infer) = BODIES
+    assert [item.item for item in impressions_api.parse(shown.encode()).items] == [1007, 1014]
     assert schema.parse(rank.encode()).candidates == [1000, 1007, 1014]
     _, declared = rest.parse(infer.encode(), None)
     assert Contract(IDENTITY).request(declared).candidates == [1000, 1007, 1014]

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from recast_api.resources.version import FoundationPin
 from recast_model.context import ContextFeature
+from recast_server.expert import impressions_api
 from recast_server.expert.app import create_app
 from recast_server.expert.edge import Identity
 from recast_server.expert.events_api import PATH, events_route
@@ -68,7 +69,10 @@ async def served() -> AsyncIterator[Served]:
     scheduler.start()
     health = Health(scheduler)
     health.phase = Phase.SERVING
-    metrics, more = ScoringRequests(registry, 0.2), {PATH: events_route(None)}
+    metrics, more = (
+        ScoringRequests(registry, 0.2),
+        {PATH: events_route(None), impressions_api.PATH: impressions_api.route(None)},
+    )
     app = create_app(IDENTITY, ranker, health, metrics, 30.0, 0.2, more=more)
     state: dict[str, object] = {}
 

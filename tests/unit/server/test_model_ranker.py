@@ -61,7 +61,7 @@ class Foundation:
         await self.gate.wait()
         if self.failing:
             raise TaeUnavailableError("UNAVAILABLE", "scripted")
-        return Embeddings(np.zeros((len(query.candidates), 4), np.float16), SERVED)
+        return Embeddings(np.zeros((len(query.candidates), 4), np.float16), SERVED, 17)
 
     async def describe(self, timeout_seconds: float) -> Any:
         raise NotImplementedError
@@ -189,3 +189,16 @@ async def test_a_request_that_is_taken_back_gives_up_its_place(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert registry.get_sample_value("recast_queue_requests") == 0
+
+
+async def test_a_ranking_says_what_it_rests_on(scheduler: Scheduler) -> None:
+    foundation = Foundation(failing=True)
+    foundation.gate.set()
+    ranker = a_ranker(scheduler, foundation, TaeCache(1 << 20, 60.0))
+    told = []
+    for foundation.failing in (True, False, True):
+        basis = (await ranker.rank(REQUEST, a_context())).basis
+        assert basis is not None
+        assert basis.time_ms == NOW
+        told.append((basis.tae is not None, basis.foundation, basis.cursor_ms))
+    assert told == [(False, None, 0), (True, SERVED, 17), (True, None, 0)]

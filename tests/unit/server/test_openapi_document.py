@@ -90,6 +90,7 @@ ASKED = [
     ("POST", "/v1/rank", " " * 2**20, 413),
     ("POST", "/v1/rank", '{"history": [{"item": "x"}]}', 422),
     ("POST", "/v1/events", json.dumps(openapi.EVENTS_EXAMPLE), 404),
+    ("POST", "/v1/impressions", json.dumps(openapi.IMPRESSIONS_EXAMPLE), 404),
     ("POST", "/v1/rank:batch", BATCH, 200),
     ("POST", "/v1/rank:batch", '{"requests": []}', 422),
     *(("GET", path, "", 200) for path in ("/v2", "/v2/health/live", "/v2/health/ready")),
