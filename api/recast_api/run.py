@@ -92,6 +92,8 @@ class ExpertRun(Wire):
     tasks: Annotated[list[Task], Field(min_length=1, max_length=16)]
     architecture: ExpertArchitecture
     foundation: ArtifactRef
+    tae_log: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    """Folder of a log made of what servers answered, below ``data_root`` or anywhere; absent: the foundation's own."""
 
 
 TrainingRun.model_rebuild()

@@ -27,14 +27,17 @@ class Loss:
 
     total: Tensor
     main_sum: Tensor
-    valid: Tensor  # labels on this rank
+    valid: Tensor  # labels on this rank, or their weights
 
 
-def masked_bce_sum(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """Sum of the log loss over elements (any shape) where ``mask`` is true; the rest counts nothing, even NaN."""
+def masked_bce_sum(logits: Tensor, labels: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Sum of the log loss over elements (any shape) where ``mask`` is true; the rest counts nothing, even NaN.
+
+    ``weights`` (of the same shape): how often each counts.
+    """
     safe = torch.where(mask, logits, 0.0)
     loss = F.binary_cross_entropy_with_logits(safe, torch.where(mask, labels, 0.0), reduction="none")
-    return (loss * mask).sum()
+    return (loss * (mask if weights is None else mask * weights)).sum()
 
 
 def foundation_loss(output: FoundationOutput, batch: RequestBatch, aux_weight: float = ALIGNMENT_WEIGHT) -> Loss:
@@ -47,12 +50,17 @@ def foundation_loss(output: FoundationOutput, batch: RequestBatch, aux_weight: f
     return Loss((main + aux_weight * aux) / count, main.detach(), valid)
 
 
-def expert_loss(logits: Tensor, batch: RequestBatch, columns: Sequence[int]) -> Loss:
-    """Loss of an expert's tasks (B, M, T), which are ``columns`` of the batch's labels. A collective call."""
+def expert_loss(logits: Tensor, batch: RequestBatch, columns: Sequence[int], weights: Tensor | None = None) -> Loss:
+    """Loss of an expert's tasks (B, M, T), which are ``columns`` of the batch's labels. A collective call.
+
+    ``weights`` (B, M) is how much each candidate's labels count, such as one over the probability that they are there
+    (Horvitz and Thompson, 1952); the sum is divided by theirs. Either all ranks give them or none does.
+    """
     labels, mask = _labels_and_mask(batch)
     mask = mask[..., list(columns)]
-    main = masked_bce_sum(logits, labels[..., list(columns)], mask)
-    valid = mask.sum()
+    each = None if weights is None else weights[..., None].expand(mask.shape)
+    main = masked_bce_sum(logits, labels[..., list(columns)], mask, each)
+    valid = mask.sum() if each is None else (mask * each).sum()
     return Loss(main / sum_over_ranks(valid).clamp(min=1), main.detach(), valid)
 
 

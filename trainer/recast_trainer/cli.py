@@ -72,7 +72,7 @@ def _train(options: argparse.Namespace) -> None:
     with join_process_group() as group:
         for model in chosen:
             group.barrier()  # what the next one reads has landed
-            run = local_run(model, data, models)
+            run = local_run(model, data, models, options.answers.absolute() if options.answers else None)
             group.barrier()  # nobody may land before everybody has counted the versions
             group.log(f"{run.kind} {run.model} v{run.number}, in {models.folder(run.kind, run.model, run.number)}")
             execute(run, group, None)
@@ -120,6 +120,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument(
         "--models", type=Path, default=Path("models"), help="folder that versions land in (default: %(default)s)"
+    )
+    train.add_argument(
+        "--answers",
+        type=Path,
+        metavar="FOLDER",
+        help="experts read the embeddings that servers logged, as `recast data from-answers` wrote them to this folder",
     )
     train.add_argument("--only", metavar="NAME", help="train this model of the file alone")
     train.set_defaults(run=_train)

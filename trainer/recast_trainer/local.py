@@ -107,8 +107,12 @@ class Models:
             raise RecastError("ArtifactTruncated", f"{path} is no manifest: train {model} again") from error
 
 
-def local_run(model: FoundationModel | ExpertModel, data: Path, models: Models) -> TrainingRun:
+def local_run(
+    model: FoundationModel | ExpertModel, data: Path, models: Models, answers: Path | None = None
+) -> TrainingRun:
     """The run that trains a model's next version from the data set in ``data``.
+
+    ``answers`` is a TAE log that experts read in the place of their foundation's own.
 
     A run that was cut off is the same run again, and goes on from its checkpoint. Raises ``FoundationNotFound`` for an
     expert whose foundation has not landed in ``models``.
@@ -132,13 +136,13 @@ def local_run(model: FoundationModel | ExpertModel, data: Path, models: Models) 
         data=DataRef(path=data.name, until=until, window=window, tail=tail),
         optimization=Optimization.of(model.spec.training),
         architecture=model.spec.architecture if isinstance(model, FoundationModel) else None,
-        expert=_expert(model, models) if isinstance(model, ExpertModel) else None,
+        expert=_expert(model, models, answers) if isinstance(model, ExpertModel) else None,
         baseline=baseline,
         baseline_foundation=_read_by(name, baseline, models) if baseline and kind == "ExpertModel" else None,
     )
 
 
-def _expert(model: ExpertModel, models: Models) -> ExpertRun:
+def _expert(model: ExpertModel, models: Models, answers: Path | None) -> ExpertRun:
     foundation = models.newest("FoundationModel", model.spec.foundation_ref.name)
     if foundation is None:
         raise RecastError(
@@ -151,6 +155,7 @@ def _expert(model: ExpertModel, models: Models) -> ExpertRun:
         tasks=model.spec.tasks,
         architecture=model.spec.architecture,
         foundation=foundation,
+        tae_log=None if answers is None else str(answers),
     )
 
 

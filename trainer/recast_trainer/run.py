@@ -19,7 +19,7 @@ import numpy as np
 from recast_api import names
 from recast_api.manifest import MEASURED, Manifest, UsableRows, describe_files, load_verified
 from recast_api.resources.version import Aggregate, Baseline, FoundationPin, Measurement, Tail
-from recast_api.run import ArtifactRef, RecastError, TrainingRun
+from recast_api.run import ArtifactRef, ExpertRun, RecastError, TrainingRun
 from recast_model.artifact import ExpertBundle, FoundationBundle, load_expert, load_foundation, save_model
 from recast_model.config import ExpertConfig, ExpertTask, FoundationConfig
 from recast_trainer import clock
@@ -33,6 +33,7 @@ from recast_trainer.evaluation.scoring import score_foundation, score_pair
 from recast_trainer.evaluation.tail import describe_gap, moving_gap
 from recast_trainer.publishing.artifact import land, landed
 from recast_trainer.publishing.version import VersionApi, publish
+from recast_trainer.tae import from_answers
 from recast_trainer.tae import log as tae_log
 from recast_trainer.training.checkpoint import CHECKPOINTS, Checkpoints
 from recast_trainer.training.expert import Examples, ExpertTrainer, reader_config
@@ -205,12 +206,12 @@ def _tail(trained: TrainedFoundation, config: FoundationConfig, group: ProcessGr
 def _expert(run: TrainingRun, group: ProcessGroup, work: Path, pinned: PinnedData) -> TrainingResult:
     assert run.expert is not None
     wanted = run.expert
-    foundation, folder = open_measured(run.models_root, wanted.foundation)
+    foundation, log = _open_read(run, wanted)
     stream = open_stream(Path(run.data_root) / run.data.path, run.data, pinned)
     require_tasks(stream.dataset, wanted.surface, [task.name for task in wanted.tasks])
     require_same_vocabulary(stream, foundation.config)
     config, items = expert_config(run, foundation.config), foundation.items
-    examples = Examples(stream.known_by(config.context), folder / tae_log.FOLDER, wanted.surface, config.history_length)
+    examples = Examples(stream.known_by(config.context), log, wanted.surface, config.history_length)
     checkpoints = Checkpoints(work / CHECKPOINTS, fingerprint(run, pinned))
     expert = ExpertTrainer(foundation, config, run.optimization, group, examples, checkpoints)
     model = expert.train()
@@ -235,6 +236,17 @@ def _expert(run: TrainingRun, group: ProcessGroup, work: Path, pinned: PinnedDat
         usable_rows=[],
         write=write,
     )
+
+
+def _open_read(run: TrainingRun, wanted: ExpertRun) -> tuple[FoundationBundle, Path]:
+    """The foundation that an expert reads, by the weights that made the TAE log, and that log."""
+    if wanted.tae_log is None:
+        bundle, folder = open_measured(run.models_root, wanted.foundation)
+        return bundle, folder / tae_log.FOLDER
+    log = Path(run.data_root) / wanted.tae_log
+    from_answers.require_of(log, wanted.foundation.digest)
+    folder = Path(run.models_root) / wanted.foundation.path
+    return load_foundation(folder, load_verified(folder, wanted.foundation.digest)), log
 
 
 def _foundation_baseline(

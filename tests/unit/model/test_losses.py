@@ -62,6 +62,30 @@ def test_an_experts_loss_reads_its_own_tasks_columns_in_its_own_order() -> None:
     assert int(found.valid) == 2
 
 
+def test_a_row_that_was_drawn_with_a_probability_counts_for_those_that_were_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The sum of losses is that of all rows in expectation, and is divided by as many."""
+    output, one = by_hand()
+    alike = expert_loss(output.logits, one, (0, 1, 2))
+    ones = expert_loss(output.logits, one, (0, 1, 2), torch.ones(2, 2))
+    assert float(ones.total) == pytest.approx(float(alike.total))
+    weights = torch.tensor([[4.0, 1.0], [1.0, 1.0]])
+    labels, mask = one.labels, one.label_mask
+    assert labels is not None
+    assert mask is not None
+    valid = mask & one.candidate_mask[..., None]
+    each = torch.nn.functional.binary_cross_entropy_with_logits(output.logits, labels, reduction="none")
+    by_row = torch.where(valid, each, 0.0).sum(-1)
+    found = expert_loss(output.logits, one, (0, 1, 2), weights)
+    assert float(found.main_sum) == pytest.approx(float((by_row * weights).sum()), rel=1e-6)
+    assert float(found.valid) == float((valid.sum(-1) * weights).sum())
+    assert float(found.total) == pytest.approx(float(found.main_sum / found.valid))
+    monkeypatch.setattr(losses, "sum_over_ranks", lambda count: count + 7)
+    other = expert_loss(output.logits, one, (0, 1, 2), weights)
+    assert float(other.total) == pytest.approx(float(found.main_sum / (found.valid + 7)))
+
+
 def test_every_rank_divides_by_the_labels_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     output, one = by_hand()
     monkeypatch.setattr(losses, "sum_over_ranks", lambda count: count + 7)  # another rank has seven

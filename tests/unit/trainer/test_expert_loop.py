@@ -29,6 +29,7 @@ from trainer_builders import (
 
 from recast_api.resources.common import Optimizer
 from recast_api.run import RecastError
+from recast_model.losses import expert_loss
 from recast_trainer.evaluation.scoring import absent, score_expert
 from recast_trainer.tae import log as tae_log
 from recast_trainer.training import expert as expert_loop
@@ -205,6 +206,58 @@ def test_what_is_held_out_is_told_segment_by_segment_since_row_ids_may_start_ove
     ]
     assert told == measured
     assert [len(ids) for ids in told] == [6, 4]
+
+
+def partial_log(folder: Path, stream: Stream, missing: tuple[int, ...], drawn: dict[int, float]) -> Examples:
+    """A log as answers give one: of some requests some rows, some of them drawn with a probability."""
+    for index, segment in enumerate(stream.segments):
+        rows = stream.read(segment)
+        rows = rows.take(~np.isin(rows.row_ids, missing))
+        tae = np.stack([rows.row_ids] * 4, 1).astype(np.float16)
+        propensity = np.array([drawn.get(int(row), 1.0) for row in rows.row_ids], np.float32)
+        written = tae_log.TaeRows(rows.row_ids, rows.first_known, rows.event_times * 0, tae, propensity)
+        names = np.array(stream.dataset.surface_names)[rows.surfaces]
+        phase: tae_log.Phase = "prequential" if index < LEARN else "tail"
+        tae_log.write_segment(folder, index, phase, written, names, segment.name, partial=True)
+    return Examples(stream, folder, "reels", 6)
+
+
+def test_of_a_partial_log_the_rows_that_are_there_are_learned_and_measured(tmp_path: Path) -> None:
+    lacks = 6 * PER_SEGMENT + 3
+    found = partial_log(tmp_path, whole(), (3, 7, 8, lacks), {})
+    assert learned(found, found.prequential) == [4, *on_reels(0, 1, 2, 3)[4:]]
+    assert learned(found, found.last_phase) == on_reels(4, 5)
+    assert found.watermark == HELD_OUT_FROM - 1
+    (measured,) = list(found.over(found.held_out))
+    assert measured.requests.rows.row_ids[measured.requests.rows.label_mask.any(1)].tolist() == on_reels(6)[1:]
+    assert measured.tae.present.all()
+    last = len(whole().segments) - 1
+    slates = next(requests for index, requests in whole().walk(6, surface=1) if index == last)
+    assert found.is_held_out(last, slates).all()
+
+
+def test_rows_weigh_one_over_the_probability_that_they_are_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = partial_log(tmp_path, whole(), (), {4: 0.25, 11: 0.5})
+    seen: dict[int, float] = {}
+    batches = list(global_batches(found.learned(found.prequential), 4))
+    for batch in batches:
+        weights = batch.tae.weights_on_device(on_device(batch.requests, ITEMS, ProcessGroup()))
+        if weights is not None:
+            for row, weight in zip(batch.requests.rows.row_ids.tolist(), weights.flatten().tolist(), strict=True):
+                seen[row] = weight
+    assert {row: weight for row, weight in seen.items() if weight != 1} == {4: 4.0, 11: 2.0}
+    losses: list[Any] = []
+
+    def recorded(logits: Any, batch: Any, columns: Any, weights: Any) -> Any:
+        losses.append(weights)
+        return expert_loss(logits, batch, columns, weights)
+
+    monkeypatch.setattr(expert_loop, "expert_loss", recorded)
+    ExpertTrainer(foundation(), expert_config(), optimization(), ProcessGroup(), found).train()
+    assert losses[0].flatten().tolist()[:4] == [1.0, 4.0, 1.0, 1.0]
+    assert losses[-1] is None  # of rows that all were logged
 
 
 def test_a_pass_that_is_over_leaves_no_file_open_and_no_memory_behind(tmp_path: Path) -> None:

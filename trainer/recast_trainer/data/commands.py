@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from recast_api.run import RecastError
 from recast_model.items import ItemTable
-from recast_trainer.clock import to_rfc3339
+from recast_trainer.clock import duration_ms, to_rfc3339
 from recast_trainer.data import movielens, segments
 from recast_trainer.data.context_description import DescribedContext
 from recast_trainer.data.convert import convert
@@ -93,6 +93,22 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     old.add_argument("--out", type=Path, required=True, help="a new folder")
     old.set_defaults(run=_convert)
 
+    logged = commands.add_parser(
+        "from-answers",
+        help="make the TAE log of an expert from what its servers answered",
+        description="For the rows of a data set, take the embeddings from the log of answers of experts' servers, as "
+        "they were seen, in the place of those that the foundation logs when it is trained. `recast train --answers` "
+        "trains experts on them.",
+    )
+    logged.add_argument("answers", type=Path, help="folder that servers write their logs to")
+    logged.add_argument("--data", type=Path, required=True, help="folder of the data set, with the rows and labels")
+    logged.add_argument(
+        "--foundation", type=Path, required=True, help="folder of the foundation version whose embeddings count"
+    )
+    logged.add_argument("--out", type=Path, required=True, help="a new folder")
+    logged.add_argument("--tail", help="how long the tail is, such as 2h (default: a fifth of the segments)")
+    logged.set_defaults(run=_from_answers)
+
     describe = commands.add_parser(
         "describe", help="check a data set, and say what it holds: rows and base rates of each surface"
     )
@@ -143,6 +159,17 @@ def _write(folder: Path, dataset: Dataset, items: ItemTable, parts: Iterable[tup
 def _convert(options: argparse.Namespace) -> None:
     rows = convert(options.folder, options.out)
     print(f"{options.out}: {rows:,} rows, format 2; {options.folder} is as it was")
+
+
+def _from_answers(options: argparse.Namespace) -> None:
+    from recast_trainer.evaluation.report import open_manifest  # imports PyTorch
+    from recast_trainer.tae.from_answers import convert as from_answers
+
+    tail_ms = duration_ms(options.tail) if options.tail else None
+    manifest = open_manifest(options.foundation)
+    report = from_answers(options.answers, options.data, manifest, options.out, tail_ms)
+    print(f"{options.out}: embeddings of {manifest.model} v{manifest.number}")
+    print("\n".join(report.lines()))
 
 
 def _describe(options: argparse.Namespace) -> None:

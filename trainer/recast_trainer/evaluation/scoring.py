@@ -30,10 +30,12 @@ class RequestTae:
 
     values: NDArray[np.float16]  # (R, D), of the requests' rows
     present: NDArray[np.bool_]  # (Q,); where it is False the learned absent vector stands in
+    weights: NDArray[np.float32] | None = None  # (R,) how much each row counts when it is learned; None: all alike
 
     def take(self, requests: Requests, index: Index) -> RequestTae:
         """Of some of the requests that these are of."""
-        return RequestTae(self.values[requests.rows_of(index)], self.present[index])
+        rows = requests.rows_of(index)
+        return RequestTae(self.values[rows], self.present[index], None if self.weights is None else self.weights[rows])
 
     def on_device(self, batch: RequestBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, M, D) float16 and (B,) bool for a batch of the same requests."""
@@ -42,10 +44,24 @@ class RequestTae:
         padded[mask] = torch.from_numpy(np.ascontiguousarray(self.values)).to(mask.device)
         return padded, torch.from_numpy(self.present).to(mask.device)
 
+    def weights_on_device(self, batch: RequestBatch) -> torch.Tensor | None:
+        """(B, M) float32 for a batch of the same requests; None where all rows count alike."""
+        if self.weights is None:
+            return None
+        padded = torch.zeros(batch.candidate_mask.shape, device=batch.candidate_mask.device)
+        padded[batch.candidate_mask] = torch.from_numpy(self.weights).to(padded.device)
+        return padded
+
     @classmethod
     def concatenate(cls, parts: Sequence[RequestTae]) -> RequestTae:
         """Of several requests, in order; at least one part."""
-        return cls(np.concatenate([part.values for part in parts]), np.concatenate([part.present for part in parts]))
+        weights = None
+        if any(part.weights is not None for part in parts):
+            ones = [np.ones(len(part.values), np.float32) if part.weights is None else part.weights for part in parts]
+            weights = np.concatenate(ones)
+        return cls(
+            np.concatenate([part.values for part in parts]), np.concatenate([part.present for part in parts]), weights
+        )
 
 
 def score_foundation(
@@ -74,13 +90,17 @@ def score_expert(
     return _scored(requests, found, list(model.config.task_columns))
 
 
-def logged(index: TaeIndex, requests: Requests) -> RequestTae:
-    """TAE out of the log; a request lacks them unless every one of its rows is there.
+def logged(index: TaeIndex, requests: Requests, *, partial: bool = False) -> RequestTae:
+    """TAE out of the log; a request lacks them unless every one of its rows is there, or, if ``partial``, any is.
 
     Raises ``TaeLeak`` for a row whose TAE were made after its label was learned.
     """
     tae, found = index.lookup(requests.rows.row_ids, requests.rows.first_known)
-    return RequestTae(tae, np.logical_and.reduceat(found, requests.starts) if len(requests) else found[:0])
+    if not len(requests):
+        return RequestTae(tae, found[:0])
+    present = (np.logical_or if partial else np.logical_and).reduceat(found, requests.starts)
+    weights = index.weights(requests.rows.row_ids)
+    return RequestTae(tae, present, weights if (weights != 1).any() else None)
 
 
 def computed(model: FoundationModel, requests: Requests, items: ItemTable, group: ProcessGroup) -> RequestTae:

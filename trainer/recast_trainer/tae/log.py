@@ -11,7 +11,7 @@ the same bytes: no row is lost, none doubled.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -28,6 +28,10 @@ FOLDER = "tae"
 _SEGMENT = b"recast.segment"
 """Key of a file's metadata that names the data's segment."""
 
+_PARTIAL = b"recast.partial"
+"""Key that a file has which may lack rows of the requests that it is of."""
+_ALL_LOGGED = np.empty(0, np.float32)
+
 Ints = NDArray[np.int64]
 T = TypeVar("T")
 
@@ -40,13 +44,21 @@ class TaeRows:
     available_at: Ints  # (R,) ms, when the row's first label became known
     cursor: Ints  # (R,) ms, labels up to this instant were learned by the model that made the row
     tae: NDArray[np.float16]  # (R, D)
+    propensity: NDArray[np.float32] = field(default_factory=lambda: _ALL_LOGGED)
+    """(R,) probability with which the row is in the log; 1 of each by default."""
+
+    def __post_init__(self) -> None:
+        if self.propensity is _ALL_LOGGED:
+            object.__setattr__(self, "propensity", np.ones(len(self.row_ids), np.float32))
 
     def __len__(self) -> int:
         return len(self.row_ids)
 
     def select(self, keep: NDArray[np.bool_] | Ints) -> TaeRows:
         """The rows that a mask or an index names."""
-        return TaeRows(self.row_ids[keep], self.available_at[keep], self.cursor[keep], self.tae[keep])
+        return TaeRows(
+            self.row_ids[keep], self.available_at[keep], self.cursor[keep], self.tae[keep], self.propensity[keep]
+        )
 
 
 def guard(cursor: Ints, available_at: Ints, row_ids: Ints, source: str) -> None:
@@ -68,9 +80,18 @@ def file_name(index: int, phase: Phase) -> str:
 
 
 def write_segment(
-    folder: Path, index: int, phase: Phase, rows: TaeRows, surfaces: NDArray[np.str_], segment: str
+    folder: Path,
+    index: int,
+    phase: Phase,
+    rows: TaeRows,
+    surfaces: NDArray[np.str_],
+    segment: str,
+    *,
+    partial: bool = False,
 ) -> Path:
     """Write the rows of the data's ``segment`` whole; ``surfaces`` (R,) are names.
+
+    ``partial`` says that requests may lack some of their rows: then those that are there count.
 
     Rows that break the guard are never written.
     """
@@ -78,16 +99,17 @@ def write_segment(
     if not np.isfinite(rows.tae).all():
         raise RecastError("NotFinite", f"segment {index}: the foundation's TAE is not finite; lower the learning rate")
     size = rows.tae.shape[1]
-    table = pa.table(
-        {
-            "row_id": rows.row_ids,
-            "surface": pa.array(surfaces, pa.string()).dictionary_encode(),
-            "label_available_at": rows.available_at,
-            "model_cursor": rows.cursor,
-            "tae": pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows.tae).reshape(-1)), size),
-        }
-    )
-    table = table.replace_schema_metadata({_SEGMENT: segment.encode()})
+    columns = {
+        "row_id": rows.row_ids,
+        "surface": pa.array(surfaces, pa.string()).dictionary_encode(),
+        "label_available_at": rows.available_at,
+        "model_cursor": rows.cursor,
+        "tae": pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows.tae).reshape(-1)), size),
+    }
+    if (rows.propensity != 1).any():
+        columns["propensity"] = rows.propensity
+    about = {_SEGMENT: segment.encode()} | ({_PARTIAL: b"1"} if partial else {})
+    table = pa.table(columns).replace_schema_metadata(about)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name(index, phase)
     temporary = path.with_suffix(".tmp")
@@ -104,6 +126,8 @@ class LogFile:
     path: Path
     segment: str
     phase: Phase
+    partial: bool = False
+    """Whether requests may lack some of their rows."""
 
     def read(self, surface: str) -> TaeRows:
         """One surface's rows. Raises ``TaeLogCorrupt``, and ``TaeLeak`` for a row that may hold its label."""
@@ -129,7 +153,7 @@ def _open(path: Path, phase: Phase) -> LogFile:
             "TaeLogCorrupt",
             f"{path} does not name its segment, as logs of older releases do not; train the foundation again",
         )
-    return LogFile(path, about[_SEGMENT].decode(), phase)
+    return LogFile(path, about[_SEGMENT].decode(), phase, _PARTIAL in about)
 
 
 def _rows_of(path: Path, surface: str) -> TaeRows:
@@ -137,11 +161,13 @@ def _rows_of(path: Path, surface: str) -> TaeRows:
     column = table.column("tae").combine_chunks()
     size = column.type.list_size
     values = column.flatten().to_numpy(zero_copy_only=False) if len(column) else np.empty(0, np.float16)
+    weighted = "propensity" in table.column_names
     return TaeRows(
         table.column("row_id").to_numpy(),
         table.column("label_available_at").to_numpy(),
         table.column("model_cursor").to_numpy(),
         np.asarray(values, dtype=np.float16).reshape(-1, size),
+        table.column("propensity").to_numpy() if weighted else _ALL_LOGGED,
     )
 
 
@@ -177,3 +203,11 @@ class TaeIndex:
         guard(self._rows.cursor[position[found]], available_at.reshape(-1)[found], flat[found], "TAE log")
         tae = np.where(found[:, None], self._rows.tae[position], np.float16(0))
         return tae.reshape(*row_ids.shape, size), found.reshape(row_ids.shape)
+
+    def weights(self, row_ids: Ints) -> NDArray[np.float32]:
+        """(R,) one over the probability with which each row was logged; 1 of those that are not in the log."""
+        if not len(self._rows):
+            return np.ones(len(row_ids), np.float32)
+        position = np.minimum(np.searchsorted(self._rows.row_ids, row_ids), len(self._rows) - 1)
+        there = self._rows.row_ids[position] == row_ids
+        return np.where(there, 1 / self._rows.propensity[position], np.float32(1)).astype(np.float32)

@@ -38,7 +38,7 @@ from recast_trainer.training.checkpoint import Checkpoints, Progress, resume
 from recast_trainer.training.process_group import ProcessGroup
 from recast_trainer.training.share import ShareSearch
 from recast_trainer.training.step import Learner
-from recast_trainer.training.stream import Ints, Stream, shard
+from recast_trainer.training.stream import Stream, shard
 
 MIN_USABLE_ROWS = 200
 BASE_RATE_REQUESTS = 1000
@@ -109,7 +109,7 @@ class Examples:
             segment = next(each for each in self.stream.segments if each.name == file.segment)
             rows = self.stream.read(segment)
             slates = Slates.of(rows.take(rows.surfaces == self.surface_index))
-            covered = _covered(slates, file.read(self.surface).row_ids)
+            covered = _covered(slates, file, file.read(self.surface))
             if covered.any():
                 return int(slates.times[covered].min()) - 1
         return 0
@@ -130,7 +130,7 @@ class Examples:
         name = self.stream.segments[index].name
         file = next((file for file in self.held_out if file.segment == name), None)
         none = np.zeros(len(slates), np.bool_)
-        return none if file is None else _covered(slates, file.read(self.surface).row_ids)
+        return none if file is None else _covered(slates, file, file.read(self.surface))
 
     def require_enough(self, learned: int, measured: int) -> None:
         """Raise ``TooFewRows`` unless there were rows enough to learn from, and any to measure on."""
@@ -177,10 +177,14 @@ class Pass:
     def __iter__(self) -> Iterator[Example]:
         for index, requests in self._walk:
             if len(requests):
-                rows = self._files[self._segments[index].name].read(self._surface)
-                covered = requests.take(_covered(requests, rows.row_ids))
+                file = self._files[self._segments[index].name]
+                rows = file.read(self._surface)
+                covered = requests.take(_covered(requests, file, rows))
                 if len(covered):
-                    found = Example(index, covered, logged(tae_log.TaeIndex(rows), covered))
+                    if file.partial:
+                        covered = covered.with_labels(np.isin(covered.rows.row_ids, rows.row_ids)[:, None])
+                    tae = logged(tae_log.TaeIndex(rows), covered, partial=file.partial)
+                    found = Example(index, covered, tae)
                     yield found if self._instead is None else replace(found, tae=self._instead(found))
 
     def snapshot(self, items: ItemTable) -> HistorySnapshot:
@@ -193,13 +197,13 @@ def _in_segments(wanted: Sequence[bool], index: int, slates: Slates) -> NDArray[
     return np.full(len(slates), wanted[index])
 
 
-def _covered(requests: Slates, row_ids: Ints) -> NDArray[np.bool_]:
-    """(Q,) which requests have all of their rows among these."""
+def _covered(requests: Slates, file: tae_log.LogFile, rows: tae_log.TaeRows) -> NDArray[np.bool_]:
+    """(Q,) which requests have all of their rows among a file's, or any where that file is partial."""
     if not len(requests):
         return np.zeros(0, np.bool_)
-    there = np.isin(requests.rows.row_ids, row_ids)
-    whole: NDArray[np.bool_] = np.logical_and.reduceat(there, requests.starts)
-    return whole
+    there = np.isin(requests.rows.row_ids, rows.row_ids)
+    covered: NDArray[np.bool_] = (np.logical_or if file.partial else np.logical_and).reduceat(there, requests.starts)
+    return covered
 
 
 def global_batches(examples: Iterator[Example], size: int) -> Iterator[Example]:
@@ -372,7 +376,8 @@ class ExpertTrainer:
 
     def _loss(self, batch: RequestBatch, tae: RequestTae, sums: torch.Tensor) -> torch.Tensor:
         values, present = tae.on_device(batch)
-        found = expert_loss(self.model(batch, values.float(), present), batch, self.config.task_columns)
+        logits, weights = self.model(batch, values.float(), present), tae.weights_on_device(batch)
+        found = expert_loss(logits, batch, self.config.task_columns, weights)
         sums += torch.stack([found.main_sum, found.valid]).to(sums)
         return found.total
 
