@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from recast_api.base import Duration, Image, RelativePath, Wire, rules
+from recast_api.base import Duration, Fraction, Image, RelativePath, Wire, rules
 from recast_api.resources.common import PersistentVolumeClaim, Resources
 
 
@@ -139,6 +139,25 @@ class Histories(Wire):
         return self
 
 
+class AnswerLog(Wire):
+    """A log of what an expert's servers answer, with the embeddings that they read: experts are trained again from it.
+
+    They then take POST /v1/impressions, too.
+    """
+
+    claim_name: _OBJECT | None = None
+    """Name of a PersistentVolumeClaim that all pods write, each into a folder of its own: ReadWriteMany, where nodes
+    are many. Absent: an emptyDir, which goes with its pod."""
+    size: Annotated[str, Field(max_length=8, pattern=r"^([1-9][0-9]{2,4}Mi|[1-9][0-9]{0,3}Gi)$")] = "1Gi"
+    """The most that each pod keeps. When it is used up, its oldest segments go."""
+    share: Fraction = "0.1"
+    """Share of the candidates that were scored and not returned, from 0 to 1: each is logged with this probability."""
+    window: Annotated[Duration, Field(pattern=r"^[1-9][0-9]{0,2}s$")] = "1s"
+    """Within which an answer is on the disk, and so what a crash may cost. Each window costs a sync."""
+    segment: Duration = "5m"
+    """After which what was logged becomes a segment that others read; sooner where it is large."""
+
+
 class ExpertServing(Wire):
     """An expert's servers: one Deployment per revision, all behind one Service."""
 
@@ -177,6 +196,8 @@ class ExpertServing(Wire):
     items: ItemsFile | None = None
     """Items that appeared after a version was trained, by their content; absent: all such items are alike. The
     foundation needs the same."""
+    answer_log: AnswerLog | None = None
+    """Keep a log of answers; absent: none."""
 
     @model_validator(mode="after")
     def _one_writer(self) -> Self:

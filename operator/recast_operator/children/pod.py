@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from recast_api import names
 from recast_api.resources import ExpertServing, FoundationServing
-from recast_api.resources.serving import Histories
+from recast_api.resources.serving import AnswerLog, Histories
 from recast_api.server import ExpertServerConfig, FoundationServerConfig
-from recast_operator.children import histories, items
+from recast_operator.children import answer_log, histories, items
 from recast_operator.children.labels import Object
 from recast_operator.children.security import container_security, pod_security
 
@@ -55,6 +55,7 @@ class ServerPod:
                     {"name": "tmp", "emptyDir": {}},
                     *histories.volumes(self._histories),
                     *items.volumes(self.serving.items),
+                    *answer_log.volumes(self._answer_log),
                 ],
             },
         }
@@ -62,6 +63,10 @@ class ServerPod:
     @property
     def _histories(self) -> Histories | None:
         return self.serving.histories if isinstance(self.serving, ExpertServing) else None
+
+    @property
+    def _answer_log(self) -> AnswerLog | None:
+        return self.serving.answer_log if isinstance(self.serving, ExpertServing) else None
 
     def _container(self) -> Object:
         resources, grace = self.serving.resources.wire(), self.serving.termination_grace_period_seconds
@@ -83,6 +88,7 @@ class ServerPod:
                 {"name": "tmp", "mountPath": names.SCRATCH_MOUNT},
                 *histories.mounts(self._histories),
                 *items.mounts(self.serving.items),
+                *answer_log.mounts(self._answer_log),
             ],
             "startupProbe": _probe("startup", period=2, failures=150),
             "livenessProbe": _probe("live", period=10, failures=6),

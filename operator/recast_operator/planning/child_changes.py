@@ -23,6 +23,7 @@ from recast_api.resources import (
     RevisionStatus,
 )
 from recast_api.server import ExpertServerConfig, FoundationServerConfig, ServedArtifact
+from recast_operator.children.answer_log import served_answer_log
 from recast_operator.children.disruption_budget import expert_disruption_budget, foundation_disruption_budget
 from recast_operator.children.expert_deployment import expert_deployment
 from recast_operator.children.expert_service import expert_service
@@ -222,6 +223,7 @@ def _expert_config(model: ExpertModel, revision: RevisionStatus) -> ExpertServer
         max_connection_age_seconds=serving.max_connection_age_seconds,
         histories=served_histories(serving.histories),
         items=served_items(serving.items),
+        answer_log=served_answer_log(serving.answer_log, meta.name),
     )
 
 
