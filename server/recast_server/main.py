@@ -21,6 +21,7 @@ from recast_api.manifest import Manifest, load_verified
 from recast_api.run import TERMINATION_LOG, RecastError
 from recast_api.server import ExpertServerConfig, FoundationServerConfig
 from recast_server.expert.ranker import Ranker
+from recast_server.local import local_config
 from recast_server.runtime import logs
 from recast_server.runtime.cpu import THREADS_ENV, model_threads
 from recast_server.runtime.process import Ports, run_server
@@ -39,7 +40,11 @@ def main(
     arguments = _parser().parse_args(argv)
     with logs.configured() as log:
         try:
-            config = read_config(os.environ.get(names.SERVER_ENV))
+            config = (
+                read_config(os.environ.get(names.SERVER_ENV))
+                if arguments.artifact is None
+                else local_config(arguments.artifact, arguments.foundation)
+            )
             if arguments.check:
                 print(_pair(config, verify(config)))
             else:
@@ -58,7 +63,10 @@ def main(
 def read_config(text: str | None) -> FoundationServerConfig | ExpertServerConfig:
     """The configuration in the environment. Raises :class:`RecastError` with reason ``InvalidConfig``."""
     if text is None:
-        raise RecastError("InvalidConfig", f"the environment has no {names.SERVER_ENV}: the operator sets it in pods")
+        raise RecastError(
+            "InvalidConfig",
+            f"the environment has no {names.SERVER_ENV}: the operator sets it in pods; elsewhere give --artifact",
+        )
     try:
         adapter: TypeAdapter[FoundationServerConfig | ExpertServerConfig] = TypeAdapter(ServerConfig)
         return adapter.validate_json(text)
@@ -158,7 +166,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m recast_server",
         description="Serves one version of a foundation (gRPC) or of an expert (HTTP and gRPC).",
-        epilog=f"Configuration is read from the environment variable {names.SERVER_ENV}: JSON, set by the operator.",
+        epilog=f"In pods the operator sets the environment variable {names.SERVER_ENV} to a configuration in JSON;"
+        " elsewhere --artifact is enough.",
+    )
+    parser.add_argument("--artifact", type=Path, metavar="FOLDER", help="serve the version in this folder")
+    parser.add_argument(
+        "--foundation",
+        default=f"127.0.0.1:{names.FOUNDATION_GRPC_PORT}",
+        metavar="HOST:PORT",
+        help="with --artifact, where an expert asks its foundation (default: %(default)s)",
     )
     parser.add_argument("--check", action="store_true", help="verify the artefact, print the pair and exit")
     parser.add_argument("--host", default="", help="address to listen on (default: every interface)")

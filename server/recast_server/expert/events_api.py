@@ -38,6 +38,8 @@ PATH = "/v1/events"
 APPEND_SECONDS = 5.0
 AHEAD_MILLISECONDS = 5 * 60 * 1000
 """How far clocks may differ: nobody knows now what becomes known later than that."""
+EARLIEST_MILLISECONDS = 946_684_800_000
+"""The year 2000: what seems older was told in seconds, and would stay in the store."""
 _KEY = f"1 to {KEY_LENGTH} printable ASCII characters, in the body or in the header Idempotency-Key"
 _ALLOWED = {
     "user": "an integer from 0 to 9223372036854775807",
@@ -110,6 +112,12 @@ def parse(body: bytes, header_key: str | None, now_ms: int) -> Append:
     if key is None:
         raise _refused_field("idempotencyKey", "is missing: without it, a call that is sent again adds twice", _KEY)
     for place, event in enumerate(asked.events):
+        if event.time < EARLIEST_MILLISECONDS:
+            raise _refused_field(
+                f"events.{place}.time",
+                "is before the year 2000",
+                "milliseconds since 1970, or text; these are seconds?",
+            )
         known = event.time if event.available_at is None else event.available_at
         if known < event.time:
             raise _refused_field(f"events.{place}.availableAt", "is before the event's time", "at or after time")

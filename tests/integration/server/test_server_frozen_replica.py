@@ -7,8 +7,8 @@ import signal
 import time
 from typing import Any
 
-from conftest import NOW
 from prometheus_client import CollectorRegistry
+from server_world import NOW
 
 from recast_server.expert.questions import TaeUnavailableError
 from recast_server.expert.tae_client import GrpcTaeClient

@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import World
 from redis_process import RedisProcess
 from server_processes import Process, until
+from server_world import World
 
 from recast_api import names
 from recast_api.server import ServedHistories, ServedRedis

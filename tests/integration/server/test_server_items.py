@@ -9,8 +9,8 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from conftest import CONTENT, World
 from server_processes import Process, until
+from server_world import CONTENT, World
 
 from recast_api.server import ServedItems
 

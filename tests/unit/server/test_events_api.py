@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import IDENTITY, FakeRanker
+from fake_ranker import IDENTITY, FakeRanker
 from prometheus_client import CollectorRegistry
 from server_builders import (
     HISTORIES,

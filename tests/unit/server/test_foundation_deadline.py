@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 import pytest
-from conftest import DIGEST, PIN
+from fake_ranker import DIGEST, PIN
 from prometheus_client import CollectorRegistry
 from server_builders import a_scheduler
 
