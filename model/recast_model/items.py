@@ -74,7 +74,7 @@ class ExtendedItems:
     def index(self, raw: NDArray[np.int64]) -> NDArray[np.int64]:
         """Dense indices of raw ids, of any shape; 0 for those that neither table knows."""
         own, new = self.own.index(raw), self.new.index(raw)
-        return np.where((own == 0) & (new > 0), len(self.own) + new, own)
+        return np.where(new > 0, len(self.own) + new, own)
 
 
 def read_tensors(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:

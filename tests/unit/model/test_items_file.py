@@ -73,6 +73,12 @@ def test_other_types_of_the_same_numbers_are_the_same_items(tmp_path: Path, ids:
     assert (found.ids.tolist(), found.content.tolist()) == ([4, 8], content_of([4, 8]))
 
 
+@pytest.mark.parametrize("content", [None, [[1, 2]] * 2], ids=["none", "some that is not asked for"])
+def test_items_without_content_are_their_ids(tmp_path: Path, content: Any) -> None:
+    found = read_items(write(tmp_path / "items.parquet", [8, 4], content), 0).items
+    assert (found.ids.tolist(), found.content.shape) == ([4, 8], (2, 0))
+
+
 @pytest.mark.parametrize(
     ("ids", "content", "words"),
     [
