@@ -9,8 +9,8 @@ that fails, doubles the time to the next probe, up to :data:`LONGEST_SECONDS`.
 What is no answer (:func:`evidence`):
 
 - the code says so: UNAVAILABLE, INTERNAL, and whatever else a foundation that works does not say;
-- or the deadline passed in silence, on a call that had at least the time that this replica's answers take of late. A
-  deadline shorter than the model's usual time says nothing about the replica, so it never ejects one; nor does one that
+- or the deadline passed in silence, on a call that had twice the time that this replica's answers take of late. A
+  shorter one says nothing about the replica, so overload never ejects one; nor does one that
   our own event loop noticed late.
 
 RESOURCE_EXHAUSTED is an answer: an overloaded replica is not ejected for saying so. A call that we gave up ourselves
@@ -31,6 +31,8 @@ FIRST_SECONDS = 0.25
 LONGEST_SECONDS = 4.0
 JITTER = 0.25
 """Share by which a wait is lengthened at most, so that the experts of a foundation do not probe in step."""
+USUAL_TIMES = 2.0
+"""A deadline shorter than so many times what answers take of late passes by chance where a replica is busy."""
 EARLY_SECONDS = 0.002
 """By how much a timer of our own may fire too early: loops count whole milliseconds."""
 ON_TIME = 1.25, 0.002
@@ -65,7 +67,7 @@ def evidence(code: str, waited_seconds: float, given_seconds: float, usual_secon
     share, more = ON_TIME
     if waited_seconds > share * given_seconds + more:
         return Evidence.NONE  # our own loop was late, so the answer may well be there
-    return Evidence.NO_ANSWER if given_seconds >= usual_seconds else Evidence.NONE
+    return Evidence.NO_ANSWER if given_seconds >= USUAL_TIMES * usual_seconds else Evidence.NONE
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -33,8 +32,6 @@ _A = TypeVar("_A", covariant=True)
 _log = logging.getLogger("recast.scheduler")
 LATE_SECONDS = 1.0
 """How long an answer that comes late is still awaited; a model that is stuck must not hold its callers."""
-NICENESS = 5
-"""Of the model thread, above the process's own."""
 _CLOSING = "this server is shutting down"
 EXPECTED_SHARE = 0.7
 """Of the time that is left. Estimates are means: what was expected to end just in time ends late as often as not."""
@@ -214,8 +211,6 @@ class Scheduler:
                 future.set_exception(OverloadedError(why))
 
     def _work(self) -> None:
-        # Where they share a core the event loop goes first: a refusal or a probe is short, and a batch is not.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
             self._serve()
         except BaseException:  # a mistake of this module's own: the server must not look as if it could answer
