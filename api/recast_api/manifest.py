@@ -102,8 +102,8 @@ def describe_files(folder: Path, names: list[str]) -> list[ArtifactFile]:
     ]
 
 
-def load_verified(folder: Path, digest: str, *, check_files: bool = True) -> Manifest:
-    """The manifest of a version whose bytes are all as its digest says.
+def load_verified(folder: Path, digest: str | None, *, check_files: bool = True) -> Manifest:
+    """The manifest of a version whose bytes are all as its digest says; None takes whichever version is there.
 
     Raises :class:`RecastError` with reason ``ArtifactMissing``, ``ArtifactTruncated`` or ``DigestMismatch``.
     """
@@ -117,7 +117,7 @@ def load_verified(folder: Path, digest: str, *, check_files: bool = True) -> Man
         raise RecastError(
             "ArtifactTruncated", f"{folder / MANIFEST} is not a manifest: {error.error_count()} errors"
         ) from error
-    if manifest.digest != digest:
+    if digest is not None and manifest.digest != digest:
         raise RecastError(
             "DigestMismatch", f"{folder} holds {manifest.digest}, expected {digest}: the files are another version's"
         )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from recast_api.manifest import MANIFEST, Manifest, load_verified
+from recast_api.manifest import load_verified
 from recast_api.resources.expert import Task
 from recast_api.run import RecastError
 from recast_api.server import ExpertServerConfig, FoundationServerConfig, ServedArtifact
@@ -22,13 +20,13 @@ def local_config(folder: Path, foundation_address: str) -> FoundationServerConfi
     Raises :class:`RecastError` where there is no version, or one whose files are not its own.
     """
     folder = folder.resolve()
-    try:
-        digest = Manifest.model_validate_json((folder / MANIFEST).read_bytes()).digest
-    except (OSError, ValidationError):
-        digest = ""  # the next line says what is wrong with it
-    manifest = load_verified(folder, digest)
+    manifest = load_verified(folder, None)
     artifact = ServedArtifact(
-        root=str(folder.parent), path=folder.name, version=manifest.number, lineage=manifest.lineage, digest=digest
+        root=str(folder.parent),
+        path=folder.name,
+        version=manifest.number,
+        lineage=manifest.lineage,
+        digest=manifest.digest,
     )
     if manifest.kind == "FoundationModel":
         return FoundationServerConfig(namespace="local", model=manifest.model, artifact=artifact)

@@ -24,6 +24,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Self
 
+from recast_server.runtime.loop_lag import fired_late
 from recast_server.runtime.metrics import PAIR_MISMATCH
 
 FAILURES = 3
@@ -35,8 +36,6 @@ USUAL_TIMES = 2.0
 """A deadline shorter than so many times what answers take of late passes by chance where a replica is busy."""
 EARLY_SECONDS = 0.002
 """By how much a timer of our own may fire too early: loops count whole milliseconds."""
-ON_TIME = 1.25, 0.002
-"""A timer that fired later than by this share of its time and these seconds tells of our own loop, not of a replica."""
 _ANSWERS = frozenset({"OK", "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"})
 
 
@@ -64,9 +63,8 @@ def evidence(code: str, waited_seconds: float, given_seconds: float, usual_secon
         return Evidence.NO_ANSWER
     if waited_seconds < given_seconds - EARLY_SECONDS:
         return Evidence.ANSWER  # said by the replica itself, which dropped the call
-    share, more = ON_TIME
-    if waited_seconds > share * given_seconds + more:
-        return Evidence.NONE  # our own loop was late, so the answer may well be there
+    if fired_late(waited_seconds, given_seconds):
+        return Evidence.NONE
     return Evidence.NO_ANSWER if given_seconds >= USUAL_TIMES * usual_seconds else Evidence.NONE
 
 

@@ -22,6 +22,7 @@ from recast_server.expert.compression import inflated
 from recast_server.expert.edge import Exchange, Reply, Route, encode_json
 from recast_server.expert.schema import HistoryEvent, Id, RefusedError, Strict, refusal_of, refused
 from recast_server.histories.store import (
+    AHEAD_MILLISECONDS,
     EVENTS_AN_APPEND,
     KEY_LENGTH,
     Append,
@@ -36,8 +37,6 @@ from recast_server.runtime.events import Events
 
 PATH = "/v1/events"
 APPEND_SECONDS = 5.0
-AHEAD_MILLISECONDS = 5 * 60 * 1000
-"""How far clocks may differ: nobody knows now what becomes known later than that."""
 EARLIEST_MILLISECONDS = 946_684_800_000
 """The year 2000: what seems older was told in seconds, and would stay in the store."""
 _KEY = f"1 to {KEY_LENGTH} printable ASCII characters, in the body or in the header Idempotency-Key"

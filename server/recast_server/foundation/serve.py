@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,18 +15,16 @@ from recast_server.foundation.service import Engine, FoundationService
 from recast_server.items.metrics import ItemMetrics
 from recast_server.items.store import PEAK_BYTES, ItemStore
 from recast_server.proto.foundation_pb2_grpc import add_FoundationServicer_to_server
+from recast_server.runtime import grpc_server
 from recast_server.runtime.metrics import FoundationRequests
 from recast_server.runtime.process import Ports, Runtime
 
 CONNECTION_AGE_SECONDS = 60
 """After this, give or take gRPC's own 10 %, a connection is told to go away: experts find replicas that were added."""
-CONNECTION_GRACE_SECONDS = 10
-CONNECTIONS = 1024
-"""Open at a time; what is beyond is closed at once."""
 MESSAGE_BYTES = 16 * 1024 * 1024
 """Of a call, or of questions that share a message: experts stop at an eighth of it, but for one question larger."""
-HANDSHAKE_SECONDS = 2
-"""For HTTP/2's first words. Who never says them must not stay, and no stop ends while they are waited for."""
+PINGS = ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000)
+"""Experts that wait for an answer ask every two seconds whether we are still there."""
 
 
 class FoundationServer:
@@ -62,32 +59,16 @@ class FoundationServer:
         if self._items is not None:
             await self._items.start()
         service = FoundationService(self._engine, self._runtime.scheduler, self._calls)
-        server = grpc.aio.server(
-            options=[
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", MESSAGE_BYTES),
-                ("grpc.max_connection_age_ms", CONNECTION_AGE_SECONDS * 1000),
-                ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_SECONDS * 1000),
-                ("grpc.max_allowed_incoming_connections", CONNECTIONS),
-                ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
-                # Experts that wait for an answer ask every two seconds whether we are still there.
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
-            ]
-        )
+        server = grpc_server.make_server(CONNECTION_AGE_SECONDS, MESSAGE_BYTES, [PINGS])
         add_FoundationServicer_to_server(service, server)
-        host = f"[{ports.host}]" if ":" in ports.host else ports.host or "[::]"
-        try:
-            port = server.add_insecure_port(f"{host}:{ports.traffic}")
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {host}:{ports.traffic}: {error}") from error
+        port = grpc_server.listen(server, ports.host, ports.traffic)
         await server.start()
         self._server = server
-        return int(port)
+        return port
 
     async def drain(self, seconds: float) -> None:
         """See ``ModelServer``. Connections are told to go away; calls in flight are answered."""
         if self._server is not None:
-            stopping = asyncio.ensure_future(self._server.stop(seconds))
-            await asyncio.wait({stopping}, timeout=seconds)
+            await grpc_server.drain(self._server, seconds)
         if self._items is not None:
             await self._items.close()

@@ -32,10 +32,11 @@ from recast_api import names
 from recast_api import server as contract
 from recast_server.histories.breaker import FAILURES, Breaker
 from recast_server.histories.metrics import HistoryMetrics
-from recast_server.histories.store import HistoryStore, Read, StoreError
+from recast_server.histories.store import AHEAD_MILLISECONDS, HistoryStore, Read, StoreError
 from recast_server.histories.user_history import TrimmedError, UserHistory
 from recast_server.runtime.context import RequestContext
 from recast_server.runtime.inputs import Query
+from recast_server.runtime.loop_lag import fired_late
 
 READ_SHARE = 0.2
 """Of the time that a request has left, for the store."""
@@ -44,10 +45,6 @@ INLINE_EVENTS = 1024
 """As many as every foundation takes with a call; one that reads more says so."""
 USUAL_TIMES, FAIR_SECONDS = 3.0, 0.005
 """A read that had less time than so many usual ones, or than that, says nothing of the store."""
-ON_TIME = 1.25, 0.002
-"""A timer that fired later than by this share of its time and these seconds tells of our own loop."""
-AHEAD_MILLISECONDS = 5 * 60 * 1000
-"""How far a store may seem to know the future: clocks differ."""
 _log = logging.getLogger("recast.histories")
 
 
@@ -211,9 +208,8 @@ class HistoryReader:
             return found if isinstance(found, Read) else "behind"
         except TimeoutError:
             reason = "late"
-            share, more = ON_TIME
             fair = seconds >= max(FAIR_SECONDS, USUAL_TIMES * self._usual_seconds)
-            answered = False if fair and time.monotonic() - begin <= share * seconds + more else None
+            answered = False if fair and not fired_late(time.monotonic() - begin, seconds) else None
         except StoreError as error:
             reason, answered, problem = error.reason, error.reason == "corrupt", str(error)
             if answered:  # of this one user: it must be found in the log

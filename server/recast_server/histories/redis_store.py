@@ -23,11 +23,18 @@ from redis.exceptions import OutOfMemoryError, RedisError
 
 from recast_server.histories.packing import STAMP
 from recast_server.histories.records import appended, history_in
-from recast_server.histories.store import Append, Appended, Behind, CorruptError, DownError, FullError, Read
+from recast_server.histories.store import (
+    AHEAD_MILLISECONDS,
+    Append,
+    Appended,
+    Behind,
+    CorruptError,
+    DownError,
+    FullError,
+    Read,
+)
 from recast_server.histories.user_history import Bounds
 
-AHEAD_MILLISECONDS = 5 * 60 * 1000
-"""How far clocks may differ."""
 ATTEMPTS = 16
 """Of an append that others of the same user came in between of."""
 _PAGE = 512

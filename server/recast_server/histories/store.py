@@ -15,6 +15,8 @@ from recast_server.runtime.events import Events
 
 EVENTS_AN_APPEND = 1024
 KEY_LENGTH = 128
+AHEAD_MILLISECONDS = 5 * 60 * 1000
+"""How far clocks may differ: nobody knows now what becomes known later than that."""
 REMEMBERED_APPENDS = 64
 REMEMBERED_SECONDS = 24 * 3600
 """An append sent again is known by its key while it is among the last 64 of its user and not older than a day."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import grpc.aio
 
@@ -14,8 +15,13 @@ HANDSHAKE_SECONDS = 2
 """For HTTP/2's first words. Who never says them must not stay, and no stop ends while they are waited for."""
 
 
-def make_server(max_connection_age_seconds: float, max_message_bytes: int) -> grpc.aio.Server:
-    """A server that does not listen yet. Longer messages are refused by gRPC itself, with RESOURCE_EXHAUSTED."""
+def make_server(
+    max_connection_age_seconds: float, max_message_bytes: int, more: Sequence[tuple[str, int]] = ()
+) -> grpc.aio.Server:
+    """A server that does not listen yet. Longer messages are refused by gRPC itself, with RESOURCE_EXHAUSTED.
+
+    ``more`` are further options of gRPC's, by name.
+    """
     return grpc.aio.server(
         options=[
             ("grpc.so_reuseport", 0),
@@ -24,6 +30,7 @@ def make_server(max_connection_age_seconds: float, max_message_bytes: int) -> gr
             ("grpc.max_allowed_incoming_connections", CONNECTIONS),
             ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
             ("grpc.max_receive_message_length", max_message_bytes),
+            *more,
         ]
     )
 

@@ -15,6 +15,15 @@ DECAY = 0.8
 """Of what was seen last, for each period since: a loop that was late once may be late again."""
 
 
+LATE_SHARE, LATE_SECONDS = 0.25, 0.002
+"""A timer is on time up to so much of its time and so many seconds more."""
+
+
+def fired_late(waited_seconds: float, given_seconds: float) -> bool:
+    """Whether a timeout came so late that it tells of our own loop: what was waited for may well be there. Pure."""
+    return waited_seconds > (1 + LATE_SHARE) * given_seconds + LATE_SECONDS
+
+
 class LoopLag:
     """Measures while it is started, on the event loop that started it."""
 

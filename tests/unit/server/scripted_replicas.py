@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ import grpc
 import grpc.aio
 import numpy as np
 from prometheus_client import CollectorRegistry
+from real_edge import until
 from server_builders import a_context
 
 from recast_api.resources.version import FoundationPin
@@ -114,7 +114,9 @@ class Fleet:
         return float(found.rows[0, 0])
 
     async def user_of(self, replica: Scripted) -> int:
-        """Somebody who is asked of this one."""
+        """Somebody who is asked of this one, once all are connected: before that, others stand in for it."""
+        await self.ask()
+        await until(lambda: all(known.connected() for known in self.client._replicas._usable))
         for user in range(100):
             if await self.ask(user) == replica.row:
                 return user
@@ -157,11 +159,3 @@ async def fleet(*replicas: Scripted, deadline_seconds: float = 20.0) -> AsyncIte
         replica.running.set()
         replica.ready.set()
         await replica.server.stop(None)
-
-
-async def until(condition: Callable[[], bool], timeout_seconds: float = 20.0) -> None:
-    """Waits for a condition. Raises AssertionError where it does not come true in time."""
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.01)

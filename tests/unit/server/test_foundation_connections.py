@@ -13,11 +13,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 from server_builders import a_scheduler
 
-from recast_server.foundation import serve
 from recast_server.foundation.serve import FoundationServer
 from recast_server.foundation.service import FoundationMetadata
 from recast_server.proto import foundation_pb2 as wire
 from recast_server.proto.foundation_pb2_grpc import FoundationStub
+from recast_server.runtime import grpc_server
 from recast_server.runtime.health import Health
 from recast_server.runtime.loop_lag import LoopLag
 from recast_server.runtime.process import Ports, Runtime
@@ -33,7 +33,7 @@ class Described:
 
 @pytest.fixture
 async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[FoundationServer, int]]:
-    monkeypatch.setattr(serve, "CONNECTIONS", 20)
+    monkeypatch.setattr(grpc_server, "CONNECTIONS", 20)
     scheduler = a_scheduler()
     unused: Any = None
     server = FoundationServer(unused, unused, Runtime(Health(scheduler), scheduler, CollectorRegistry(), LoopLag()))

@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 from hostile_foundation import CANDIDATES, PIN, Answer, Expert, code, expert_before_a_script, filled, raw, reply, silent
-from scripted_replicas import until
+from real_edge import until
 from server_builders import NOW, TAE_DIM, LandedPair, a_context, land_pair
 
 from recast_server.expert import replicas

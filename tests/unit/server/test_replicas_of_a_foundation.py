@@ -8,7 +8,8 @@ import time
 
 import grpc
 import pytest
-from scripted_replicas import DIM, PIN, RIGHT, WRONG, Scripted, fleet, until
+from real_edge import until
+from scripted_replicas import DIM, PIN, RIGHT, WRONG, Scripted, fleet
 from server_builders import a_context
 
 from recast_server.expert import replicas as module
